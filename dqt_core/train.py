@@ -1,0 +1,351 @@
+"""The training loop, on Accelerate: one CPU or many GPUs, bf16, progress bar, checkpoint and resume.
+
+Every random number of a step is drawn from (seed, step), so a run that was killed and resumed takes the same
+steps as one that was not.
+"""
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.nn import functional
+from tqdm.auto import tqdm
+
+from dqt_core.data import Dataset, normalization_table
+
+Loss = Callable[[nn.Module, Tensor, Tensor, float], tuple[Tensor, dict[str, float]]]
+
+
+def cross_entropy(
+    net: nn.Module, images: Tensor, labels: Tensor, progress: float
+) -> tuple[Tensor, dict[str, float]]:
+    """The loss of an ordinary float network; see `objective.Objective` for nested codes."""
+    loss = functional.cross_entropy(net(images).float(), labels)
+    return loss, {"loss": loss.item()}
+
+
+def optimizers(net: nn.Module, lr: float, weight_decay: float = 5e-4) -> list[torch.optim.Optimizer]:
+    """SGD with Nesterov momentum for weights, Adam for log steps and the controller.
+
+    Parameters
+    ----------
+    net : Module
+        Parameters whose name ends in ``log_step`` or starts with ``controller.`` go to Adam.
+    lr : float
+        Peak learning rate of SGD.
+    weight_decay : float
+        For weights of convolutions and linear layers alone.
+
+    Returns
+    -------
+    list of Optimizer
+        SGD, then Adam at 2e-3 where the network has such parameters.
+
+    Examples
+    --------
+    >>> [type(o).__name__ for o in optimizers(nn.Linear(2, 2), lr=0.1)]
+    ['SGD']
+    """
+    decayed, plain, adaptive = [], [], []
+    for name, parameter in net.named_parameters():
+        if name.endswith("log_step") or ".controller." in f".{name}":
+            adaptive.append(parameter)
+        else:
+            (decayed if parameter.ndim > 1 else plain).append(parameter)
+    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    result: list[torch.optim.Optimizer] = [torch.optim.SGD(groups, lr=lr, momentum=0.9, nesterov=True)]
+    if adaptive:
+        result.append(torch.optim.Adam(adaptive, lr=2e-3))
+    return result
+
+
+@dataclass
+class Recipe:
+    """What a training run is, apart from the network and the data.
+
+    Attributes
+    ----------
+    epochs : float
+        Passes over the training images; fractions are allowed.
+    lr : float
+        Peak learning rate of SGD, reached after `warmup` of the steps, then a cosine to zero.
+    batch_size : int
+        Images per step, over all processes.
+    seed : int
+        Seeds every step together with its number.
+    precision : {"no", "bf16", "fp16"}
+        Accelerate's mixed precision. Codes are exact in all three.
+    augment : bool
+        Random crop after reflection padding by 4, and horizontal flip.
+    flip : bool
+        False leaves the flip out (digits).
+    """
+
+    epochs: float
+    lr: float = 0.1
+    batch_size: int = 128
+    seed: int = 0
+    precision: str = "bf16"
+    warmup: float = 0.15
+    weight_decay: float = 5e-4
+    clip: float = 1.0
+    augment: bool = True
+    flip: bool = True
+
+
+def augment(images: Tensor, flip: bool = True) -> Tensor:
+    """Random crop after reflection padding by 4 pixels, then a random horizontal flip.
+
+    Parameters
+    ----------
+    images : uint8 tensor, (N, H, W, C)
+    flip : bool
+        Whether to mirror half of the images.
+
+    Returns
+    -------
+    uint8 tensor, (N, H, W, C)
+        Drawn from torch's global generator.
+
+    Examples
+    --------
+    >>> augment(torch.zeros(2, 32, 32, 3, dtype=torch.uint8)).shape
+    torch.Size([2, 32, 32, 3])
+    """
+    n, height, width, _ = images.shape
+    top, left = torch.randint(0, 9, (2, n, 1), device=images.device)
+    rows = _reflect(torch.arange(height, device=images.device) + top - 4, height)
+    columns = _reflect(torch.arange(width, device=images.device) + left - 4, width)
+    if flip:
+        mirrored = torch.rand(n, 1, device=images.device) < 0.5
+        columns = torch.where(mirrored, columns.flip(1), columns)
+    index = torch.arange(n, device=images.device)[:, None, None]
+    return images[index, rows[:, :, None], columns[:, None, :]]
+
+
+def _reflect(index: Tensor, size: int) -> Tensor:
+    index = index.abs()
+    return torch.where(index >= size, 2 * (size - 1) - index, index)
+
+
+def normalize(images: Tensor, table: Tensor) -> Tensor:
+    """Bytes to the network's float input, by look-up.
+
+    Parameters
+    ----------
+    images : uint8 tensor, (N, H, W, 3)
+    table : float32 tensor, (3, 256)
+        `data.normalization_table`.
+
+    Returns
+    -------
+    float32 tensor, (N, 3, H, W), channels_last in memory
+
+    Examples
+    --------
+    >>> normalize(torch.zeros(1, 2, 2, 3, dtype=torch.uint8), torch.ones(3, 256)).shape
+    torch.Size([1, 3, 2, 2])
+    """
+    channel = torch.arange(3, device=images.device)
+    return table[channel, images.long()].permute(0, 3, 1, 2)
+
+
+def fit(
+    net: nn.Module,
+    dataset: Dataset,
+    recipe: Recipe,
+    loss: Loss = cross_entropy,
+    out: str | Path | None = None,
+    checkpoint_every: int = 200,
+) -> list[dict[str, float]]:
+    """Train a network in place.
+
+    Parameters
+    ----------
+    net : Module
+        Takes float32 (N, 3, H, W).
+    dataset : Dataset
+        Its training images are held in memory on the device.
+    recipe : Recipe
+        Length, learning rate, seed, precision.
+    loss : callable
+        ``loss(net, images, labels, progress)`` returns the scalar to minimise and a dict of figures to log.
+    out : path, optional
+        Folder for checkpoints. A run whose folder holds a checkpoint goes on from there.
+    checkpoint_every : int
+        Steps between checkpoints.
+
+    Returns
+    -------
+    list of dict
+        One entry per step: "step" and the logged figures.
+
+    Raises
+    ------
+    FloatingPointError
+        If the loss stops being finite.
+    ValueError
+        If the folder's checkpoint was made with another recipe.
+    """
+    accelerator = Accelerator(mixed_precision=recipe.precision)
+    batches = _Batches(dataset, recipe, accelerator)
+    optimizers_ = optimizers(net, recipe.lr, recipe.weight_decay)
+    schedules = [_schedule(optimizer, recipe, batches.steps) for optimizer in optimizers_]
+    model, *optimizers_ = accelerator.prepare(net.to(memory_format=torch.channels_last), *optimizers_)
+    checkpoint = _Checkpoint(accelerator, recipe, out, schedules)
+    history = checkpoint.restore()
+    model.train()
+    with tqdm(
+        total=batches.steps, initial=len(history), disable=not accelerator.is_local_main_process
+    ) as bar:
+        for step, images, labels in batches.start_at(len(history)):
+            with accelerator.autocast():
+                value, figures = loss(model, images, labels, step / batches.steps)
+            _require_finite(value, step)
+            accelerator.backward(value)
+            accelerator.clip_grad_norm_(model.parameters(), recipe.clip)
+            for optimizer, schedule in zip(optimizers_, schedules, strict=True):
+                optimizer.step()
+                schedule.step()
+                optimizer.zero_grad()
+            history.append({"step": step, **figures})
+            bar.set_postfix(figures)
+            bar.update()
+            if (step + 1) % checkpoint_every == 0 or step + 1 == batches.steps:
+                checkpoint.save(history)
+    model.eval()
+    return history
+
+
+def _require_finite(value: Tensor, step: int) -> None:
+    if not math.isfinite(value.item()):
+        raise FloatingPointError(f"the loss is {value.item()} at step {step}; lower the learning rate")
+
+
+def _schedule(
+    optimizer: torch.optim.Optimizer, recipe: Recipe, steps: int
+) -> torch.optim.lr_scheduler.LambdaLR:
+    warmup = max(1, round(recipe.warmup * steps))
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / warmup
+        return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+
+
+class _Batches:
+    """The training images on the device, served in an order that depends on (seed, epoch) alone."""
+
+    def __init__(self, dataset: Dataset, recipe: Recipe, accelerator: Accelerator) -> None:
+        device = accelerator.device
+        self.images = torch.from_numpy(dataset.train_images).to(device)
+        self.labels = torch.from_numpy(dataset.train_labels).to(device)
+        self.table = torch.from_numpy(normalization_table(dataset.mean, dataset.std)).to(device)
+        self.recipe = recipe
+        self.rank, self.world = accelerator.process_index, accelerator.num_processes
+        self.per_epoch = len(self.labels) // recipe.batch_size
+        self.steps = max(1, round(recipe.epochs * self.per_epoch))
+
+    def start_at(self, first: int) -> Iterator[tuple[int, Tensor, Tensor]]:
+        order, epoch = torch.empty(0), -1
+        for step in range(first, self.steps):
+            if step // self.per_epoch != epoch:
+                epoch = step // self.per_epoch
+                generator = torch.Generator().manual_seed(self.recipe.seed * 100_003 + epoch)
+                order = torch.randperm(len(self.labels), generator=generator)
+            start = (step % self.per_epoch) * self.recipe.batch_size
+            mine = order[start : start + self.recipe.batch_size][self.rank :: self.world]
+            torch.manual_seed((self.recipe.seed * 1_000_003 + step) * self.world + self.rank)
+            yield step, self._input(mine.to(self.images.device)), self.labels[mine.to(self.labels.device)]
+
+    def _input(self, index: Tensor) -> Tensor:
+        images = self.images[index]
+        if self.recipe.augment:
+            images = augment(images, self.recipe.flip)
+        return normalize(images, self.table)
+
+
+class _Checkpoint:
+    """Writes the run's state beside the last one, then swaps the two: a kill leaves a whole checkpoint."""
+
+    def __init__(
+        self, accelerator: Accelerator, recipe: Recipe, out: str | Path | None, schedules: list[Any]
+    ) -> None:
+        self.accelerator, self.recipe = accelerator, recipe
+        self.folder = None if out is None else Path(out)
+        for schedule in schedules:
+            accelerator.register_for_checkpointing(schedule)
+
+    def restore(self) -> list[dict[str, float]]:
+        if self.folder is None:
+            return []
+        last, previous = self.folder / "last", self.folder / "previous"
+        if not last.is_dir() and previous.is_dir():
+            os.replace(previous, last)
+        if not last.is_dir():
+            return []
+        state = json.loads((last / "run.json").read_text())
+        if state["recipe"] != vars(self.recipe):
+            raise ValueError(
+                f"{last} was made with recipe {state['recipe']}, this run has {vars(self.recipe)}; "
+                "give the old recipe, or another folder"
+            )
+        self.accelerator.load_state(str(last))
+        return state["history"]
+
+    def save(self, history: list[dict[str, float]]) -> None:
+        if self.folder is None:
+            return
+        new, last, previous = (self.folder / name for name in ("new", "last", "previous"))
+        self.accelerator.save_state(str(new))
+        if self.accelerator.is_main_process:
+            (new / "run.json").write_text(json.dumps({"recipe": vars(self.recipe), "history": history}))
+            shutil.rmtree(previous, ignore_errors=True)
+            if last.is_dir():
+                os.replace(last, previous)
+            os.replace(new, last)
+        self.accelerator.wait_for_everyone()
+
+
+@torch.no_grad()
+def evaluate(
+    net: Callable[..., Tensor], dataset: Dataset, limit: int | None = None, batch_size: int = 500, **options: Any
+) -> float:
+    """Fraction of test images that a torch network classifies correctly, in float32.
+
+    Parameters
+    ----------
+    net : callable
+        Takes float32 (N, 3, H, W) and `options`; returns logits.
+    dataset : Dataset
+        Its test images are used.
+    limit : int, optional
+        The first `limit` test images only.
+    batch_size : int
+        Images at a time.
+
+    Returns
+    -------
+    float
+        In 0..1.
+    """
+    if isinstance(net, nn.Module):
+        net.eval()
+    table = torch.from_numpy(normalization_table(dataset.mean, dataset.std))
+    images, labels = dataset.test_images[:limit], dataset.test_labels[:limit]
+    correct = 0
+    for start in range(0, len(images), batch_size):
+        batch = normalize(torch.from_numpy(images[start : start + batch_size]), table)
+        classes = net(batch, **options).argmax(1).numpy()
+        correct += int((classes == labels[start : start + batch_size]).sum())
+    return correct / len(images)
