@@ -319,7 +319,11 @@ class _Checkpoint:
 
 @torch.no_grad()
 def evaluate(
-    net: Callable[..., Tensor], dataset: Dataset, limit: int | None = None, batch_size: int = 500, **options: Any
+    net: Callable[..., Tensor],
+    dataset: Dataset,
+    limit: int | None = None,
+    batch_size: int = 500,
+    **options: Any,
 ) -> float:
     """Fraction of test images that a torch network classifies correctly, in float32.
 
