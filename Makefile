@@ -1,0 +1,60 @@
+# Two commands matter: `make reproduce` and `make test`. Both need Python 3.11 or later and make, nothing else.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+RUN := $(BIN)/python
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+# The stamp's name carries what the environment was made from, and it is written last: a changed pin, a moved
+# checkout or an interrupted install has no stamp, and the environment is made afresh.
+KEY := $(shell { cat requirements.txt pyproject.toml; pwd; } | cksum | cut -d ' ' -f 1)
+STAMP := $(VENV)/complete-$(KEY)
+
+NOTEBOOK := resnet18_cifar
+RESULT := _build/reproduce/$(NOTEBOOK)
+NOTEBOOKS := $(wildcard reproductions/*.ipynb)
+
+.DEFAULT_GOAL := help
+.PHONY: help venv reproduce test lint format book clean
+.DELETE_ON_ERROR:
+
+help: ## show this list
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+venv: $(STAMP) ## create .venv from requirements.txt (PYTHON=python3.12 chooses another interpreter)
+
+$(STAMP):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed, $(PYTHON) is %d.%d: make PYTHON=python3.12" % sys.version_info[:2])'
+	@if [ -e $(VENV) ] && [ ! -e $(VENV)/made-by-make ]; then \
+		echo "$(VENV) was not made by make and is left alone; choose another folder: make VENV=.venv-make ..." >&2; exit 1; fi
+	rm -rf $(VENV)
+	mkdir -p $(VENV) && touch $(VENV)/made-by-make
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet -r requirements.txt
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation -e .
+	touch $@
+
+reproduce: $(STAMP) ## run the reproduction notebook and say where the result is
+	mkdir -p $(dir $(RESULT))
+	$(BIN)/papermill --kernel python3 reproductions/$(NOTEBOOK).ipynb $(RESULT).ipynb
+	$(BIN)/jupyter-nbconvert --log-level ERROR --to html $(RESULT).ipynb
+	@echo "result: $(RESULT).html (page), $(RESULT).ipynb (notebook)"
+
+test: $(STAMP) lint ## style, types, unit tests, doctests, the reproduction notebook, the book
+	$(RUN) -m pytest tests dqt_core $(NOTEBOOKS) --durations 10 \
+		--nbval --nbval-current-env --nbval-sanitize-with tests/sanitize.cfg
+
+lint: $(STAMP) ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(STAMP) ## let ruff rewrite what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+book: $(STAMP) ## build the book into _build/html
+	$(RUN) book/build.py
+
+clean: ## remove what was built; the environment stays
+	rm -rf _build build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,34 @@
+"""Fixtures and rules that all tests share."""
+
+import os
+
+import pytest
+
+from dqt_core import data
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "cifar10" in getattr(item, "fixturenames", ()):
+            item.add_marker("data")
+        if item.get_closest_marker("gpu") and not gpu_answers():
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device and cupy: pip install 'dqt_core[gpu]'"))
+
+
+def gpu_answers() -> bool:
+    try:
+        import cupy
+    except ImportError:
+        return False
+    return bool(cupy.cuda.is_available())
+
+
+@pytest.fixture(scope="session")
+def cifar10() -> data.Dataset:
+    """CIFAR-10. Without it a test is skipped, or fails where DQT_REQUIRE_DATA=1 says that it must be there."""
+    if os.environ.get(data.ENVIRONMENT_VARIABLE):
+        return data.load("cifar10")
+    reason = f"needs CIFAR-10: set {data.ENVIRONMENT_VARIABLE} (get it with: {data.DOWNLOAD})"
+    if os.environ.get("DQT_REQUIRE_DATA") == "1":
+        pytest.fail(f"{reason}; it may not be skipped here, as DQT_REQUIRE_DATA=1", pytrace=False)
+    pytest.skip(reason)
