@@ -12,7 +12,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if "cifar10" in getattr(item, "fixturenames", ()):
             item.add_marker("data")
         if item.get_closest_marker("gpu") and not gpu_answers():
-            item.add_marker(pytest.mark.skip(reason="needs a CUDA device and cupy: pip install 'dqt_core[gpu]'"))
+            item.add_marker(
+                pytest.mark.skip(reason="needs a CUDA device and cupy: pip install 'dqt_core[gpu]'")
+            )
 
 
 def gpu_answers() -> bool:
