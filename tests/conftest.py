@@ -27,7 +27,7 @@ def gpu_answers() -> bool:
 
 @pytest.fixture(scope="session")
 def cifar10() -> data.Dataset:
-    """CIFAR-10. Without it a test is skipped, or fails where DQT_REQUIRE_DATA=1 says that it must be there."""
+    """CIFAR-10. Without it a test is skipped, or fails where DQT_REQUIRE_DATA=1 says it must be there."""
     if os.environ.get(data.ENVIRONMENT_VARIABLE):
         return data.load("cifar10")
     reason = f"needs CIFAR-10: set {data.ENVIRONMENT_VARIABLE} (get it with: {data.DOWNLOAD})"
