@@ -1,0 +1,185 @@
+"""The book builds without a warning, and its pages keep the rules for chapters."""
+
+import importlib.util
+import re
+import statistics
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+HTML = ROOT / "_build" / "html"
+CHAPTERS = sorted((ROOT / "book").glob("[0-9]*.md"))
+
+
+def pages():
+    contents = yaml.safe_load((ROOT / "_toc.yml").read_text())
+    return [contents["root"], *(page["file"] for part in contents["parts"] for page in part["chapters"])]
+
+
+@pytest.fixture(scope="session")
+def book():
+    """Build the book, or fail with what it complained about."""
+    result = subprocess.run([sys.executable, ROOT / "book" / "build.py"], capture_output=True, text=True)
+    output = re.sub(r"\x1b\[[0-9;]*m", "", result.stdout + result.stderr).splitlines()
+    complaints = [line for line in output if re.search(r"WARNING: |ERROR: |Error: ", line)]
+    if result.returncode != 0:
+        pytest.fail("\n".join(["the book does not build:", *(complaints or output[-40:])]), pytrace=False)
+    return HTML
+
+
+class Page(HTMLParser):
+    """What a page loads, and the images in its text."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.loaded, self.alternatives, self.depth = [], [], 0
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        attributes = dict(attrs)
+        self.depth += tag == "article"
+        if tag == "link" and attributes.get("rel") in ("stylesheet", "preload", "icon"):
+            self.loaded.append(attributes["href"])
+        if tag in ("script", "img", "iframe") and "src" in attributes:
+            self.loaded.append(attributes["src"])
+        if tag == "img" and self.depth:
+            self.alternatives.append(attributes.get("alt") or "")
+
+    def handle_endtag(self, tag):
+        self.depth -= tag == "article"
+
+
+def remote(html):
+    return [address for address in Page(html).loaded if re.match(r"(https?:)?//", address)]
+
+
+def unnamed(html):
+    """Count the images whose alternative text is empty or the name of a file."""
+    return sum(not text.strip() or bool(re.search(r"\.(svg|png)$", text)) for text in Page(html).alternatives)
+
+
+def test_book_builds_without_warning(book):
+    assert [page for page in pages() if not (book / page).with_suffix(".html").is_file()] == []
+
+
+def test_pages_load_nothing_from_the_network(book):
+    found = {page: remote((book / page).with_suffix(".html").read_text()) for page in pages()}
+    assert {page: addresses for page, addresses in found.items() if addresses} == {}
+
+
+def test_formulas_render_without_the_network(book):
+    page = (book / "book" / "notation.html").read_text()
+    assert 'class="math' in page
+    assert (book / "_static" / "mathjax" / "tex-svg-full.js").is_file()
+    assert re.search(r'<script[^>]*src="\.\./_static/mathjax/tex-svg-full\.js', page)
+
+
+def test_every_figure_has_an_alternative_text(book):
+    found = {page: unnamed((book / page).with_suffix(".html").read_text()) for page in pages()}
+    assert {page: count for page, count in found.items() if count} == {}
+
+
+def test_the_page_rules_can_fail():
+    assert remote('<script src="https://cdn.example/a.js"></script>')
+    assert remote('<link rel="stylesheet" href="//cdn.example/a.css">')
+    assert not remote('<a href="https://arxiv.org/abs/1902.08153"></a><script src="../a.js"></script>')
+    assert unnamed('<article><img src="a.svg" alt="../_images/a.svg"></article>') == 1
+    assert unnamed('<article><img src="a.svg"></article>') == 1
+    assert unnamed('<article><img src="a.svg" alt="Accuracy against width"></article>') == 0
+
+
+# Chapters
+
+
+def cells(text):
+    """Return the lines of each code cell that a reader sees, options left out."""
+    shown = []
+    for body in re.findall(r"^```\{code-cell\}[^\n]*\n(.*?)^```", text, re.M | re.S):
+        options = re.match(r"(:[^\n]*\n|---\n.*?\n---\n)*", body, re.S).group()
+        if not re.search(r"remove-cell|remove-input|hide-input|hide-cell", options):
+            shown.append([line for line in body[len(options) :].splitlines() if line.strip()])
+    return shown
+
+
+def cell_faults(text):
+    lengths = sorted(len(cell) for cell in cells(text)) or [0]
+    faults = []
+    if statistics.median(lengths) > 8:
+        faults.append(f"the median cell has {statistics.median(lengths)} lines, at most 8")
+    if lengths[int(0.9 * (len(lengths) - 1))] > 20:
+        faults.append("more than a tenth of the cells have over 20 lines")
+    if lengths[-1] > 40:
+        faults.append(f"the longest cell has {lengths[-1]} lines, at most 40")
+    faults += [f"wider than 79: {line}" for cell in cells(text) for line in cell if len(line) > 79]
+    return faults
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda path: path.stem)
+def test_cells_are_short(chapter):
+    text = chapter.read_text()
+    assert cells(text)
+    assert cell_faults(text) == []
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda path: path.stem)
+def test_every_exercise_has_a_solution(chapter):
+    text = chapter.read_text()
+    exercises = re.findall(r"\{exercise(?:-start)?\}[^\n]*\n:label: (\S+)", text)
+    solutions = re.findall(r"\{solution(?:-start)?\} (\S+)", text)
+    assert exercises
+    assert sorted(exercises) == sorted(solutions)
+
+
+@pytest.mark.parametrize("lines", [9, 41])
+def test_a_long_cell_is_caught(lines):
+    assert cell_faults("```{code-cell} ipython3\n:tags: [margin]\n" + "x = 1\n" * lines + "```\n")
+
+
+def test_a_wide_cell_is_caught():
+    assert cell_faults("```{code-cell} ipython3\n" + "x" * 80 + "\n```\n")
+
+
+# The cache of executed cells
+
+
+@pytest.fixture
+def build(tmp_path, monkeypatch):
+    spec = importlib.util.spec_from_file_location("build", ROOT / "book" / "build.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(module, "ROOT", tmp_path)
+    for name in ("dqt_core/nested.py", "requirements.txt", "book/show.py", "reproductions/results/run.json"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("1")
+    return module
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        "dqt_core/nested.py",
+        "dqt_core/kernels/new.cu",
+        "requirements.txt",
+        "book/show.py",
+        "reproductions/results/run.json",
+    ],
+)
+def test_cached_cells_are_dropped_when_what_they_use_changes(build, tmp_path, changed):
+    before = build.cache_key()
+    assert build.cache_key() == before
+    (tmp_path / changed).parent.mkdir(exist_ok=True)
+    (tmp_path / changed).write_text("2")
+    assert build.cache_key() != before
+
+
+def test_cached_cells_are_kept_when_only_a_page_changes(build, tmp_path):
+    before = build.cache_key()
+    (tmp_path / "book" / "intro.md").write_text("2")
+    (tmp_path / "dqt_core" / "__pycache__").mkdir()
+    (tmp_path / "dqt_core" / "__pycache__" / "nested.pyc").write_text("2")
+    assert build.cache_key() == before
