@@ -4,8 +4,9 @@ Nothing here uses a float except `fixed_point`, which turns real ratios into int
 network is lowered. Tensors are NHWC, weights OHWI. This module is the definition that every backend equals.
 """
 
+import operator
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -14,6 +15,7 @@ from dqt_core.nested import Codes, require_codes
 
 Accumulators: TypeAlias = NDArray[np.int32]
 Integers: TypeAlias = NDArray[np.integer]
+Reals: TypeAlias = NDArray[np.float64]
 Term: TypeAlias = tuple[Integers, int | Integers, int | Integers]
 
 LARGEST_PRODUCT = 128 * 255
@@ -47,13 +49,13 @@ def require_accumulator(terms: int, largest_product: int = LARGEST_PRODUCT) -> N
     >>> require_accumulator(65_793)
     >>> require_accumulator(65_794)
     Traceback (most recent call last):
-    OverflowError: a sum of 65794 products of up to 32640 can overflow int32; split it into at most 65793 terms
+    OverflowError: a sum of 65794 products of up to 32640 can overflow int32; sum at most 65793 of them
     """
     if terms * largest_product >= ACCUMULATOR_LIMIT:
         most = (ACCUMULATOR_LIMIT - 1) // largest_product
         raise OverflowError(
             f"a sum of {terms} products of up to {largest_product} can overflow int32; "
-            f"split it into at most {most} terms"
+            f"sum at most {most} of them"
         )
 
 
@@ -72,9 +74,9 @@ def matmul(x: Codes, weight: Codes) -> Accumulators:
     Raises
     ------
     TypeError
-        If an argument is not an array of codes.
+        If an argument is not an array of codes, or the weight is not int8.
     ValueError
-        If the inner sizes differ.
+        If the shapes do not fit.
     OverflowError
         If K is too large for int32.
 
@@ -83,10 +85,9 @@ def matmul(x: Codes, weight: Codes) -> Accumulators:
     >>> matmul(np.array([[200, 3]], np.uint8), np.array([[-128, 1]], np.int8))
     array([[-25597]], dtype=int32)
     """
-    require_codes(x, "matmul")
-    require_codes(weight, "matmul")
-    if x.shape[-1] != weight.shape[-1]:
-        raise ValueError(f"inner sizes differ: x is {x.shape}, weight is {weight.shape}")
+    _require_operands(x, weight, "matmul")
+    if x.ndim < 1 or weight.ndim != 2 or x.shape[-1] != weight.shape[-1]:
+        raise ValueError(f"expected x (..., K) and weight (O, K), got {x.shape} and {weight.shape}")
     require_accumulator(weight.shape[-1])
     return np.einsum("...k,ok->...o", x.astype(np.int32), weight.astype(np.int32))
 
@@ -110,9 +111,9 @@ def conv2d(x: Codes, weight: Codes, stride: int = 1, padding: int = 0, groups: i
     Raises
     ------
     TypeError
-        If an argument is not an array of codes.
+        If an argument is not an array of codes, or the weight is not int8.
     ValueError
-        If the shapes do not fit.
+        If the shapes do not fit, or the stride or the padding is out of range.
     OverflowError
         If the accumulator could overflow.
 
@@ -124,15 +125,10 @@ def conv2d(x: Codes, weight: Codes, stride: int = 1, padding: int = 0, groups: i
            [6, 9, 6],
            [4, 6, 4]], dtype=int32)
     """
-    require_codes(x, "conv2d")
-    require_codes(weight, "conv2d")
+    _require_operands(x, weight, "conv2d")
     outputs, height, width, inputs = _require_fit(x, weight, groups)
     require_accumulator(height * width * inputs)
-    padded = np.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
-    if padded.shape[1] < height or padded.shape[2] < width:
-        raise ValueError(f"the kernel {height}x{width} is larger than the padded image {padded.shape[1:3]}")
-    windows = np.lib.stride_tricks.sliding_window_view(padded, (height, width), axis=(1, 2))
-    windows = windows[:, ::stride, ::stride]
+    windows = _windows(x, (height, width), stride, padding, fill=0)
     out_shape = (*windows.shape[:3], outputs)
     # (pixels, groups, terms) against (groups, outputs, terms): plain sums of products along the last axis
     rows = windows.reshape(*windows.shape[:3], groups, inputs, height, width)
@@ -140,6 +136,53 @@ def conv2d(x: Codes, weight: Codes, stride: int = 1, padding: int = 0, groups: i
     kernels = weight.reshape(groups, outputs // groups, height * width * inputs)
     out = np.einsum("pgk,gok->pgo", rows.astype(np.int32), kernels.astype(np.int32))
     return out.reshape(out_shape)
+
+
+def conv2d_mid_bin(
+    x: Codes,
+    weight: Codes,
+    weight_drop: int,
+    input_drop: int,
+    stride: int = 1,
+    padding: int = 0,
+    groups: int = 1,
+) -> Accumulators:
+    """Convolution with floor-rounded weights reconstructed at the middle of their bin.
+
+    The middle of a bin lies (2**d - 1) / 2 master steps above its code, so the result counts half master
+    steps: ``2 * sum((w << d_w) * (x << d_a)) + (2**d_w - 1) * sum(x << d_a)``, the second sum over the window.
+
+    Parameters
+    ----------
+    x : int8 or uint8 array, (N, H, W, I)
+        Switched codes, `input_drop` bits dropped.
+    weight : int8 array, (O, kernel height, kernel width, I / groups)
+        Switched codes, `weight_drop` bits dropped.
+    weight_drop, input_drop : int
+        0..7.
+    stride, padding, groups : int
+        As in `conv2d`.
+
+    Returns
+    -------
+    int32 array, (N, H', W', O)
+
+    Raises
+    ------
+    TypeError, ValueError, OverflowError
+        As `conv2d`; the largest product is 255 * 255.
+
+    Examples
+    --------
+    >>> x, weight = np.ones((1, 1, 1, 1), np.uint8), np.zeros((1, 1, 1, 1), np.int8)
+    >>> conv2d_mid_bin(x, weight, weight_drop=2, input_drop=0).item()
+    3
+    """
+    require_accumulator(int(np.prod(weight.shape[1:])), 255 * 255)
+    sums = conv2d(x, weight, stride, padding, groups)
+    ones = np.ones((groups, *weight.shape[1:]), np.int8)
+    window_sums = np.repeat(conv2d(x, ones, stride, padding, groups), len(weight) // groups, axis=3)
+    return (sums << (1 + weight_drop + input_drop)) + (((1 << weight_drop) - 1) * window_sums << input_drop)
 
 
 def sum_pool(x: Codes) -> Accumulators:
@@ -158,13 +201,20 @@ def sum_pool(x: Codes) -> Accumulators:
     ------
     TypeError
         If `x` is not an array of codes.
+    ValueError
+        If `x` is not (N, H, W, C).
+    OverflowError
+        If H * W is too large for int32.
 
     Examples
     --------
     >>> sum_pool(np.full((1, 2, 2, 1), 255, np.uint8)).item()
     1020
     """
-    require_codes(x, "sum_pool")
+    signed = require_codes(x, "sum_pool")
+    if x.ndim != 4:
+        raise ValueError(f"expected x (N, H, W, C), got {x.shape}")
+    require_accumulator(x.shape[1] * x.shape[2], 128 if signed else 255)
     return x.sum(axis=(1, 2), keepdims=True, dtype=np.int32)
 
 
@@ -175,7 +225,7 @@ def max_pool(x: Codes, kernel: int, stride: int, padding: int = 0) -> Codes:
     ----------
     x : int8 or uint8 array, (N, H, W, C)
     kernel, stride, padding : int
-        The same along both axes.
+        The same along both axes; the padding is smaller than the kernel, so every window holds a code.
 
     Returns
     -------
@@ -186,6 +236,8 @@ def max_pool(x: Codes, kernel: int, stride: int, padding: int = 0) -> Codes:
     ------
     TypeError
         If `x` is not an array of codes.
+    ValueError
+        If the shapes do not fit, or the kernel, the stride or the padding is out of range.
 
     Examples
     --------
@@ -194,10 +246,9 @@ def max_pool(x: Codes, kernel: int, stride: int, padding: int = 0) -> Codes:
            [13, 15]], dtype=uint8)
     """
     require_codes(x, "max_pool")
-    edges = ((0, 0), (padding, padding), (padding, padding), (0, 0))
-    padded = np.pad(x, edges, constant_values=np.iinfo(x.dtype).min)
-    windows = np.lib.stride_tricks.sliding_window_view(padded, (kernel, kernel), axis=(1, 2))
-    return windows[:, ::stride, ::stride].max(axis=(-2, -1))
+    if padding >= kernel:
+        raise ValueError(f"padding {padding} is not below the kernel {kernel}: some windows hold no code")
+    return _windows(x, (kernel, kernel), stride, padding, fill=np.iinfo(x.dtype).min).max(axis=(-2, -1))
 
 
 def requantize(terms: Sequence[Term], offset: int | Integers, r: int, lo: int = -128, hi: int = 127) -> Codes:
@@ -208,8 +259,9 @@ def requantize(terms: Sequence[Term], offset: int | Integers, r: int, lo: int = 
     Parameters
     ----------
     terms : sequence of (a, d, M)
-        a : integer array, an accumulator or a skip connection's codes. d : dropped bits to put back, an int or
-        an array (per image). M : int32 multipliers, an int or an array (per channel). All broadcast.
+        a : integer array, an accumulator or a skip connection's codes. d : dropped bits to put back, 0..61,
+        an int or an array (per image). M : int32 multipliers, an int or an array (per channel). All
+        broadcast.
     offset : int64 array or int
         B, at the scale 2**r.
     r : int
@@ -225,11 +277,11 @@ def requantize(terms: Sequence[Term], offset: int | Integers, r: int, lo: int = 
     Raises
     ------
     TypeError
-        If a term or the offset is not an integer.
+        If any of the numbers is not an integer.
     ValueError
-        If r or the clamp is out of range.
+        If r, a d or the clamp is out of range.
     OverflowError
-        If the sum could reach 2**62.
+        If a multiplier reaches 2**31, or the magnitudes in a sum add up to 2**62.
 
     Notes
     -----
@@ -240,13 +292,14 @@ def requantize(terms: Sequence[Term], offset: int | Integers, r: int, lo: int = 
     >>> requantize([(np.array([5, 7, -6]), 0, 1)], 0, r=1)
     array([ 3,  4, -3], dtype=int8)
     """
-    if not 1 <= r <= LARGEST_SHIFT:
-        raise ValueError(f"r is {r}, expected 1..{LARGEST_SHIFT}")
+    r, lo, hi = _require_shift(r), operator.index(lo), operator.index(hi)
     dtype = _clamped_dtype(lo, hi)
-    _require_sum(terms, offset, r)
-    total = np.asarray(offset, np.int64) + (1 << (r - 1))
-    for a, drop, multiplier in terms:
-        total = total + (np.asarray(a, np.int64) << drop) * np.asarray(multiplier, np.int64)
+    half = 1 << (r - 1)
+    _require_sum(terms, offset, half)
+    total = np.asarray(offset, np.int64) + half
+    for term in terms:
+        a, drop, multiplier = (np.asarray(values, np.int64) for values in term)
+        total = total + (a << drop) * multiplier
     return np.clip(total >> r, lo, hi).astype(dtype)
 
 
@@ -265,16 +318,18 @@ def scale(a: Integers, multiplier: Integers, offset: Integers) -> NDArray[np.int
 
     Raises
     ------
+    TypeError
+        If an argument is not an integer.
     OverflowError
-        If a result could reach 2**62.
+        If a multiplier reaches 2**31, or the magnitudes in a sum add up to 2**62.
 
     Examples
     --------
     >>> scale(np.array([2, 3], np.int32), np.array([10, 1], np.int32), np.array([1, 1]))
     array([21,  4])
     """
-    _require_sum([(a, 0, multiplier)], offset, 1)
-    return a.astype(np.int64) * multiplier + offset
+    _require_sum([(a, 0, multiplier)], offset, 0)
+    return np.asarray(a, np.int64) * np.asarray(multiplier, np.int64) + np.asarray(offset, np.int64)
 
 
 def fixed_point(
@@ -287,20 +342,22 @@ def fixed_point(
     ratios : float array
         Finite.
     r : int, optional
-        Right shift; None: the largest that `largest_shift` allows for one term.
+        Right shift, 1..61; None: the largest that `largest_shift` allows for one term without an offset.
     limit : int
         Largest magnitude of the integers that M will multiply.
 
     Returns
     -------
     multipliers : int32 array
-        ``round(ratio * 2**r)``.
+        ``floor(ratio * 2**r + 1/2)``, exactly.
     r : int
 
     Raises
     ------
+    ValueError
+        If r is not in 1..61.
     OverflowError
-        If a multiplier would leave int32.
+        If a multiplier would leave int32, or a ratio is not finite.
 
     Examples
     --------
@@ -309,8 +366,8 @@ def fixed_point(
     ([1610612736, 2147484], 31)
     """
     ratios = np.asarray(ratios, np.float64)
-    r = largest_shift([(ratios, limit)], 0.0) if r is None else r
-    multipliers = np.floor(np.ldexp(ratios, r) + 0.5)
+    r = largest_shift([(ratios, limit)], 0.0) if r is None else _require_shift(r)
+    multipliers = _rounded(ratios, r)
     if not (np.abs(multipliers) < ACCUMULATOR_LIMIT).all():
         raise OverflowError(f"ratio {np.abs(ratios).max()} times 2**{r} leaves int32; use a smaller r")
     return multipliers.astype(np.int32), r
@@ -336,22 +393,33 @@ def largest_shift(terms: Sequence[tuple[ArrayLike, int]], offset: ArrayLike) -> 
     OverflowError
         If even r = 1 is too much, or a ratio or offset is not finite.
 
+    Notes
+    -----
+    For every channel, with M and B rounded as in `fixed_point`: ``|M_j| < 2**31`` and
+    ``sum_j |M_j| * limit_j + |B| + 2**(r-1) < 2**62``. `requantize` accepts whatever keeps to the limits.
+
     Examples
     --------
     >>> largest_shift([([0.5], 2**20), ([0.001], 255)], [10.0])
     31
     """
-    ratios = [(float(np.abs(np.asarray(ratio)).max()), limit) for ratio, limit in terms]
-    offset = float(np.abs(np.asarray(offset)).max())
+    ratios = [np.asarray(ratio, np.float64) for ratio, _ in terms]
+    limits = [operator.index(limit) for _, limit in terms]
+    offset = np.asarray(offset, np.float64)
     for r in range(LARGEST_SHIFT, 0, -1):
-        multipliers = [(ratio * 2.0**r + 1, limit) for ratio, limit in ratios]
-        total = sum(m * limit for m, limit in multipliers) + offset * 2.0**r + 2.0**r
-        if all(m < ACCUMULATOR_LIMIT for m, _ in multipliers) and total < SUM_LIMIT:
+        if _fits([_rounded(ratio, r) for ratio in ratios], limits, _rounded(offset, r), 1 << (r - 1)):
             return r
+    largest = [float(np.abs(values).max(initial=0)) for values in (*ratios, offset)]
     raise OverflowError(
-        f"ratios up to {max(ratio for ratio, _ in ratios)} with an offset of {offset} do not fit 64-bit sums; "
-        "a step or a batch-norm gain is degenerate"
+        f"ratios up to {largest[:-1]} with an offset up to {largest[-1]} do not fit 64-bit sums, expected "
+        "finite ones below 2**30 and 2**61; a step or a batch-norm gain is degenerate"
     )
+
+
+def _require_operands(x: Codes, weight: Codes, caller: str) -> None:
+    require_codes(x, caller)
+    if not require_codes(weight, caller):
+        raise TypeError(f"{caller} needs int8 weights, got uint8; quantize them with signed=True")
 
 
 def _require_fit(x: Codes, weight: Codes, groups: int) -> tuple[int, int, int, int]:
@@ -360,12 +428,39 @@ def _require_fit(x: Codes, weight: Codes, groups: int) -> tuple[int, int, int, i
             f"expected x (N, H, W, I) and weight (O, h, w, I/groups), got {x.shape}, {weight.shape}"
         )
     outputs, height, width, inputs = weight.shape
+    if groups < 1 or 0 in weight.shape:
+        raise ValueError(f"weight {weight.shape} and groups={groups}: expected positive sizes")
     if x.shape[3] != inputs * groups or outputs % groups:
         raise ValueError(
             f"x {x.shape} has {x.shape[3]} channels, weight {weight.shape} with groups={groups} "
             f"expects {inputs * groups} and a multiple of {groups} outputs"
         )
     return outputs, height, width, inputs
+
+
+def _windows(x: Codes, kernel: tuple[int, int], stride: int, padding: int, fill: int) -> NDArray[Any]:
+    if x.ndim != 4:
+        raise ValueError(f"expected x (N, H, W, C), got {x.shape}")
+    if min(*kernel, stride) < 1 or padding < 0:
+        raise ValueError(
+            f"kernel {kernel[0]}x{kernel[1]}, stride {stride}, padding {padding}: "
+            "expected a positive kernel and stride, and a padding from 0"
+        )
+    edges = ((0, 0), (padding, padding), (padding, padding), (0, 0))
+    padded = np.pad(x, edges, constant_values=fill)
+    if padded.shape[1] < kernel[0] or padded.shape[2] < kernel[1]:
+        raise ValueError(
+            f"the kernel {kernel[0]}x{kernel[1]} is larger than the padded image "
+            f"{padded.shape[1]}x{padded.shape[2]}; use a smaller kernel or more padding"
+        )
+    windows = np.lib.stride_tricks.sliding_window_view(padded, kernel, axis=(1, 2))
+    return windows[:, ::stride, ::stride]
+
+
+def _require_shift(r: int) -> int:
+    if not 1 <= operator.index(r) <= LARGEST_SHIFT:
+        raise ValueError(f"r is {r}, expected 1..{LARGEST_SHIFT}")
+    return operator.index(r)  # 1 << np.uint8(30) is 0
 
 
 def _clamped_dtype(lo: int, hi: int) -> type[np.int8] | type[np.uint8]:
@@ -376,18 +471,49 @@ def _clamped_dtype(lo: int, hi: int) -> type[np.int8] | type[np.uint8]:
     raise ValueError(f"clamp {lo}..{hi} fits neither int8 (-128..127) nor uint8 (0..255) codes")
 
 
-def _require_sum(terms: Sequence[Term], offset: int | Integers, r: int) -> None:
-    bound = _magnitude(offset) + (1 << (r - 1))
+def _require_sum(terms: Sequence[Term], offset: int | Integers, half: int) -> None:
+    bound = _magnitude(offset) + half
     for a, drop, multiplier in terms:
         if _magnitude(multiplier) >= ACCUMULATOR_LIMIT:
             raise OverflowError(f"a multiplier is {_magnitude(multiplier)}, expected magnitudes below 2**31")
-        bound += (_magnitude(a) << int(np.max(drop))) * _magnitude(multiplier)
-    if bound >= SUM_LIMIT:
+        if _magnitude(drop) > LARGEST_SHIFT or np.any(np.asarray(drop) < 0):
+            raise ValueError(f"d is {np.min(drop)}..{np.max(drop)}, expected 0..{LARGEST_SHIFT}")
+        bound += (_magnitude(a) << _magnitude(drop)) * _magnitude(multiplier)
+    # The bound pairs the largest of every factor; where that is too coarse, each sum is looked at.
+    if bound >= SUM_LIMIT and (bound := _largest_sum(terms, offset, half)) >= SUM_LIMIT:
         raise OverflowError(f"the sum can reach {bound}, expected below 2**62; lower r or the multipliers")
+
+
+def _largest_sum(terms: Sequence[Term], offset: int | Integers, half: int) -> int:
+    sums = np.abs(_unbounded(offset)) + half
+    for a, drop, multiplier in terms:
+        sums = sums + np.abs((_unbounded(a) << _unbounded(drop)) * _unbounded(multiplier))
+    return int(np.max(sums, initial=0))
+
+
+def _fits(multipliers: list[Reals], limits: list[int], offset: Reals, half: int) -> bool:
+    if not all((np.abs(m) < ACCUMULATOR_LIMIT).all() for m in multipliers):
+        return False
+    if not (np.abs(offset) < SUM_LIMIT).all():
+        return False
+    terms = [(m.astype(np.int64), 0, limit) for m, limit in zip(multipliers, limits, strict=True)]
+    return _largest_sum(terms, offset.astype(np.int64), half) < SUM_LIMIT
+
+
+def _rounded(values: ArrayLike, r: int) -> Reals:
+    """``floor(values * 2**r + 1/2)``; adding 1/2 before the floor would itself round beyond 2**52."""
+    with np.errstate(over="ignore", invalid="ignore"):  # infinities are refused by the caller
+        scaled = np.ldexp(values, r)
+        whole = np.floor(scaled)
+        return whole + (scaled - whole >= 0.5)
+
+
+def _unbounded(values: int | Integers) -> NDArray[np.object_]:
+    return np.asarray(values).astype(object)
 
 
 def _magnitude(values: int | Integers) -> int:
     values = np.asarray(values)
     if values.dtype.kind not in "iu":
-        raise TypeError(f"integer arithmetic got {values.dtype}; expected integers")
+        raise TypeError(f"integer arithmetic got {values.dtype}; expected integers of at most 64 bits")
     return max(abs(int(values.max())), abs(int(values.min()))) if values.size else 0

@@ -6,7 +6,7 @@ Switching precision is one shift. This module is the definition: every other imp
 returns the same bits or is wrong.
 """
 
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -43,7 +43,7 @@ def code_range(width: int, signed: bool) -> tuple[int, int]:
     >>> code_range(8, signed=True), code_range(2, signed=False)
     ((-128, 127), (0, 3))
     """
-    require_width(width)
+    width = require_width(width)
     return (-(1 << (width - 1)), (1 << (width - 1)) - 1) if signed else (0, (1 << width) - 1)
 
 
@@ -64,23 +64,25 @@ def quantize(
     axis : int, optional
         Axis that has a step for each index (0 for the output channels of a weight). None: one step.
     step : float array, optional
-        Positive, broadcastable to `x`. None: the largest magnitude (along `axis`) becomes the highest code.
+        Positive, broadcastable to `x`, with an axis to (1, ..., n, ..., 1). None: the largest magnitude
+        (for each index of `axis`) becomes the highest code.
 
     Returns
     -------
     codes : int8 or uint8 array
         The shape of `x`.
     step : float64 array
-        Shape (1, ..., n, ..., 1) for an axis of n, else ().
+        A given step as it came; otherwise shape (1, ..., n, ..., 1) for an axis of n, else ().
 
     Raises
     ------
     ValueError
-        If `x` or `step` is not finite, or a step is not positive.
+        If `x` or `step` is not finite, a step is not positive, or its shape or the axis does not fit.
 
     Notes
     -----
-    DQT, Eqs. 3-4 for the nesting; sign and granularity are this package's.
+    ``clamp(floor(x / step + 1/2))`` in float64. DQT, Eqs. 3-4 for the nesting; sign and granularity are this
+    package's.
 
     Examples
     --------
@@ -94,11 +96,13 @@ def quantize(
             f"quantize needs finite numbers, got {np.count_nonzero(~np.isfinite(x))} NaN or infinite"
         )
     lo, hi = code_range(MASTER_WIDTH, signed)
-    step = _largest_magnitude(x, axis) / hi if step is None else np.asarray(step, np.float64)
+    shape = x.shape if axis is None else _step_shape(x, axis)
+    step = _largest_magnitude(x, axis) / hi if step is None else _fitting(np.asarray(step, np.float64), shape)
     if not (np.isfinite(step).all() and (step > 0).all()):
         raise ValueError(f"every step must be finite and positive, got {step.min()}..{step.max()}")
-    codes = np.clip(np.floor(x / step + 0.5), lo, hi)
-    return codes.astype(np.int8 if signed else np.uint8), step
+    with np.errstate(over="ignore"):  # a quotient beyond float64 is clamped like any other
+        codes = np.clip(np.floor(x / step + 0.5), lo, hi)
+    return _as_codes(codes, signed), step
 
 
 def switch(codes: Codes, width: int, signed: bool | None = None, rounding: Rounding = "half_up") -> Codes:
@@ -144,7 +148,7 @@ def switch(codes: Codes, width: int, signed: bool | None = None, rounding: Round
     is_signed = require_codes(codes, "switch")
     if signed is not None and signed != is_signed:
         raise TypeError(f"signed={signed} was given with {codes.dtype} codes; int8 is signed, uint8 is not")
-    require_width(width)
+    width = require_width(width)
     require_rounding(rounding)
     drop = MASTER_WIDTH - width
     if drop == 0:
@@ -152,7 +156,7 @@ def switch(codes: Codes, width: int, signed: bool | None = None, rounding: Round
     wide = codes.astype(np.int16)
     if rounding == "half_up":
         wide = np.minimum(wide + (1 << (drop - 1)), code_range(width, is_signed)[1] << drop)
-    return (wide >> drop).astype(codes.dtype)
+    return _as_codes(wide >> drop, is_signed)
 
 
 def dequantize(
@@ -180,7 +184,7 @@ def dequantize(
     TypeError
         If `codes` is neither int8 nor uint8.
     ValueError
-        If the width or the rounding is unknown.
+        If the width or the rounding is unknown, or a code is too large for the width.
 
     Examples
     --------
@@ -188,8 +192,13 @@ def dequantize(
     [-64.0, 32.0]
     """
     is_signed = require_codes(codes, "dequantize")
-    require_width(width)
+    width = require_width(width)
     require_rounding(rounding)
+    lo, hi = code_range(width, is_signed)
+    if codes.size and not lo <= codes.min() <= codes.max() <= hi:
+        raise ValueError(
+            f"codes {codes.min()}..{codes.max()} are outside {lo}..{hi} at width {width}; switch them first"
+        )
     scale = 1 << (MASTER_WIDTH - width)
     middle = (scale - 1) / 2 if rounding == "floor" and is_signed else 0.0
     return np.asarray(step, np.float64) * (codes.astype(np.float64) * scale + middle)
@@ -212,6 +221,8 @@ def to_planes(codes: Codes) -> Planes:
     ------
     TypeError
         If `codes` is neither int8 nor uint8.
+    ValueError
+        If `codes` has no axis.
 
     Examples
     --------
@@ -220,6 +231,8 @@ def to_planes(codes: Codes) -> Planes:
            [ 32]], dtype=uint8)
     """
     require_codes(codes, "to_planes")
+    if codes.ndim == 0:
+        raise ValueError("to_planes packs codes along their last axis, got a single code; reshape it to (1,)")
     bits = (codes.view(np.uint8) >> _plane_shifts(MASTER_WIDTH, codes.ndim)) & 1
     return np.packbits(bits, axis=-1)
 
@@ -244,7 +257,7 @@ def from_planes(
     rounding : {"floor", "half_up"}
         floor reads `width` planes; half_up reads one more, which holds the top dropped bit.
     length : int, optional
-        Codes along the last axis; None: 8 * m.
+        Codes along the last axis, up to 8 * m; None: 8 * m.
 
     Returns
     -------
@@ -256,7 +269,7 @@ def from_planes(
     TypeError
         If `planes` is not uint8.
     ValueError
-        If there are too few planes, or the width or the rounding is unknown.
+        If there are too few planes or codes, or the width or the rounding is unknown.
 
     Examples
     --------
@@ -264,29 +277,29 @@ def from_planes(
     >>> from_planes(planes[:4], width=4)
     array([-4, -3, -2, -1,  0,  1,  2,  3], dtype=int8)
     """
-    require_width(width)
+    width = require_width(width)
     require_rounding(rounding)
-    if planes.dtype != np.uint8:
-        raise TypeError(f"bit planes are uint8, got {planes.dtype}")
     needed = min(width + (rounding == "half_up"), MASTER_WIDTH)
-    if len(planes) < needed:
-        raise ValueError(f"{rounding} at width {width} reads {needed} planes, got {len(planes)}")
+    _require_planes(planes, needed, length, f"{rounding} at width {width}")
     bits = np.unpackbits(planes[:needed], axis=-1, count=length)
     top_bits = (bits << _plane_shifts(needed, bits.ndim - 1)).sum(axis=0, dtype=np.uint8)
     return switch(top_bits.view(np.int8 if signed else np.uint8), width, rounding=rounding)
 
 
-def require_width(width: int) -> None:
-    """Raise ValueError unless the width is an integer in 1..8.
+def require_width(width: int) -> int:
+    """Raise ValueError unless the width is an integer in 1..8; return it as a Python int.
 
     Examples
     --------
+    >>> require_width(np.uint8(4))
+    4
     >>> require_width(9)
     Traceback (most recent call last):
     ValueError: width 9 is outside 1..8: a view keeps 1 to 8 bits of the master
     """
     if isinstance(width, bool) or not isinstance(width, int | np.integer) or not 1 <= width <= MASTER_WIDTH:
         raise ValueError(f"width {width!r} is outside 1..8: a view keeps 1 to 8 bits of the master")
+    return int(width)  # 1 << np.uint8(8) is 0, while 1 << 8 is 256
 
 
 def require_codes(codes: Codes, caller: str) -> bool:
@@ -312,6 +325,34 @@ def require_rounding(rounding: str) -> None:
     """
     if rounding not in ("half_up", "floor"):
         raise ValueError(f"rounding {rounding!r} is unknown; choose 'half_up' or 'floor'")
+
+
+def _as_codes(values: NDArray[Any], signed: bool) -> Codes:
+    return values.astype(np.int8) if signed else values.astype(np.uint8)
+
+
+def _step_shape(x: NDArray[np.float64], axis: int) -> tuple[int, ...]:
+    kept = np.lib.array_utils.normalize_axis_index(axis, x.ndim)
+    return tuple(size if i == kept else 1 for i, size in enumerate(x.shape))
+
+
+def _fitting(step: Steps, shape: tuple[int, ...]) -> Steps:
+    sizes = zip(step.shape[::-1], shape[::-1], strict=False)
+    if step.ndim > len(shape) or any(have not in (1, expected) for have, expected in sizes):
+        raise ValueError(f"step has shape {step.shape}, expected one that broadcasts to {shape}")
+    return step
+
+
+def _require_planes(planes: Planes, needed: int, length: int | None, view: str) -> None:
+    dtype = getattr(planes, "dtype", type(planes).__name__)
+    if dtype != np.uint8:
+        raise TypeError(f"from_planes needs uint8 bit planes, got {dtype}; make them with nested.to_planes")
+    if planes.ndim < 2 or len(planes) < needed:
+        raise ValueError(
+            f"{view} reads {needed} planes, expected (at least {needed}, ..., m), got {planes.shape}"
+        )
+    if length is not None and not 0 <= length <= 8 * planes.shape[-1]:
+        raise ValueError(f"length is {length}, expected 0..{8 * planes.shape[-1]}, eight codes a byte")
 
 
 def _largest_magnitude(x: NDArray[np.float64], axis: int | None) -> Steps:

@@ -1,0 +1,154 @@
+"""The fast backend: torch on the CPU, int8 matrix products with int32 sums, the bits of `numpy_ref`."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from dqt_core.backends import by_choice, drops_of, rows_of
+from dqt_core.integer import require_accumulator
+from dqt_core.program import Choose, Conv, Lookup, MaxPool, Program, Requantize, Scale, SumPool, Term
+
+Values = dict[str, Tensor]
+Picks = NDArray[np.int64]
+
+
+class Backend:
+    """Torch, integers only; switched weights are kept for the run."""
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self._weights: dict[tuple[str, int], tuple[Tensor, Tensor]] = {}
+
+    def upload(self, images: NDArray[np.uint8]) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(images))
+
+    def download(self, logits: Tensor) -> NDArray[np.int64]:
+        return logits.numpy()
+
+    def lookup(self, op: Lookup, values: Values, choices: Picks) -> Tensor:
+        return torch.from_numpy(op.table)[torch.arange(3), values[op.x].int()]
+
+    def conv(self, op: Conv, values: Values, choices: Picks) -> Tensor:
+        x = values[op.x]
+        out: Tensor | None = None
+        for widths, images in by_choice(choices, op.layer, self.program.choices):
+            if images is None:
+                return self._conv_at(op, x, *widths)
+            index = torch.from_numpy(images)
+            part = self._conv_at(op, x[index], *widths)
+            out = part.new_empty((len(x), *part.shape[1:])) if out is None else out
+            out[index] = part
+        assert out is not None, "a batch has at least one image"
+        return out
+
+    def _conv_at(self, op: Conv, x: Tensor, weight_bits: int, input_bits: int) -> Tensor:
+        codes = switch(x, input_bits, self.program.rounding)
+        kernels, kernel_sums = self._kernels(op, weight_bits)
+        rows, out_shape = _windows(codes, op)
+        out = _products(rows, kernels, kernel_sums).reshape(*out_shape, -1)
+        if self.program.rounding == "half_up":
+            return out
+        return _mid_bin(out, rows, out_shape, len(op.weight) // op.groups, 8 - weight_bits, 8 - input_bits)
+
+    def _kernels(self, op: Conv, weight_bits: int) -> tuple[Tensor, Tensor]:
+        """Switched weights (groups, K, O / groups) and their sums over K (groups, 1, O / groups)."""
+        key = op.out, weight_bits
+        if key not in self._weights:
+            terms = int(np.prod(op.weight.shape[1:]))
+            require_accumulator(terms, 255 * 255 if self.program.rounding == "floor" else 255 * 128)
+            weight = switch(torch.from_numpy(op.weight), weight_bits, self.program.rounding)
+            kernels = weight.reshape(op.groups, -1, terms).transpose(1, 2).contiguous()
+            self._weights[key] = kernels, kernels.sum(1, keepdim=True, dtype=torch.int32)
+        return self._weights[key]
+
+    def requantize(self, op: Requantize, values: Values, choices: Picks) -> Tensor:
+        offset = sum(self._rows(t.offset, t, choices) for t in op.terms) + (1 << (op.r - 1))
+        total: Tensor | None = None
+        for term in op.terms:
+            addend = values[term.x].to(torch.int64)
+            drop = self._drop(term, choices)
+            if drop.any():
+                addend <<= drop
+            addend *= self._rows(term.multiplier, term, choices)
+            total = addend if total is None else total.add_(addend)
+        assert total is not None, "lower makes at least one term"
+        total = total.add_(offset).__irshift__(op.r).clamp_(op.lo, op.hi)
+        return total.to(torch.uint8 if op.lo >= 0 else torch.int8)
+
+    def maxpool(self, op: MaxPool, values: Values, choices: Picks) -> Tensor:
+        x = values[op.x].permute(0, 3, 1, 2).to(torch.float32)  # codes are exact in float32
+        pooled = functional.max_pool2d(x, op.kernel, op.stride, op.padding)
+        return pooled.permute(0, 2, 3, 1).to(values[op.x].dtype)
+
+    def sumpool(self, op: SumPool, values: Values, choices: Picks) -> Tensor:
+        return values[op.x].sum((1, 2), keepdim=True, dtype=torch.int32)
+
+    def scale(self, op: Scale, values: Values, choices: Picks) -> Tensor:
+        multiplier, offset = (
+            torch.from_numpy(t[0].astype(np.int64)) for t in (op.term.multiplier, op.term.offset)
+        )
+        return values[op.term.x].to(torch.int64) * multiplier + offset
+
+    def choose(self, op: Choose, logits: Tensor, choices: int) -> Picks:
+        # torch.argmax returns the first of equal values: the narrower choice
+        return logits.reshape(len(logits), op.layers, choices).argmax(-1).numpy()
+
+    def _rows(self, table: NDArray[Any], term: Term, choices: Picks) -> Tensor:
+        rows = table[rows_of(choices, term.layer, len(table))][:, None, None, :]
+        return torch.from_numpy(rows.astype(np.int64))
+
+    def _drop(self, term: Term, choices: Picks) -> Tensor:
+        layer = term.layer if self.program.rounding == "half_up" else None
+        return torch.from_numpy(drops_of(choices, layer, self.program.choices)[:, None, None, None])
+
+
+def switch(codes: Tensor, width: int, rounding: str) -> Tensor:
+    """`nested.switch` on int8 or uint8 tensors, in Eq. 4's form, which never leaves eight bits."""
+    drop = 8 - width
+    if drop == 0:
+        return codes
+    floor = codes >> drop
+    if rounding == "floor":
+        return floor
+    highest = (1 << (width - 1)) - 1 if codes.dtype == torch.int8 else (1 << width) - 1
+    return floor.add_((codes >> (drop - 1)) & 1).clamp_(max=highest)
+
+
+def _windows(codes: Tensor, op: Conv) -> tuple[Tensor, tuple[int, int, int]]:
+    """Rows of the matrix product (groups, pixels, K), and (N, H', W')."""
+    _, height, width, inputs = op.weight.shape
+    if op.padding:
+        codes = functional.pad(codes, (0, 0, op.padding, op.padding, op.padding, op.padding))
+    windows = codes.unfold(1, height, op.stride).unfold(2, width, op.stride)  # (N, H', W', I, h, w)
+    n, out_height, out_width = windows.shape[:3]
+    split = windows.reshape(n, out_height, out_width, op.groups, inputs, height, width)
+    rows = split.permute(3, 0, 1, 2, 5, 6, 4).reshape(op.groups, -1, height * width * inputs)
+    return rows, (n, out_height, out_width)
+
+
+def _products(rows: Tensor, kernels: Tensor, kernel_sums: Tensor) -> Tensor:
+    """Exact int32 (pixels, groups * O). Unsigned codes enter the int8 product as code - 128."""
+    if rows.shape[2] == 0 or rows.shape[0] > 1:
+        return _grouped_products(rows, kernels)
+    if rows.dtype == torch.int8:
+        return torch._int_mm(rows[0], kernels[0])
+    shifted = (rows[0] ^ 128).view(torch.int8)
+    return torch._int_mm(shifted, kernels[0]).add_(kernel_sums[0] << 7)
+
+
+def _grouped_products(rows: Tensor, kernels: Tensor) -> Tensor:
+    # float64 holds integers below 2**53 exactly; _int_mm has no batched form
+    sums = torch.bmm(rows.double(), kernels.double())
+    return sums.permute(1, 0, 2).reshape(rows.shape[1], -1).to(torch.int32)
+
+
+def _mid_bin(
+    sums: Tensor, rows: Tensor, shape: tuple[int, int, int], repeats: int, weight_drop: int, input_drop: int
+) -> Tensor:
+    """`integer.conv2d_mid_bin` from the plain sums and the windows."""
+    window_sums = rows.sum(2, dtype=torch.int32).t().repeat_interleave(repeats, 1).reshape(*shape, -1)
+    return (sums << (1 + weight_drop + input_drop)) + (((1 << weight_drop) - 1) * window_sums << input_drop)

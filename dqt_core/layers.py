@@ -1,0 +1,251 @@
+"""Layers whose weights and inputs are nested codes, read at a width that can change at every call."""
+
+import copy
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dqt_core import fake
+from dqt_core.nested import MASTER_WIDTH, Rounding, code_range
+
+Choice = tuple[int, int]  # bits of the weights, bits of the input
+
+
+@dataclass
+class Coded:
+    """Activations as master codes.
+
+    Attributes
+    ----------
+    codes : float32 tensor, (N, C, H, W) or (N, C)
+        Integers.
+    step : float32 tensor, ()
+    signed : bool
+    """
+
+    codes: Tensor
+    step: Tensor
+    signed: bool
+
+    @property
+    def value(self) -> Tensor:
+        """step * codes."""
+        return self.codes * self.step
+
+
+@dataclass
+class Selection:
+    """Which choice of widths every switchable layer uses in the running forward pass.
+
+    Attributes
+    ----------
+    choices : tuple of (weight bits, input bits), from narrow to wide
+    per_layer : list of int, or tensor (N, L, K)
+        An index into `choices` for every layer, or weights that pick (or mix) them for every image.
+    probabilities : tensor (N, L, K), optional
+        The controller's softmax, for the cost term.
+    by_controller : bool
+        Whether the controller fills `per_layer` in this pass.
+    share_masters : bool
+        Whether layers keep their weights' master codes between passes.
+    """
+
+    choices: tuple[Choice, ...]
+    rounding: Rounding = "half_up"
+    per_layer: list[int] | Tensor = field(default_factory=list)
+    probabilities: Tensor | None = None
+    by_controller: bool = False
+    share_masters: bool = False
+
+    def index_of(self, width: int | Choice) -> int:
+        """Index of a width, or pair of widths, among the choices."""
+        pair = (width, width) if isinstance(width, int) else tuple(width)
+        if pair not in self.choices:
+            raise ValueError(f"width {width} is not among this network's choices {self.choices}")
+        return self.choices.index(pair)
+
+    def of_layer(self, layer: int) -> int | Tensor:
+        """An index, or (N, K) weights, for one layer."""
+        return self.per_layer[:, layer] if isinstance(self.per_layer, Tensor) else self.per_layer[layer]
+
+
+class Codes(nn.Module):
+    """Round real activations to master codes with a learned step.
+
+    Parameters
+    ----------
+    signed : bool
+        False after a ReLU: the clamp at 0 is the ReLU.
+    limit : float, optional
+        Upper clamp in real units: 6 after a ReLU6.
+    widths : sequence of int
+        The widths at which the codes are read; calibration weighs their errors.
+    """
+
+    def __init__(
+        self, signed: bool, limit: float | None = None, widths: Sequence[int] = (MASTER_WIDTH,)
+    ) -> None:
+        super().__init__()
+        self.signed, self.limit, self.widths = signed, limit, tuple(widths)
+        self.log_step = nn.Parameter(torch.zeros(()))
+        self.is_calibrating = False
+
+    @property
+    def range(self) -> tuple[int, int]:
+        """Lowest and highest code under the clamp."""
+        lo, hi = code_range(MASTER_WIDTH, self.signed)
+        if self.limit is not None:
+            hi = min(hi, math.floor(self.limit / self.log_step.exp().item() + 0.5))
+        return lo, hi
+
+    def forward(self, x: Tensor) -> Coded:
+        if self.is_calibrating:
+            self._calibrate(x.detach())
+        codes = fake.quantize(x, self.log_step, *self.range)
+        return Coded(codes, self.log_step.exp(), self.signed)
+
+    def _calibrate(self, x: Tensor) -> None:
+        low, high = -math.inf if self.signed else 0.0, math.inf if self.limit is None else self.limit
+        sample = x.flatten()[:: max(1, x.numel() // 200_000)].clamp(low, high)
+        lo, hi = code_range(MASTER_WIDTH, self.signed)
+        self.log_step.data = fake.initial_log_step(sample, lo, hi, self.widths)
+
+
+class SwitchLayer(nn.Module):
+    """A convolution or linear layer on codes, with its batch norm: one table for every choice of widths.
+
+    Codes are convolved, not values: small integers are exact in bf16 and fp16, and in float32 the sum is exact
+    below 2**24. The steps multiply the result.
+
+    Parameters
+    ----------
+    layer : Conv2d or Linear
+    norm : BatchNorm2d, optional
+        Follows the layer; absorbed.
+    selection : Selection
+        Shared by the network.
+    index : int, optional
+        Number among the switchable layers; None: always 8 bits.
+    shared_norm : bool
+        One batch-norm table for all widths.
+    """
+
+    def __init__(
+        self,
+        layer: nn.Conv2d | nn.Linear,
+        norm: nn.BatchNorm2d | None,
+        selection: Selection,
+        index: int | None,
+        shared_norm: bool = False,
+    ) -> None:
+        super().__init__()
+        self.choices = selection.choices if index is not None else ((MASTER_WIDTH, MASTER_WIDTH),)
+        self.selection, self.index = selection, index
+        self.weight, self.bias = layer.weight, layer.bias
+        self.is_conv = isinstance(layer, nn.Conv2d)
+        self.stride, self.padding, self.groups = _geometry(layer)
+        widths = [weight_bits for weight_bits, _ in self.choices]
+        lo, hi = code_range(MASTER_WIDTH, signed=True)
+        self.log_step = nn.Parameter(fake.initial_log_step(self.weight, lo, hi, widths, per_channel=True))
+        tables = 0 if norm is None else 1 if shared_norm else len(self.choices)
+        self.norms = nn.ModuleList(copy.deepcopy(norm) for _ in range(tables))
+        self.macs = 0
+        self._master: Tensor | None = None
+
+    def master(self) -> Tensor:
+        """Master codes of the weights: float32 integers -128..127, the shape of `weight`."""
+        if self._master is not None and self.selection.share_masters:
+            return self._master
+        master = fake.quantize(self.weight, self.log_step, *code_range(MASTER_WIDTH, signed=True))
+        self._master = master if self.selection.share_masters else None
+        return master
+
+    def norm_of(self, choice: int) -> nn.BatchNorm2d | None:
+        """The batch norm of one choice of widths."""
+        return self.norms[min(choice, len(self.norms) - 1)] if len(self.norms) else None
+
+    def forward(self, x: Coded) -> Tensor:
+        chosen = 0 if self.index is None else self.selection.of_layer(self.index)
+        if isinstance(chosen, int):
+            return self._at(x, chosen)
+        shape = [-1] + [1] * (x.codes.ndim - 1)
+        outputs = [chosen[:, k].reshape(shape) * self._at(x, k) for k in range(len(self.choices))]
+        return torch.stack(outputs).sum(0)
+
+    def _at(self, x: Coded, choice: int) -> Tensor:
+        weight_bits, input_bits = self.choices[choice]
+        rounding = self.selection.rounding
+        weight = fake.switch(self.master(), weight_bits, True, rounding)
+        drop = 2.0 ** (MASTER_WIDTH - weight_bits)
+        if rounding == "floor":
+            weight = weight + (drop - 1) / (2 * drop)  # the middle of the bin
+        accumulator = self._product(fake.switch(x.codes, input_bits, x.signed, rounding), weight)
+        step = self.log_step.exp().flatten() * x.step * (drop * 2.0 ** (MASTER_WIDTH - input_bits))
+        shape = [1, -1] + [1] * (accumulator.ndim - 2)
+        out = accumulator.float() * step.reshape(shape)
+        if self.bias is not None:
+            out = out + self.bias.reshape(shape)
+        norm = self.norm_of(choice)
+        return out if norm is None else norm(out)
+
+    def _product(self, codes: Tensor, weight: Tensor) -> Tensor:
+        self.macs = self.weight.numel()
+        if not self.is_conv:
+            return functional.linear(codes, weight)
+        out = functional.conv2d(codes, weight, None, self.stride, self.padding, groups=self.groups)
+        self.macs *= out.shape[2] * out.shape[3]
+        return out
+
+
+class MaxPool(nn.Module):
+    """Max-pool on codes."""
+
+    def __init__(self, kernel: int, stride: int, padding: int) -> None:
+        super().__init__()
+        self.kernel, self.stride, self.padding = kernel, stride, padding
+
+    def forward(self, x: Coded) -> Coded:
+        codes = functional.max_pool2d(x.codes, self.kernel, self.stride, self.padding)
+        return Coded(codes, x.step, x.signed)
+
+
+class MeanPool(nn.Module):
+    """Mean over height and width, as real numbers (N, C)."""
+
+    def forward(self, x: Coded) -> Tensor:
+        return x.codes.mean((2, 3)) * x.step
+
+
+def add(x: Tensor | Coded, y: Tensor | Coded) -> Tensor:
+    """Sum of real values, of which either may be codes (a shortcut)."""
+    return (x.value if isinstance(x, Coded) else x) + (y.value if isinstance(y, Coded) else y)
+
+
+@contextmanager
+def calibrating(module: nn.Module) -> Iterator[None]:
+    """Within, every `Codes` of the module takes its step from what passes through it."""
+    quantizers = [m for m in module.modules() if isinstance(m, Codes)]
+    for quantizer in quantizers:
+        quantizer.is_calibrating = True
+    try:
+        yield
+    finally:
+        for quantizer in quantizers:
+            quantizer.is_calibrating = False
+
+
+def _geometry(layer: nn.Conv2d | nn.Linear) -> tuple[int, int, int]:
+    if isinstance(layer, nn.Linear):
+        return 1, 0, 1
+    square = all(isinstance(v, tuple) and v[0] == v[1] for v in (layer.stride, layer.padding))
+    if not square or layer.dilation != (1, 1) or layer.padding_mode != "zeros":
+        raise ValueError(
+            f"{layer} has padding, stride or dilation outside the supported: "
+            "equal along both axes, dilation 1, padding with zeros"
+        )
+    return layer.stride[0], int(layer.padding[0]), layer.groups

@@ -1,0 +1,95 @@
+"""The three-term loss: the task at the controller's widths, consistency at fixed widths, and cost."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from dqt_core.layers import Choice
+from dqt_core.network import NestedNet
+
+
+@dataclass
+class Objective:
+    """``J = J_task + alpha * J_consistency + beta * J_cost``.
+
+    Attributes
+    ----------
+    alpha : float
+        Weight of the consistency term, the sum of the task losses of the whole network at each width.
+    beta : float
+        Weight of the cost term.
+    consistency_widths : tuple of int or pairs, optional
+        None: all of the network's.
+    target_bitops : float, optional
+        None: J_cost is the mean expected BitOPs over those of the widest choice [paper]. A number: J_cost is
+        ``max(0, expected BitOPs / target - 1)``, so that "4-bit" can be asked for [ours].
+    controller_from : float
+        Fraction of the training after which the controller's pass joins; before, only consistency is trained.
+    temperature : tuple of two floats
+        Of the Gumbel-softmax, first and last.
+
+    Notes
+    -----
+    DQT, Eq. 11. With alpha = 0 the 2-bit configuration is unstable [paper, App. F].
+    """
+
+    alpha: float = 1.0
+    beta: float = 0.0
+    consistency_widths: tuple[int | Choice, ...] | None = None
+    target_bitops: float | None = None
+    controller_from: float = 0.0
+    temperature: tuple[float, float] = (2.0, 0.5)
+
+    def __call__(
+        self, net: NestedNet, images: Tensor, labels: Tensor, progress: float
+    ) -> tuple[Tensor, dict[str, float]]:
+        """The loss of one batch.
+
+        Parameters
+        ----------
+        net : NestedNet
+        images : float32 tensor, (N, 3, H, W)
+        labels : int64 tensor, (N,)
+        progress : float
+            0..1, of the training.
+
+        Returns
+        -------
+        loss : tensor, ()
+        figures : dict of floats
+            The terms, for the log.
+        """
+        widths = net.selection.choices if self.consistency_widths is None else self.consistency_widths
+        layers = len(net.switch_layers)
+        with net.shared_masters():
+            terms = {}
+            if self.alpha:
+                losses = [_task(net(images, [width] * layers), labels) for width in widths]
+                terms["consistency"] = torch.stack(losses).sum()
+            if net.controller is not None and progress >= self.controller_from:
+                net.controller.temperature = self._temperature(progress)
+                terms["task"] = _task(net(images, "controller"), labels)
+                terms["cost"] = self._cost(net)
+        weights = {"consistency": self.alpha, "task": 1.0, "cost": self.beta}
+        loss = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
+        return loss, {name: round(term.item(), 4) for name, term in terms.items()}
+
+    def _temperature(self, progress: float) -> float:
+        first, last = self.temperature
+        return first * (last / first) ** progress
+
+    def _cost(self, net: NestedNet) -> Tensor:
+        probabilities = net.selection.probabilities
+        assert probabilities is not None, "the controller fills the probabilities in its pass"
+        expected = net.bitops(probabilities).mean()
+        if self.target_bitops is not None:
+            return functional.relu(expected / self.target_bitops - 1)
+        widest = torch.zeros_like(probabilities[:1])
+        widest[..., -1] = 1
+        return expected / net.bitops(widest).mean()
+
+
+def _task(logits: Tensor, labels: Tensor) -> Tensor:
+    return functional.cross_entropy(logits.float(), labels)

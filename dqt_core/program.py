@@ -1,0 +1,460 @@
+"""A network as a flat list of integer operations: built by `lower`, run by any backend with the same bits."""
+
+import dataclasses
+import functools
+import hashlib
+import importlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from dqt_core.nested import MASTER_WIDTH, Rounding, require_width
+
+Choice: TypeAlias = tuple[int, int]
+Widths: TypeAlias = int | Literal["controller"] | Sequence[int | Choice] | NDArray[np.integer]
+BackendName: TypeAlias = Literal["auto", "numpy", "torch"]
+
+FORMAT = "dqt-program-1"
+IMAGE = "image"
+BACKENDS = {"numpy": "dqt_core.backends.numpy_ref", "torch": "dqt_core.backends.torch_cpu"}
+
+
+class ProgramError(RuntimeError):
+    """A program file is missing, damaged or of another version; the message says what to do."""
+
+
+@dataclass(frozen=True, eq=False)
+class Lookup:
+    """Image bytes to signed codes: ``table[channel, byte]``, int8 (3, 256), which holds the normalisation."""
+
+    table: NDArray[np.int8]
+    out: str
+    x: str = IMAGE
+    controller: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Conv:
+    """Convolution of codes at a layer's widths; a linear layer is a 1x1 convolution of a 1x1 image.
+
+    weight : int8 master codes (O, kernel height, kernel width, I / groups)
+    layer : number among the switchable layers; None: always 8 bits
+    """
+
+    name: str
+    weight: NDArray[np.int8]
+    stride: int
+    padding: int
+    groups: int
+    layer: int | None
+    x: str
+    out: str
+    controller: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Term:
+    """One addend of `Requantize` or `Scale`.
+
+    multiplier : int32 (K, C), a row for every choice of widths, or one row
+    offset : int64 (K, C), at the scale 2**r
+    layer : the switchable layer whose choice picks the row and the shift; None: row 0, no shift
+    """
+
+    x: str
+    multiplier: NDArray[np.int32]
+    offset: NDArray[np.int64]
+    layer: int | None
+
+
+@dataclass(frozen=True, eq=False)
+class Requantize:
+    """The one rounding: a sum of terms back to master codes, see `integer.requantize`."""
+
+    terms: tuple[Term, ...]
+    r: int
+    lo: int
+    hi: int
+    out: str
+    controller: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class MaxPool:
+    """Largest code of every window."""
+
+    kernel: int
+    stride: int
+    padding: int
+    x: str
+    out: str
+    controller: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class SumPool:
+    """Sum of codes over height and width."""
+
+    x: str
+    out: str
+    controller: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Scale:
+    """Logits at a common scale: ``acc * M + B`` in int64; times 2**-r they are the real logits."""
+
+    term: Term
+    r: int
+    out: str
+    controller: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Choose:
+    """The controller's decision: argmax over the choices for every layer, ties to the narrower."""
+
+    layers: int
+    x: str
+    controller: bool = True
+
+
+Op: TypeAlias = Lookup | Conv | Requantize | MaxPool | SumPool | Scale | Choose
+_KINDS = {kind.__name__: kind for kind in (Lookup, Conv, Term, Requantize, MaxPool, SumPool, Scale, Choose)}
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """What a program says of some images.
+
+    Attributes
+    ----------
+    logits : int64 array, (N, classes)
+    choices : int64 array, (N, L)
+        Index into the program's choices for every image and switchable layer.
+    widths : int64 array, (N, L), or (N, L, 2) where weights and input differ
+        Bits.
+    backend : str
+        "numpy" or "torch".
+    """
+
+    logits: NDArray[np.int64]
+    choices: NDArray[np.int64]
+    widths: NDArray[np.int64]
+    backend: str
+
+    @property
+    def classes(self) -> NDArray[np.int64]:
+        """The largest logit's class, ties to the lower class; int64 (N,)."""
+        return self.logits.argmax(axis=1)
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the logits as little-endian int64 in C order."""
+        return hashlib.sha256(np.ascontiguousarray(self.logits, "<i8").tobytes()).hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """An integer-only network.
+
+    Attributes
+    ----------
+    name : str
+    ops : tuple of operations
+        In the order they run; each reads values by name and writes one.
+    choices : tuple of (weight bits, input bits)
+        From narrow to wide; rows of every table.
+    layers : tuple of str
+        Names of the L switchable layers.
+    image_shape : tuple (H, W, 3)
+    rounding : {"half_up", "floor"}
+    """
+
+    name: str
+    ops: tuple[Op, ...]
+    choices: tuple[Choice, ...]
+    layers: tuple[str, ...]
+    image_shape: tuple[int, int, int]
+    rounding: Rounding = "half_up"
+
+    @property
+    def has_controller(self) -> bool:
+        """Whether ``widths="controller"`` is possible."""
+        return any(isinstance(op, Choose) for op in self.ops)
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """sha256 of everything the program is: the list of operations and every table."""
+        header, tensors = _encode(self)
+        sha = hashlib.sha256(header.encode())
+        for key in sorted(tensors):
+            sha.update(f"{key} {tensors[key].dtype.str} {tensors[key].shape}".encode())
+            sha.update(np.ascontiguousarray(tensors[key]).tobytes())
+        return sha.hexdigest()
+
+    def run(
+        self,
+        images: NDArray[np.uint8],
+        widths: Widths = MASTER_WIDTH,
+        backend: BackendName = "auto",
+        batch_size: int = 250,
+    ) -> Result:
+        """Classify images with integers alone.
+
+        Parameters
+        ----------
+        images : uint8 array, (N, H, W, 3)
+            Bytes as they come from the file.
+        widths : int, list of L, array (N, L) or (N, L, 2), or "controller"
+            One width for all switchable layers; one (or a pair of weight and input bits) for each; one for
+            each image and layer; or the controller's choice for each image.
+        backend : {"auto", "numpy", "torch"}
+            "auto" is torch where it is installed, else numpy. All return the same bits.
+        batch_size : int
+            Images at a time; the result does not depend on it.
+
+        Returns
+        -------
+        Result
+
+        Raises
+        ------
+        TypeError, ValueError
+            If the images or the widths do not fit the program.
+        ImportError
+            If the backend is not installed.
+        """
+        self._require_images(images)
+        chosen = self._choices_of(widths, len(images))
+        backend = _resolve(backend)
+        module = importlib.import_module(BACKENDS[backend])
+        executor = module.Backend(self)
+        logits, picks = [], []
+        for start in range(0, len(images), batch_size):
+            part = slice(start, start + batch_size)
+            out = execute(self, executor, images[part], None if chosen is None else chosen[part])
+            logits.append(out[0])
+            picks.append(out[1])
+        all_picks = np.concatenate(picks)
+        return Result(np.concatenate(logits), all_picks, self._widths_of(all_picks), backend)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write ``<name>-<digest>.safetensors`` into a folder, atomically.
+
+        Parameters
+        ----------
+        folder : str or Path
+            Created if missing.
+
+        Returns
+        -------
+        Path
+            Of the file.
+        """
+        path = Path(folder) / f"{self.name}-{self.digest[:12]}.safetensors"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        header, tensors = _encode(self)
+        unfinished = path.with_suffix(".unfinished")
+        save_file(tensors, unfinished, {"format": FORMAT, "program": header, "digest": self.digest})
+        os.replace(unfinished, path)
+        return path
+
+    def _require_images(self, images: NDArray[np.uint8]) -> None:
+        if getattr(images, "dtype", None) != np.uint8:
+            kind = getattr(images, "dtype", type(images).__name__)
+            raise TypeError(f"images must be uint8 bytes 0..255, got {kind}; do not normalise them")
+        if images.ndim != 4 or images.shape[1:] != self.image_shape or not len(images):
+            raise ValueError(
+                f"images must be (N, {', '.join(map(str, self.image_shape))}), got {images.shape}"
+            )
+
+    def _choices_of(self, widths: Widths, n: int) -> NDArray[np.int64] | None:
+        if isinstance(widths, str):
+            if widths != "controller" or not self.has_controller:
+                known = "an int, a list or an array" + (", or 'controller'" if self.has_controller else "")
+                raise ValueError(f"widths={widths!r} is not possible with this program; give {known}")
+            return None
+        pairs = _as_pairs(widths, len(self.layers))
+        if pairs.ndim == 3 and len(pairs) != n:
+            raise ValueError(f"widths are for {len(pairs)} images, got {n} images")
+        if pairs.shape[-2] != len(self.layers):
+            raise ValueError(f"got widths for {pairs.shape[-2]} layers; the program has {len(self.layers)}")
+        matches = (pairs[..., None, :] == np.asarray(self.choices)).all(-1)
+        if not matches.any(-1).all():
+            missing = pairs[~matches.any(-1)][0]
+            raise ValueError(f"width {_as_text(missing)} is not in this program; it holds {self._known()}")
+        return np.broadcast_to(matches.argmax(-1), (n, len(self.layers))).astype(np.int64)
+
+    def _widths_of(self, choices: NDArray[np.int64]) -> NDArray[np.int64]:
+        table = np.asarray(self.choices, np.int64)
+        return table[choices][..., 0] if (table[:, 0] == table[:, 1]).all() else table[choices]
+
+    def _known(self) -> str:
+        return ", ".join(_as_text(pair) for pair in self.choices)
+
+
+def load(path: str | Path) -> Program:
+    """Read a program and check its digest.
+
+    Parameters
+    ----------
+    path : str or Path
+        As `Program.save` returns it.
+
+    Returns
+    -------
+    Program
+
+    Raises
+    ------
+    ProgramError
+        If the file is missing, truncated, edited, or of another format version.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ProgramError(f"{path} does not exist; shipped programs are in reproductions/checkpoints/")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata: Mapping[str, str] = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+    except SafetensorError as error:
+        raise ProgramError(f"{path} is damaged or truncated ({error}); get the file again") from error
+    if metadata.get("format") != FORMAT:
+        raise ProgramError(
+            f"{path} has format {metadata.get('format')!r}, expected {FORMAT!r}; lower it again"
+        )
+    try:
+        program = _decode(metadata["program"], tensors)
+        found = program.digest
+    except (KeyError, TypeError, ValueError) as error:
+        raise ProgramError(f"{path} was edited: {error!r} in its header; get the file again") from error
+    if found != metadata.get("digest") or found[:12] not in path.name:
+        raise ProgramError(
+            f"{path} was edited: its contents have digest {found[:12]}, expected {metadata.get('digest', '')[:12]} "
+            "as in its header and its name; get the file again"
+        )
+    return program
+
+
+def execute(
+    program: Program, backend: Any, images: NDArray[np.uint8], choices: NDArray[np.int64] | None
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Run the operations on one batch.
+
+    Parameters
+    ----------
+    program : Program
+    backend : Backend
+        Of one of `BACKENDS`: a method for every kind of operation.
+    images : uint8 array, (N, H, W, 3)
+    choices : int64 array (N, L), or None
+        None: the controller decides.
+
+    Returns
+    -------
+    logits : int64 array, (N, classes)
+    choices : int64 array, (N, L)
+    """
+    values = {IMAGE: backend.upload(images)}
+    last_use = _last_uses(program.ops)
+    skip_controller = choices is not None
+    out = ""
+    for i, op in enumerate(program.ops):
+        if op.controller and skip_controller:
+            continue
+        if isinstance(op, Choose):
+            choices = backend.choose(op, values[op.x], len(program.choices))
+        else:
+            out = op.out
+            values[out] = getattr(backend, type(op).__name__.lower())(op, values, choices)
+        for name in last_use.get(i, ()):
+            values.pop(name, None)
+    assert choices is not None, "the controller's Choose comes before the first switchable layer"
+    return backend.download(values[out]).reshape(len(images), -1), choices
+
+
+def inputs(op: Op) -> tuple[str, ...]:
+    """Names of the values an operation reads."""
+    if isinstance(op, Requantize):
+        return tuple(term.x for term in op.terms)
+    return (op.term.x,) if isinstance(op, Scale) else (op.x,)
+
+
+def _last_uses(ops: Sequence[Op]) -> dict[int, list[str]]:
+    last = {name: i for i, op in enumerate(ops) for name in inputs(op)}
+    return {i: [name for name, at in last.items() if at == i] for i in set(last.values())}
+
+
+def _resolve(backend: str) -> str:
+    if backend == "auto":
+        return "torch" if importlib.util.find_spec("torch") else "numpy"
+    if backend not in BACKENDS:
+        raise ValueError(f"backend {backend!r} is unknown; choose 'auto', {', '.join(map(repr, BACKENDS))}")
+    if backend == "torch" and not importlib.util.find_spec("torch"):
+        raise ImportError('backend "torch" needs PyTorch: pip install "dqt_core[train]"')
+    return backend
+
+
+def _as_pairs(widths: int | Sequence[int | Choice] | NDArray[np.integer], layers: int) -> NDArray[np.int64]:
+    """Widths as (L, 2), or (N, L, 2) where they were an array with one row per image."""
+    if isinstance(widths, int | np.integer):
+        require_width(int(widths))
+        return np.full((layers, 2), int(widths), np.int64)
+    if isinstance(widths, np.ndarray):
+        pairs = widths if widths.ndim == 3 else np.repeat(widths[..., None], 2, axis=-1)
+    else:
+        pairs = np.asarray([(w, w) if isinstance(w, int | np.integer) else tuple(w) for w in widths])
+    if pairs.dtype.kind not in "iu" or pairs.ndim not in (2, 3) or pairs.shape[-1] != 2:
+        raise ValueError(
+            f"widths of shape {np.shape(widths)} and type {pairs.dtype} do not fit; give an int, a list of one "
+            "width or (weight bits, input bits) a layer, or an integer array (images, layers)"
+        )
+    for width in np.unique(pairs):
+        require_width(int(width))
+    return pairs.astype(np.int64)
+
+
+def _as_text(pair: Sequence[int] | NDArray[np.int64]) -> str:
+    return str(int(pair[0])) if pair[0] == pair[1] else f"({int(pair[0])}, {int(pair[1])})"
+
+
+def _encode(program: Program) -> tuple[str, dict[str, NDArray[Any]]]:
+    tensors: dict[str, NDArray[Any]] = {}
+
+    def plain(value: Any, key: str) -> Any:
+        if isinstance(value, np.ndarray):
+            tensors[key] = value
+            return {"tensor": key}
+        if dataclasses.is_dataclass(value):
+            fields = {
+                f.name: plain(getattr(value, f.name), f"{key}.{f.name}") for f in dataclasses.fields(value)
+            }
+            return {"kind": type(value).__name__, **fields}
+        if isinstance(value, tuple):
+            return [plain(item, f"{key}.{i}") for i, item in enumerate(value)]
+        return value
+
+    header = {f.name: plain(getattr(program, f.name), f.name) for f in dataclasses.fields(program)}
+    return json.dumps(header, sort_keys=True, separators=(",", ":")), tensors
+
+
+def _decode(header: str, tensors: Mapping[str, NDArray[Any]]) -> Program:
+    def rich(value: Any) -> Any:
+        if isinstance(value, list):
+            return tuple(rich(item) for item in value)
+        if isinstance(value, dict) and "tensor" in value:
+            return tensors[value["tensor"]]
+        if isinstance(value, dict):
+            return _KINDS[value["kind"]](**{k: rich(v) for k, v in value.items() if k != "kind"})
+        return value
+
+    return Program(**{name: rich(value) for name, value in json.loads(header).items()})
