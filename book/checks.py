@@ -1,0 +1,213 @@
+"""Checkers for the exercises: each compares a function of yours with the package, and names the first wrong
+element with its bits.
+
+    >>> checks.drop_bits(my_function)
+    Right: 512 codes at 8 widths.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from dqt_core import nested
+
+UNSIGNED = np.arange(256).astype(np.uint8)
+SIGNED = UNSIGNED.view(np.int8)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a checker says; true if the exercise is solved."""
+
+    passed: bool
+    message: str
+
+    def __bool__(self):
+        return self.passed
+
+    def __repr__(self):
+        return self.message
+
+
+def bits(code, width):
+    """The two's complement bits of a code; more than `width` of them where the code does not fit."""
+    code = int(code)
+    fits = -(1 << (width - 1)) <= code < 1 << width
+    return format(code & ((1 << width) - 1), f"0{width}b") if fits else format(code, "b")
+
+
+# Chapter 1
+
+
+def bytes_at(function):
+    """function(count, width): whole bytes that hold `count` codes of `width` bits, packed without gaps."""
+    cases = [
+        (f"bytes_at({count}, {width})", (count, width), -(-count * width // 8), 32)
+        for count in (1, 3, 8, 1000, 11_164_352)
+        for width in range(1, 9)
+    ]
+    return _judge(function, cases, f"{len(cases)} sizes")
+
+
+def layer_bitops(function):
+    """function(size, kernel, inputs, outputs, b_w, b_a): BitOPs of a convolution with size x size outputs."""
+    layers = [(1, 1, 512, 10), (32, 3, 3, 64), (8, 1, 64, 256), (7, 3, 512, 512)]
+    widths = [(8, 8), (4, 4), (2, 8), (1, 1)]
+    cases = []
+    for size, kernel, inputs, outputs in layers:
+        for b_w, b_a in widths:
+            macs = size**2 * kernel**2 * inputs * outputs
+            arguments = (size, kernel, inputs, outputs, b_w, b_a)
+            cases.append((f"layer_bitops{arguments}", arguments, macs * b_w * b_a, 48))
+    return _judge(function, cases, f"{len(cases)} layers and widths")
+
+
+def multiply_bits(function):
+    """function(x, y, width): product of two unsigned `width`-bit codes, one bit at a time."""
+    cases = [
+        (f"multiply_bits({x:#0{width + 2}b}, {y:#0{width + 2}b}, {width})", (x, y, width), x * y, 2 * width)
+        for width in (1, 2, 4, 6)
+        for x in range(1 << width)
+        for y in range(1 << width)
+    ]
+    return _judge(function, cases, f"{len(cases):,} products")
+
+
+def quantize_at(function):
+    """function(x, width): codes of a signed width whose own step sends the largest magnitude to hi_b."""
+    x = np.random.default_rng(3).normal(size=200)
+    cases = []
+    for width in range(2, 9):
+        step = np.abs(x).max() / nested.code_range(width, signed=True)[1]
+        expected, _ = nested.quantize(x, step=step)
+        cases.append((f"quantize_at(x, {width})", (x, width), expected, width))
+    return _judge(
+        function, cases, f"{len(x)} numbers at {len(cases)} widths", lambda i: f"x[{i}] = {x[i]:.4f}"
+    )
+
+
+def lowest_sufficient(function):
+    """function(classes): for each column, an image, the first row whose class is the last row's."""
+    rng = np.random.default_rng(4)
+    classes = np.where(rng.random((5, 60)) < 0.5, rng.integers(0, 10, (5, 60)), rng.integers(0, 10, 60))
+    expected = np.array([min(np.flatnonzero(column == column[-1])) for column in classes.T])
+    cases = [("lowest_sufficient(classes)", (classes,), expected, 3)]
+    return _judge(
+        function, cases, f"{len(expected)} images", lambda i: f"image {i}, classes {classes[:, i].tolist()}"
+    )
+
+
+# Chapter 2
+
+
+def drop_bits(function):
+    """function(codes, width): floor views of signed and unsigned master codes."""
+    return _judge_views(
+        function, "drop_bits", lambda codes, width: nested.switch(codes, width, rounding="floor")
+    )
+
+
+def half_up(function):
+    """function(codes, width): half_up views of signed and unsigned master codes."""
+    return _judge_views(function, "half_up", nested.switch)
+
+
+def half_even(function):
+    """function(codes, width): views of master codes rounded to nearest, ties to the even code."""
+
+    def expected(codes, width):
+        hi = nested.code_range(width, codes.dtype == np.int8)[1]
+        return np.minimum(np.rint(codes / 2.0 ** (8 - width)), hi).astype(np.int64)
+
+    return _judge_views(function, "half_even", expected)
+
+
+def epsilon_zero(function):
+    """function(width, signed): the masters whose top dropped bit is 1 and whose epsilon is nevertheless 0."""
+    cases = []
+    for signed in (False, True):
+        codes = np.sort(SIGNED if signed else UNSIGNED)
+        for width in range(1, 8):
+            top_dropped = (codes.astype(np.int64) >> (7 - width)) & 1
+            added = nested.switch(codes, width) != nested.switch(codes, width, rounding="floor")
+            expected = codes[(top_dropped == 1) & ~added].astype(np.int64)
+            cases.append((f"epsilon_zero({width}, signed={signed})", (width, signed), expected, 8))
+    return _judge(function, cases, "7 widths, unsigned and signed", lambda i: f"entry {i}")
+
+
+def path_differs(function):
+    """function(middle, last): unsigned masters whose half_up view depends on a stop at `middle` bits."""
+    cases = []
+    for middle in range(2, 8):
+        for last in range(1, middle):
+            stop = nested.switch(UNSIGNED, middle) << (8 - middle)
+            expected = UNSIGNED[nested.switch(stop, last) != nested.switch(UNSIGNED, last)].astype(np.int64)
+            cases.append((f"path_differs({middle}, {last})", (middle, last), expected, 8))
+    return _judge(function, cases, f"{len(cases)} paths", lambda i: f"entry {i}")
+
+
+def read_half_up(function):
+    """function(read_plane, width): half_up views of unsigned masters, reading as few planes as possible."""
+    codes = np.random.default_rng(5).permutation(UNSIGNED)
+    for width in range(1, 9):
+        touched = set()
+
+        def read_plane(plane, touched=touched):
+            touched.add(int(plane))
+            return (codes.astype(np.int64) >> (7 - plane)) & 1
+
+        case = (f"read_half_up(read_plane, {width})", (read_plane, width), nested.switch(codes, width), width)
+        verdict = _judge(function, [case], "", lambda i: f"master {codes[i]} ({bits(codes[i], 8)})")
+        needed = min(width + 1, 8)
+        if verdict and len(touched) > needed:
+            message = f"{case[0]} read {len(touched)} planes {sorted(touched)}; {needed} hold all it needs."
+            return Verdict(False, message)
+        if not verdict:
+            return verdict
+    return Verdict(True, "Right: 256 codes at 8 widths, and no plane too many.")
+
+
+def _judge_views(function, name, expected):
+    cases = [
+        (f"{name}({kind}, {width})", (codes, width), expected(codes, width), width)
+        for kind, codes in (("unsigned", UNSIGNED), ("signed", SIGNED))
+        for width in range(8, 0, -1)
+    ]
+    for case in cases:
+        codes = case[1][0]
+        verdict = _judge(
+            function, [case], "", lambda i, codes=codes: f"master {codes[i]} ({bits(codes[i], 8)})"
+        )
+        if not verdict:
+            return verdict
+    return Verdict(True, "Right: 512 codes at 8 widths.")
+
+
+def _judge(function, cases, right, element=None):
+    """Compare function(*arguments) with what is expected; cases are (call, arguments, expected, bits)."""
+    for call, arguments, expected, width in cases:
+        try:
+            got = function(*[a.copy() if isinstance(a, np.ndarray) else a for a in arguments])
+        except Exception as error:
+            return Verdict(False, f"{call} raised {type(error).__name__}: {error}")
+        if got is None or got is Ellipsis:
+            return Verdict(False, f"Not solved yet: {call} returned {got}.")
+        problem = _first_wrong(np.asarray(got), np.asarray(expected), width, element)
+        if problem:
+            return Verdict(False, f"{call}: {problem}")
+    return Verdict(True, f"Right: {right}.")
+
+
+def _first_wrong(got, expected, width, element):
+    if got.dtype.kind not in "biuf" or (got.dtype.kind == "f" and (got % 1 != 0).any()):
+        return f"expected integers, got {got.dtype} {got.ravel()[:3].tolist()}"
+    common = min(got.size, expected.size)
+    wrong = np.flatnonzero(got.ravel()[:common] != expected.ravel()[:common])
+    if got.ndim == expected.ndim and wrong.size:
+        i = wrong[0]
+        where = f"first wrong at {element(i)}: " if element else ""
+        pair = [f"{int(a.ravel()[i])} ({bits(a.ravel()[i], width)})" for a in (expected, got)]
+        return f"{where}expected {pair[0]}, got {pair[1]}"
+    if got.shape != expected.shape:
+        return f"expected shape {expected.shape}, got {got.shape}"
+    return None

@@ -1,0 +1,217 @@
+"""The checkers of the book's exercises accept the book's own solutions and reject the kept wrong ones."""
+
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dqt_core import nested
+
+BOOK = Path(__file__).resolve().parents[1] / "book"
+sys.path.insert(0, str(BOOK))
+import checks  # noqa: E402
+
+TEXT = "\n".join(path.read_text() for path in sorted(BOOK.glob("[0-9]*.md")))
+UNSIGNED = np.arange(256).astype(np.uint8)
+
+
+def two_steps(codes, middle, last, rounding):
+    stop = nested.switch(codes, middle, rounding=rounding)
+    return nested.switch(stop << (8 - middle), last, rounding=rounding)
+
+
+def solutions():
+    """Yield (label, code) of every solution in the book."""
+    pattern = r"\{solution-start\} (\S+)\n(.*?)\{solution-end\}"
+    for label, body in re.findall(pattern, TEXT, re.S):
+        yield label, "\n".join(re.findall(r"```\{code-cell\}[^\n]*\n(.*?)```", body, re.S))
+
+
+def high(codes, width):
+    return nested.code_range(width, codes.dtype == np.int8)[1]
+
+
+def wide_half_up(codes, width, extra=0):
+    half = 1 << (8 - width) >> 1
+    return (codes.astype(int) + half + extra) >> (8 - width)
+
+
+def plane_by_plane(read_plane, planes):
+    return sum(read_plane(plane).astype(int) << (planes - 1 - plane) for plane in range(planes))
+
+
+def multiply(x, y, bits_x, bits_y):
+    return sum(((x >> i) & (y >> j) & 1) << (i + j) for i in range(bits_x) for j in range(bits_y))
+
+
+def own_step(x, width, high_code, rounded):
+    return rounded(x / (np.abs(x).max() / high_code)).astype(int)
+
+
+def late_agreement(classes):
+    disagree = (classes != classes[-1])[::-1]
+    return len(classes) - np.where(disagree.any(0), disagree.argmax(0), len(classes))
+
+
+WRONG = {
+    "bytes_at": {
+        "rounds down": lambda count, width: count * width // 8,
+        "counts bits": lambda count, width: count * width,
+        "a byte a code": lambda count, width: count,
+        "one too many": lambda count, width: count * width // 8 + 1,
+        "float": lambda count, width: count * width / 8,
+    },
+    "layer_bitops": {
+        "adds the widths": lambda s, k, i, o, b_w, b_a: s * s * k * k * i * o * (b_w + b_a),
+        "forgets the kernel": lambda s, k, i, o, b_w, b_a: s * s * i * o * b_w * b_a,
+        "kernel not squared": lambda s, k, i, o, b_w, b_a: s * s * k * i * o * b_w * b_a,
+        "one width": lambda s, k, i, o, b_w, b_a: s * s * k * k * i * o * b_w**2,
+        "forgets the pixels": lambda s, k, i, o, b_w, b_a: k * k * i * o * b_w * b_a,
+    },
+    "multiply_bits": {
+        "drops the top bit": lambda x, y, width: multiply(x, y, width, width - 1),
+        "ors instead of adding": lambda x, y, width: x | y,
+        "forgets the place": lambda x, y, width: (x & y & 1) + 0 * width,
+        "narrow result": lambda x, y, width: (x * y) & ((1 << width) - 1),
+    },
+    "quantize_at": {
+        "ties to even and clamp": lambda x, width: own_step(x, width, 2 ** (width - 1), np.rint),
+        "rounds down": lambda x, width: own_step(x, width, 2 ** (width - 1) - 1, np.floor),
+        "towards zero": lambda x, width: own_step(x, width, 2 ** (width - 1) - 1, np.trunc),
+        "unsigned range": lambda x, width: own_step(x, width, 2**width - 1, np.rint),
+        "values, not codes": lambda x, width: x,
+        "a view of the master": lambda x, width: nested.switch(nested.quantize(x)[0], width),
+    },
+    "lowest_sufficient": {
+        "all higher must agree": late_agreement,
+        "always the master": lambda classes: np.full(classes.shape[1], len(classes) - 1),
+        "agrees with the first": lambda classes: (classes == classes[0]).argmax(0),
+        "counts from one": lambda classes: (classes == classes[-1]).argmax(0) + 1,
+        "rows for columns": lambda classes: (classes == classes[-1]).argmax(1),
+    },
+    "drop_bits": {
+        "half up": nested.switch,
+        "towards zero": lambda codes, width: np.trunc(codes / 2 ** (8 - width)).astype(int),
+        "drops the width": lambda codes, width: codes >> min(width, 7),
+        "keeps the low bits": lambda codes, width: codes & ((1 << width) - 1),
+        "logical shift": lambda codes, width: codes.view(np.uint8) >> (8 - width),
+    },
+    "half_up": {
+        "no epsilon": lambda codes, width: codes >> (8 - width),
+        "no clamp": wide_half_up,
+        "clamp of the other sign": lambda codes, width: np.minimum(wide_half_up(codes, width), 2**width - 1),
+        "half to even": lambda codes, width: np.minimum(
+            np.rint(codes / 2 ** (8 - width)), high(codes, width)
+        ).astype(int),
+        "sum overflows a byte": lambda codes, width: (
+            (codes + codes.dtype.type(1 << (8 - width) >> 1)) >> (8 - width)
+        ),
+        "ties go down": lambda codes, width: np.minimum(
+            wide_half_up(codes, width, -(width < 8)), high(codes, width)
+        ),
+        "from a switched code": lambda codes, width: (
+            two_steps(codes, max(width, 4), width, "half_up") if codes.dtype == np.uint8 else None
+        ),
+    },
+    "half_even": {
+        "half up": nested.switch,
+        "floor": lambda codes, width: nested.switch(codes, width, rounding="floor"),
+        "half to odd": lambda codes, width: np.minimum(
+            wide_half_up(codes, width, -(codes.astype(int) >> (8 - width) & 1) * (width < 8)),
+            high(codes, width),
+        ),
+        "no clamp": lambda codes, width: np.rint(codes / 2 ** (8 - width)).astype(int),
+    },
+    "epsilon_zero": {
+        "only the last": lambda width, signed: np.array([127 if signed else 255]),
+        "the whole bin": lambda width, signed: np.arange(256 - 2 ** (8 - width), 256) - 128 * signed,
+        "sign ignored": lambda width, signed: np.arange(256 - 2 ** (7 - width), 256),
+        "descending": lambda width, signed: np.arange(256 - 2 ** (7 - width), 256)[::-1] - 128 * signed,
+        "one short": lambda width, signed: np.arange(257 - 2 ** (7 - width), 256) - 128 * signed,
+    },
+    "path_differs": {
+        "floor": lambda middle, last: UNSIGNED[:0],
+        "not shifted back": lambda middle, last: UNSIGNED[
+            nested.switch(nested.switch(UNSIGNED, middle), last) != nested.switch(UNSIGNED, last)
+        ],
+        "always 4 to 2": lambda middle, last: UNSIGNED[
+            two_steps(UNSIGNED, 4, 2, "half_up") != nested.switch(UNSIGNED, 2)
+        ],
+        "counts only": lambda middle, last: (2**last - 1) * 2 ** (7 - middle),
+    },
+    "read_half_up": {
+        "floor": plane_by_plane,
+        "reads all planes": lambda read_plane, width: nested.switch(
+            plane_by_plane(read_plane, 8).astype(np.uint8), width
+        ),
+        "no clamp": lambda read_plane, width: (
+            plane_by_plane(read_plane, width) + (read_plane(width) if width < 8 else 0)
+        ),
+        "lowest plane first": lambda read_plane, width: sum(read_plane(p) << p for p in range(width)),
+    },
+}
+SOLUTIONS = list(solutions())
+WRONG_ONES = [(name, kind) for name, kinds in WRONG.items() for kind in kinds]
+
+
+@pytest.mark.parametrize(("label", "code"), SOLUTIONS, ids=[label for label, _ in SOLUTIONS])
+def test_the_books_solution_is_accepted(label, code):
+    names = {"np": np, "nested": nested, "checks": checks, "two_steps": two_steps, "unsigned": UNSIGNED}
+    exec(code, names)
+    name = label.removeprefix("ex-").replace("-", "_")
+    verdict = getattr(checks, name)(names[name])
+    assert verdict
+    assert verdict.message.startswith("Right")
+
+
+def test_every_checker_has_an_exercise_and_wrong_solutions():
+    labels = {label.removeprefix("ex-").replace("-", "_") for label, _ in SOLUTIONS}
+    assert labels == set(WRONG)
+    assert min(len(kinds) for kinds in WRONG.values()) >= 4
+
+
+@pytest.mark.parametrize(("name", "kind"), WRONG_ONES)
+def test_a_wrong_solution_is_rejected_with_a_reason(name, kind):
+    verdict = getattr(checks, name)(WRONG[name][kind])
+    assert not verdict
+    assert name in verdict.message
+    assert not verdict.message.startswith("Right")
+    assert "raised" not in verdict.message
+
+
+def test_a_verdict_names_the_first_wrong_code_with_its_bits():
+    verdict = checks.half_up(WRONG["half_up"]["no epsilon"])
+    assert repr(verdict) == (
+        "half_up(unsigned, 7): first wrong at master 1 (00000001): expected 1 (0000001), got 0 (0000000)"
+    )
+    verdict = checks.half_up(wide_half_up)
+    assert "master 255 (11111111): expected 127 (1111111), got 128 (10000000)" in verdict.message
+
+
+@pytest.mark.parametrize(("empty", "said"), [(..., "Not solved yet"), (None, "Not solved yet")])
+@pytest.mark.parametrize("name", WRONG)
+def test_an_empty_solution_is_not_solved(name, empty, said):
+    assert said in checks.__dict__[name](lambda *arguments: empty).message
+
+
+def test_an_error_in_a_solution_is_reported():
+    assert "raised ZeroDivisionError" in checks.bytes_at(lambda count, width: 1 / 0).message
+
+
+def test_a_solution_that_changes_its_input_does_no_harm():
+    def spoil(codes, width):
+        codes[:] = 0
+        return codes
+
+    assert not checks.drop_bits(spoil)
+    assert checks.drop_bits(lambda codes, width: codes >> (8 - width))
+
+
+@pytest.mark.parametrize(
+    ("code", "width", "shown"),
+    [(6, 4, "0110"), (-1, 4, "1111"), (-8, 4, "1000"), (16, 4, "10000"), (0, 1, "0")],
+)
+def test_bits(code, width, shown):
+    assert checks.bits(code, width) == shown
