@@ -38,7 +38,7 @@ def optimizers(net: nn.Module, lr: float, weight_decay: float = 5e-4) -> list[to
     Parameters
     ----------
     net : Module
-        Parameters whose name ends in ``log_step`` or starts with ``controller.`` go to Adam.
+        Parameters named ``log_step`` and the controller's go to Adam.
     lr : float
         Peak learning rate of SGD.
     weight_decay : float
@@ -47,23 +47,26 @@ def optimizers(net: nn.Module, lr: float, weight_decay: float = 5e-4) -> list[to
     Returns
     -------
     list of Optimizer
-        SGD, then Adam at 2e-3 where the network has such parameters.
+        SGD, then Adam (2e-3 for log steps, 1e-2 for the controller) where the network has such parameters.
 
     Examples
     --------
     >>> [type(o).__name__ for o in optimizers(nn.Linear(2, 2), lr=0.1)]
     ['SGD']
     """
-    decayed, plain, adaptive = [], [], []
+    decayed, plain, steps, controller = [], [], [], []
     for name, parameter in net.named_parameters():
-        if name.endswith("log_step") or ".controller." in f".{name}":
-            adaptive.append(parameter)
+        if name.endswith("log_step"):
+            steps.append(parameter)
+        elif ".controller." in f".{name}":
+            controller.append(parameter)
         else:
             (decayed if parameter.ndim > 1 else plain).append(parameter)
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
     result: list[torch.optim.Optimizer] = [torch.optim.SGD(groups, lr=lr, momentum=0.9, nesterov=True)]
-    if adaptive:
-        result.append(torch.optim.Adam(adaptive, lr=2e-3))
+    adaptive = [{"params": steps, "lr": 2e-3}, {"params": controller, "lr": 1e-2}]
+    if steps or controller:
+        result.append(torch.optim.Adam([group for group in adaptive if group["params"]]))
     return result
 
 
