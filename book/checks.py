@@ -191,7 +191,7 @@ def _judge(function, cases, right, element=None):
         except Exception as error:
             return Verdict(False, f"{call} raised {type(error).__name__}: {error}")
         if got is None or got is Ellipsis:
-            return Verdict(False, f"Not solved yet: {call} returned {got}.")
+            return Verdict(False, f"Not solved yet: {call.partition('(')[0]} returned {got}.")
         problem = _first_wrong(np.asarray(got), np.asarray(expected), width, element)
         if problem:
             return Verdict(False, f"{call}: {problem}")

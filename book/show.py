@@ -54,4 +54,4 @@ class Table:
         rows = "".join(
             "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in self.rows
         )
-        return f'<table class="table"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>'
+        return f'<table class="table dataframe"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>'

@@ -48,10 +48,13 @@
     "color:var(--pst-color-background,#fff)}" +
     ".bit-slider :focus-visible{outline:3px solid var(--pst-color-primary,#2e86c1);outline-offset:2px}" +
     ".bit-slider .scroll{overflow-x:auto}" +
-    ".bit-slider table{width:100%;margin:0;border-collapse:collapse;font-variant-numeric:tabular-nums}" +
+    ".bit-slider table{display:table;width:100%;margin:0;border-collapse:collapse;font-variant-numeric:tabular-nums}" +
     ".bit-slider th,.bit-slider td{padding:.2rem .6rem;text-align:right;white-space:nowrap;" +
     "border-bottom:1px solid var(--pst-color-border,#888)}" +
-    ".bit-slider td.code{font-family:monospace;text-align:left}" +
+    ".bit-slider td.code{font-family:monospace}" +
+    ".bit-slider tr>:nth-child(2),.bit-slider tr>:nth-child(4){text-align:left}" +
+    "@media(max-width:600px){.bit-slider{padding:.7rem .5rem}.bit-slider table{font-size:.72rem}" +
+    ".bit-slider th,.bit-slider td{padding:.2rem .15rem}}" +
     ".bit-slider .dropped{color:var(--pst-color-text-muted,#777);text-decoration:line-through}" +
     ".bit-slider .kept{font-weight:700}" +
     ".bit-slider .note{font-size:.9rem;margin:.6rem 0 0;color:var(--pst-color-text-muted,#777)}" +
@@ -131,7 +134,7 @@
         switchCode(code, 4, state.signed, state.rounding);
     }
 
-    var titles = ["width b", "kept, dropped", "\u03b5", "bits", "code", "step", "value", "error"];
+    var titles = ["b", "kept, dropped", "\u03b5", "view", "code", "step", "value", "error"];
     var head = element("tr", {}, titles.map(function (t) { return element("th", { scope: "col" }, [t]); }));
     var table = element("table", {}, [
       element("caption", { "class": "unseen" }, ["The views of the master code at every width"]),
@@ -149,8 +152,8 @@
         buttons),
       element("div", { "class": "scroll", tabindex: "0", role: "region", "aria-label": "views at every width" },
         [table]),
-      element("p", { "class": "note" }, ["Step, value and error are in master steps. Move the slider with the " +
-        "arrow keys, or press a bit to flip it."]),
+      element("p", { "class": "note" }, ["Step, value and error are in master steps. Signed floor views are " +
+        "read at the middle of their bin. Arrow keys move the slider; pressing a bit flips it."]),
       live
     ].forEach(function (node) { root.appendChild(node); });
     draw();
