@@ -80,7 +80,7 @@ def convert(
 
 
 def _choices(widths: Sequence[int | Choice]) -> tuple[Choice, ...]:
-    pairs = {(width, width) if isinstance(width, int) else tuple(width) for width in widths}
+    pairs = {(width, width) if isinstance(width, int) else (width[0], width[1]) for width in widths}
     for pair in pairs:
         for width in pair:
             require_width(width)
@@ -133,8 +133,8 @@ class _Conversion:
         if node.op == "placeholder":
             self._wide(node, self.graph.placeholder(node.name))
         elif node.op == "output":
-            self.graph.output(self.new[node.args[0]])
-        elif self._is_layer(node):
+            self.graph.output(self._input(node))
+        elif isinstance(module, nn.Conv2d | nn.Linear):
             self._layer(node, module)
         elif isinstance(module, nn.ReLU | nn.ReLU6) or node.target in (*_RELUS, functional.relu6):
             is_six = isinstance(module, nn.ReLU6) or node.target is functional.relu6
@@ -156,8 +156,8 @@ class _Conversion:
             self._pass(node)
         else:
             raise ValueError(
-                f"convert has no integer form for `{node.format_node()}`; it knows Conv2d, Linear, BatchNorm2d "
-                "after Conv2d, ReLU, ReLU6, addition, MaxPool2d, global mean, flatten and dropout"
+                f"convert has no integer form for `{node.format_node()}`; it knows Conv2d, Linear, "
+                "BatchNorm2d after Conv2d, ReLU, ReLU6, addition, MaxPool2d, global mean, flatten and dropout"
             )
 
     def _layer(self, node: fx.Node, layer: nn.Conv2d | nn.Linear) -> None:
@@ -169,10 +169,11 @@ class _Conversion:
         self._wide(node if norm_node is None else norm_node, out)
 
     def _max_pool(self, node: fx.Node, pool: nn.MaxPool2d) -> None:
-        if not all(isinstance(size, int) for size in (pool.kernel_size, pool.stride, pool.padding)):
+        sizes = [size for size in (pool.kernel_size, pool.stride, pool.padding) if isinstance(size, int)]
+        if len(sizes) != 3:
             raise ValueError(f"{pool} is not square; convert knows MaxPool2d with one size for both axes")
         x = self._input(node)
-        self.new[node] = self._module(node, MaxPool(pool.kernel_size, pool.stride, pool.padding), x)
+        self.new[node] = self._module(node, MaxPool(*sizes), x)
         self.signed[self.new[node]] = self.signed[x]
 
     def _mean_pool(self, node: fx.Node) -> None:
@@ -195,8 +196,8 @@ class _Conversion:
         self.signed[self.new[node]] = signed
 
     def _insert_controller(self, node: fx.Node) -> None:
-        channels = next(m for m in self.modules.values() if isinstance(m, nn.Conv2d | nn.Linear)).out_channels
-        controller = Controller(channels, len(self.indices), self.selection)
+        first = next(m for m in self.modules.values() if isinstance(m, nn.Conv2d | nn.Linear))
+        controller = Controller(len(first.weight), len(self.indices), self.selection)
         self.root.add_module("controller", controller)
         stem = self.new[node]
         self.new[node] = self.graph.call_module("controller", (stem,))

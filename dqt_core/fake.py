@@ -71,7 +71,8 @@ def quantize(x: Tensor, log_step: Tensor, lo: int, hi: int) -> Tensor:
     >>> quantize(torch.tensor([0.26, -9.0]), torch.tensor(0.1).log(), -8, 7)
     tensor([ 3., -8.])
     """
-    return _Quantize.apply(x.float(), log_step, lo, hi)
+    codes: Tensor = _Quantize.apply(x.float(), log_step, lo, hi)  # type: ignore[no-untyped-call]
+    return codes
 
 
 def switch(codes: Tensor, width: int, signed: bool, rounding: Rounding = "half_up") -> Tensor:
@@ -98,7 +99,10 @@ def switch(codes: Tensor, width: int, signed: bool, rounding: Rounding = "half_u
     """
     hi = code_range(width, signed)[1]
     drop = MASTER_WIDTH - width
-    return codes if drop == 0 else _Switch.apply(codes, drop, hi, rounding)
+    if drop == 0:
+        return codes
+    switched: Tensor = _Switch.apply(codes, drop, hi, rounding)  # type: ignore[no-untyped-call]
+    return switched
 
 
 def initial_log_step(x: Tensor, lo: int, hi: int, widths: Sequence[int], per_channel: bool = False) -> Tensor:

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dqt_core.nested import Codes, require_codes
+from dqt_core.nested import MASTER_WIDTH, Codes, require_codes, require_view
 
 Accumulators: TypeAlias = NDArray[np.int32]
 Integers: TypeAlias = NDArray[np.integer]
@@ -150,7 +150,7 @@ def conv2d_mid_bin(
     """Convolution with floor-rounded weights reconstructed at the middle of their bin.
 
     The middle of a bin lies (2**d - 1) / 2 master steps above its code, so the result counts half master
-    steps: ``2 * sum((w << d_w) * (x << d_a)) + (2**d_w - 1) * sum(x << d_a)``, the second sum over the window.
+    steps: ``2 * sum((w << d_w) * (x << d_a)) + (2**d_w - 1) * sum(x << d_a)``, both sums over the window.
 
     Parameters
     ----------
@@ -170,7 +170,7 @@ def conv2d_mid_bin(
     Raises
     ------
     TypeError, ValueError, OverflowError
-        As `conv2d`; the largest product is 255 * 255.
+        As `conv2d`, the largest product being 256 * 255; ValueError also where codes and drops do not agree.
 
     Examples
     --------
@@ -178,7 +178,13 @@ def conv2d_mid_bin(
     >>> conv2d_mid_bin(x, weight, weight_drop=2, input_drop=0).item()
     3
     """
-    require_accumulator(int(np.prod(weight.shape[1:])), 255 * 255)
+    _require_operands(x, weight, "conv2d_mid_bin")
+    for codes, drop in ((weight, weight_drop), (x, input_drop)):
+        if not 0 <= drop < MASTER_WIDTH:
+            raise ValueError(f"{drop} bits cannot be dropped, expected 0..{MASTER_WIDTH - 1}")
+        require_view(codes, MASTER_WIDTH - drop)
+    # in half steps a weight reaches 2 * -128, where no bit is dropped and the middle is the code itself
+    require_accumulator(int(np.prod(weight.shape[1:])), 256 * 255)
     sums = conv2d(x, weight, stride, padding, groups)
     ones = np.ones((groups, *weight.shape[1:]), np.int8)
     window_sums = np.repeat(conv2d(x, ones, stride, padding, groups), len(weight) // groups, axis=3)
@@ -379,9 +385,10 @@ def largest_shift(terms: Sequence[tuple[ArrayLike, int]], offset: ArrayLike) -> 
     Parameters
     ----------
     terms : sequence of (ratios, limit)
-        Real ratios (per channel), and the largest magnitude of the integers they multiply.
+        Real ratios, () or (..., channels), and the largest magnitude of the integers they multiply. The rows
+        of a table (one for each width, say) are chosen freely, for each term and for the offset.
     offset : float array
-        Real offset in units of the result.
+        Real offset in units of the result, () or (..., channels).
 
     Returns
     -------
@@ -395,7 +402,7 @@ def largest_shift(terms: Sequence[tuple[ArrayLike, int]], offset: ArrayLike) -> 
 
     Notes
     -----
-    For every channel, with M and B rounded as in `fixed_point`: ``|M_j| < 2**31`` and
+    For every channel and choice of rows, with M and B rounded as in `fixed_point`: ``|M_j| < 2**31`` and
     ``sum_j |M_j| * limit_j + |B| + 2**(r-1) < 2**62``. `requantize` accepts whatever keeps to the limits.
 
     Examples
@@ -496,8 +503,15 @@ def _fits(multipliers: list[Reals], limits: list[int], offset: Reals, half: int)
         return False
     if not (np.abs(offset) < SUM_LIMIT).all():
         return False
-    terms = [(m.astype(np.int64), 0, limit) for m, limit in zip(multipliers, limits, strict=True)]
-    return _largest_sum(terms, offset.astype(np.int64), half) < SUM_LIMIT
+    terms = [(_largest_rows(m), 0, limit) for m, limit in zip(multipliers, limits, strict=True)]
+    return _largest_sum(terms, _largest_rows(offset), half) < SUM_LIMIT
+
+
+def _largest_rows(table: Reals) -> Integers:
+    """The largest magnitude of every channel."""
+    rows = tuple(range(table.ndim - 1))
+    largest: Integers = np.abs(table).astype(np.int64).max(axis=rows, initial=0)
+    return largest
 
 
 def _rounded(values: ArrayLike, r: int) -> Reals:

@@ -34,7 +34,7 @@ class Coded:
 
     @property
     def value(self) -> Tensor:
-        """step * codes."""
+        """The real numbers, step * codes."""
         return self.codes * self.step
 
 
@@ -119,8 +119,8 @@ class Codes(nn.Module):
 class SwitchLayer(nn.Module):
     """A convolution or linear layer on codes, with its batch norm: one table for every choice of widths.
 
-    Codes are convolved, not values: small integers are exact in bf16 and fp16, and in float32 the sum is exact
-    below 2**24. The steps multiply the result.
+    Codes are convolved, not values: small integers are exact in bf16 and fp16, and in float32 the sum is
+    exact below 2**24. The steps multiply the result.
 
     Parameters
     ----------
@@ -152,8 +152,8 @@ class SwitchLayer(nn.Module):
         widths = [weight_bits for weight_bits, _ in self.choices]
         lo, hi = code_range(MASTER_WIDTH, signed=True)
         self.log_step = nn.Parameter(fake.initial_log_step(self.weight, lo, hi, widths, per_channel=True))
-        tables = 0 if norm is None else 1 if shared_norm else len(self.choices)
-        self.norms = nn.ModuleList(copy.deepcopy(norm) for _ in range(tables))
+        tables = 1 if shared_norm else len(self.choices)
+        self.norms = nn.ModuleList([] if norm is None else [copy.deepcopy(norm) for _ in range(tables)])
         self.macs = 0
         self._master: Tensor | None = None
 
@@ -167,7 +167,11 @@ class SwitchLayer(nn.Module):
 
     def norm_of(self, choice: int) -> nn.BatchNorm2d | None:
         """The batch norm of one choice of widths."""
-        return self.norms[min(choice, len(self.norms) - 1)] if len(self.norms) else None
+        if not len(self.norms):
+            return None
+        norm = self.norms[min(choice, len(self.norms) - 1)]
+        assert isinstance(norm, nn.BatchNorm2d), "made so in __init__"
+        return norm
 
     def forward(self, x: Coded) -> Tensor:
         chosen = 0 if self.index is None else self.selection.of_layer(self.index)

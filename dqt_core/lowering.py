@@ -248,7 +248,11 @@ def _affine(layer: SwitchLayer) -> tuple[Reals, Reals]:
     if not len(layer.norms):
         return np.ones((1, len(layer.weight))), own[None]
     gains, biases = [], []
-    for norm in layer.norms:
+    for choice in range(len(layer.norms)):
+        norm = layer.norm_of(choice)
+        assert norm is not None
+        assert norm.running_mean is not None, "convert keeps batch norm's running statistics"
+        assert norm.running_var is not None
         mean, variance = norm.running_mean.double().numpy(), norm.running_var.double().numpy()
         gain = norm.weight.double().numpy() / np.sqrt(variance + norm.eps)
         gains.append(gain)
@@ -257,8 +261,9 @@ def _affine(layer: SwitchLayer) -> tuple[Reals, Reals]:
 
 
 def _kernel_size(layer: SwitchLayer) -> tuple[int, int]:
-    return tuple(layer.weight.shape[2:]) if layer.is_conv else (1, 1)
+    return (layer.weight.shape[2], layer.weight.shape[3]) if layer.is_conv else (1, 1)
 
 
 def _step(log_step: torch.Tensor) -> Reals:
-    return log_step.exp().double().numpy()  # exp in float32, as in training
+    step: Reals = log_step.exp().double().numpy()  # exp in float32, as in training
+    return step

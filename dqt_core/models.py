@@ -67,13 +67,13 @@ class ResNet(nn.Module):
         self.conv1 = _conv(3, channels, 3) if small_images else _conv(3, channels, 7, 2)
         self.bn1, self.relu = nn.BatchNorm2d(channels), nn.ReLU()
         self.maxpool = nn.Identity() if small_images else nn.MaxPool2d(3, 2, 1)
-        inputs = channels
-        for i, depth in enumerate(depths):
-            width, stride = channels << i, 1 if i == 0 else 2
-            self.add_module(f"layer{i + 1}", _stage(block, inputs, width, depth, stride))
-            inputs = width * block.expansion
+        expanded = channels * block.expansion
+        self.layer1 = _stage(block, channels, channels, depths[0], stride=1)
+        self.layer2 = _stage(block, expanded, 2 * channels, depths[1], stride=2)
+        self.layer3 = _stage(block, 2 * expanded, 4 * channels, depths[2], stride=2)
+        self.layer4 = _stage(block, 4 * expanded, 8 * channels, depths[3], stride=2)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.fc = nn.Linear(inputs, classes)
+        self.fc = nn.Linear(8 * expanded, classes)
         _initialise(self)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -194,11 +194,7 @@ def dequantize(
     is_signed = require_codes(codes, "dequantize")
     width = require_width(width)
     require_rounding(rounding)
-    lo, hi = code_range(width, is_signed)
-    if codes.size and not lo <= codes.min() <= codes.max() <= hi:
-        raise ValueError(
-            f"codes {codes.min()}..{codes.max()} are outside {lo}..{hi} at width {width}; switch them first"
-        )
+    require_view(codes, width)
     scale = 1 << (MASTER_WIDTH - width)
     middle = (scale - 1) / 2 if rounding == "floor" and is_signed else 0.0
     return np.asarray(step, np.float64) * (codes.astype(np.float64) * scale + middle)
@@ -314,6 +310,20 @@ def require_codes(codes: Codes, caller: str) -> bool:
     if dtype not in (np.int8, np.uint8):
         raise TypeError(f"{caller} needs int8 or uint8 codes, got {dtype}; make them with nested.quantize")
     return bool(dtype == np.int8)
+
+
+def require_view(codes: Codes, width: int) -> None:
+    """Raise ValueError unless every code fits the width, as after `switch`.
+
+    Examples
+    --------
+    >>> require_view(np.array([15], np.uint8), 4)
+    """
+    lo, hi = code_range(width, codes.dtype == np.int8)
+    if codes.size and not lo <= codes.min() <= codes.max() <= hi:
+        raise ValueError(
+            f"codes {codes.min()}..{codes.max()} are outside {lo}..{hi} at width {width}; switch them first"
+        )
 
 
 def require_rounding(rounding: str) -> None:

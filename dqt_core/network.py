@@ -93,7 +93,7 @@ class NestedNet(nn.Module):
                 layer._master = None
 
     def bitops(self, weights: Tensor) -> Tensor:
-        """Expected BitOPs of each image, (N,), for weights over the choices (N, L, K); controller included."""
+        """Expected BitOPs of each image (N,) for weights over the choices (N, L, K), controller included."""
         cost = torch.tensor([float(w * a) for w, a in self.selection.choices], device=weights.device)
         macs = torch.tensor([float(layer.macs) for layer in self.switch_layers], device=weights.device)
         fixed = sum(layer.macs for layer in self.fixed_layers) * MASTER_WIDTH**2

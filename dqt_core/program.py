@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import importlib
+import importlib.util
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -235,8 +236,8 @@ class Program:
         """
         self._require_images(images)
         chosen = self._choices_of(widths, len(images))
-        backend = _resolve(backend)
-        module = importlib.import_module(BACKENDS[backend])
+        backend_name = _resolve(backend)
+        module = importlib.import_module(BACKENDS[backend_name])
         executor = module.Backend(self)
         logits, picks = [], []
         for start in range(0, len(images), batch_size):
@@ -245,7 +246,7 @@ class Program:
             logits.append(out[0])
             picks.append(out[1])
         all_picks = np.concatenate(picks)
-        return Result(np.concatenate(logits), all_picks, self._widths_of(all_picks), backend)
+        return Result(np.concatenate(logits), all_picks, self._widths_of(all_picks), backend_name)
 
     def save(self, folder: str | Path) -> Path:
         """Write ``<name>-<digest>.safetensors`` into a folder, atomically.
@@ -339,8 +340,8 @@ def load(path: str | Path) -> Program:
         raise ProgramError(f"{path} was edited: {error!r} in its header; get the file again") from error
     if found != metadata.get("digest") or found[:12] not in path.name:
         raise ProgramError(
-            f"{path} was edited: its contents have digest {found[:12]}, expected {metadata.get('digest', '')[:12]} "
-            "as in its header and its name; get the file again"
+            f"{path} was edited: its contents have digest {found[:12]}, its header says "
+            f"{metadata.get('digest', '')[:12]}, its name must hold it too; get the file again"
         )
     return program
 
@@ -415,8 +416,8 @@ def _as_pairs(widths: int | Sequence[int | Choice] | NDArray[np.integer], layers
         pairs = np.asarray([(w, w) if isinstance(w, int | np.integer) else tuple(w) for w in widths])
     if pairs.dtype.kind not in "iu" or pairs.ndim not in (2, 3) or pairs.shape[-1] != 2:
         raise ValueError(
-            f"widths of shape {np.shape(widths)} and type {pairs.dtype} do not fit; give an int, a list of one "
-            "width or (weight bits, input bits) a layer, or an integer array (images, layers)"
+            f"widths of shape {np.shape(widths)} and type {pairs.dtype} do not fit; give an int, a list of "
+            "one width or (weight bits, input bits) a layer, or an integer array (images, layers)"
         )
     for width in np.unique(pairs):
         require_width(int(width))

@@ -54,7 +54,10 @@ def optimizers(net: nn.Module, lr: float, weight_decay: float = 5e-4) -> list[to
     >>> [type(o).__name__ for o in optimizers(nn.Linear(2, 2), lr=0.1)]
     ['SGD']
     """
-    decayed, plain, steps, controller = [], [], [], []
+    decayed: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
+    steps: list[nn.Parameter] = []
+    controller: list[nn.Parameter] = []
     for name, parameter in net.named_parameters():
         if name.endswith("log_step"):
             steps.append(parameter)
@@ -202,7 +205,7 @@ def fit(
     batches = _Batches(dataset, recipe, accelerator)
     optimizers_ = optimizers(net, recipe.lr, recipe.weight_decay)
     schedules = [_schedule(optimizer, recipe, batches.steps) for optimizer in optimizers_]
-    model, *optimizers_ = accelerator.prepare(net.to(memory_format=torch.channels_last), *optimizers_)
+    model, *optimizers_ = accelerator.prepare(_channels_last(net), *optimizers_)
     checkpoint = _Checkpoint(accelerator, recipe, out, schedules)
     history = checkpoint.restore()
     model.train()
@@ -226,6 +229,10 @@ def fit(
                 checkpoint.save(history)
     model.eval()
     return history
+
+
+def _channels_last(net: nn.Module) -> nn.Module:
+    return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def _require_finite(value: Tensor, step: int) -> None:
