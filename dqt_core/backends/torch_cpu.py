@@ -1,5 +1,6 @@
 """The fast backend: torch on the CPU, int8 matrix products with int32 sums, the bits of `numpy_ref`."""
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ class Backend:
         self._weights: dict[tuple[str, int], tuple[Tensor, Tensor]] = {}
 
     def upload(self, images: NDArray[np.uint8]) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(images))
+        return torch.from_numpy(np.require(images, requirements=["C", "W"]))
 
     def download(self, logits: Tensor) -> NDArray[np.int64]:
         return logits.numpy()
@@ -132,15 +133,26 @@ def _windows(codes: Tensor, op: Conv) -> tuple[Tensor, tuple[int, int, int]]:
 
 def _products(rows: Tensor, kernels: Tensor, kernel_sums: Tensor) -> Tensor:
     """Exact int32 (pixels, groups * O). Unsigned codes enter the int8 product as code - 128."""
-    if rows.shape[2] == 0 or rows.shape[0] > 1:
-        return _grouped_products(rows, kernels)
+    if rows.shape[0] > 1 or not int8_product_is_exact():
+        return _double_products(rows, kernels)
     if rows.dtype == torch.int8:
         return torch._int_mm(rows[0], kernels[0])
     shifted = (rows[0] ^ 128).view(torch.int8)
     return torch._int_mm(shifted, kernels[0]).add_(kernel_sums[0] << 7)
 
 
-def _grouped_products(rows: Tensor, kernels: Tensor) -> Tensor:
+@functools.cache
+def int8_product_is_exact() -> bool:
+    """Whether `torch._int_mm` keeps 32-bit sums on this processor.
+
+    Without 8-bit dot-product instructions (VNNI) oneDNN adds pairs of products in 16 bits, which saturate.
+    """
+    rows = torch.tensor([[127], [-128]], dtype=torch.int8).repeat(32, 64)
+    kernels = rows.t().contiguous()
+    return torch.equal(torch._int_mm(rows, kernels).double(), rows.double() @ kernels.double())
+
+
+def _double_products(rows: Tensor, kernels: Tensor) -> Tensor:
     # float64 holds integers below 2**53 exactly; _int_mm has no batched form
     sums = torch.bmm(rows.double(), kernels.double())
     return sums.permute(1, 0, 2).reshape(rows.shape[1], -1).to(torch.int32)
