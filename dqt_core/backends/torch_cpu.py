@@ -49,21 +49,25 @@ class Backend:
     def _conv_at(self, op: Conv, x: Tensor, weight_bits: int, input_bits: int) -> Tensor:
         codes = switch(x, input_bits, self.program.rounding)
         kernels, kernel_sums = self._kernels(op, weight_bits)
-        rows, out_shape = _windows(codes, op)
-        out = _products(rows, kernels, kernel_sums).reshape(*out_shape, -1)
+        # unsigned codes above 127 enter the int8 product as code - 128, zero padding as -128
+        offset = 128 if codes.dtype == torch.uint8 and input_bits == 8 else 0
+        rows, out_shape = _windows((codes ^ offset).view(torch.int8), op, fill=-offset)
+        sums = _products(rows, kernels).add_(kernel_sums * offset).reshape(*out_shape, -1)
         if self.program.rounding == "half_up":
-            return out
-        return _mid_bin(out, rows, out_shape, len(op.weight) // op.groups, 8 - weight_bits, 8 - input_bits)
+            return sums
+        window_sums = rows.sum(2, dtype=torch.int32).add_(rows.shape[2] * offset).t()
+        window_sums = window_sums.repeat_interleave(len(op.weight) // op.groups, 1).reshape(*out_shape, -1)
+        return _mid_bin(sums, window_sums, 8 - weight_bits, 8 - input_bits)
 
     def _kernels(self, op: Conv, weight_bits: int) -> tuple[Tensor, Tensor]:
-        """Switched weights (groups, K, O / groups) and their sums over K (groups, 1, O / groups)."""
+        """Switched weights (groups, K, O / groups) and their sums over K (O,)."""
         key = op.out, weight_bits
         if key not in self._weights:
             terms = int(np.prod(op.weight.shape[1:]))
-            require_accumulator(terms, 255 * 255 if self.program.rounding == "floor" else 255 * 128)
+            require_accumulator(terms, 256 * 255 if self.program.rounding == "floor" else 128 * 255)
             weight = switch(torch.from_numpy(op.weight), weight_bits, self.program.rounding)
             kernels = weight.reshape(op.groups, -1, terms).transpose(1, 2).contiguous()
-            self._weights[key] = kernels, kernels.sum(1, keepdim=True, dtype=torch.int32)
+            self._weights[key] = kernels, kernels.sum(1, dtype=torch.int32).flatten()
         return self._weights[key]
 
     def requantize(self, op: Requantize, values: Values, choices: Picks) -> Tensor:
@@ -119,26 +123,25 @@ def switch(codes: Tensor, width: int, rounding: str) -> Tensor:
     return floor.add_((codes >> (drop - 1)) & 1).clamp_(max=highest)
 
 
-def _windows(codes: Tensor, op: Conv) -> tuple[Tensor, tuple[int, int, int]]:
+def _windows(codes: Tensor, op: Conv, fill: int) -> tuple[Tensor, tuple[int, int, int]]:
     """Rows of the matrix product (groups, pixels, K), and (N, H', W')."""
     _, height, width, inputs = op.weight.shape
     if op.padding:
-        codes = functional.pad(codes, (0, 0, op.padding, op.padding, op.padding, op.padding))
-    windows = codes.unfold(1, height, op.stride).unfold(2, width, op.stride)  # (N, H', W', I, h, w)
-    n, out_height, out_width = windows.shape[:3]
-    split = windows.reshape(n, out_height, out_width, op.groups, inputs, height, width)
-    rows = split.permute(3, 0, 1, 2, 5, 6, 4).reshape(op.groups, -1, height * width * inputs)
-    return rows, (n, out_height, out_width)
+        codes = functional.pad(codes, (0, 0, *[op.padding] * 4), value=fill)
+    codes = codes.contiguous()
+    n, rows, columns, channels = codes.shape
+    out_shape = n, (rows - height) // op.stride + 1, (columns - width) // op.stride + 1
+    along = (rows * columns * channels, op.stride * columns * channels, op.stride * channels)
+    inside = (columns * channels, channels, inputs, 1)
+    windows = codes.as_strided((*out_shape, height, width, op.groups, inputs), along + inside)
+    return windows.permute(5, 0, 1, 2, 3, 4, 6).reshape(op.groups, -1, height * width * inputs), out_shape
 
 
-def _products(rows: Tensor, kernels: Tensor, kernel_sums: Tensor) -> Tensor:
-    """Exact int32 (pixels, groups * O). Unsigned codes enter the int8 product as code - 128."""
+def _products(rows: Tensor, kernels: Tensor) -> Tensor:
+    """Exact int32 (pixels, groups * O)."""
     if rows.shape[0] > 1 or not int8_product_is_exact():
         return _double_products(rows, kernels)
-    if rows.dtype == torch.int8:
-        return torch._int_mm(rows[0], kernels[0])
-    shifted = (rows[0] ^ 128).view(torch.int8)
-    return torch._int_mm(shifted, kernels[0]).add_(kernel_sums[0] << 7)
+    return torch._int_mm(rows[0], kernels[0])
 
 
 @functools.cache
@@ -158,9 +161,6 @@ def _double_products(rows: Tensor, kernels: Tensor) -> Tensor:
     return sums.permute(1, 0, 2).reshape(rows.shape[1], -1).to(torch.int32)
 
 
-def _mid_bin(
-    sums: Tensor, rows: Tensor, shape: tuple[int, int, int], repeats: int, weight_drop: int, input_drop: int
-) -> Tensor:
-    """`integer.conv2d_mid_bin` from the plain sums and the windows."""
-    window_sums = rows.sum(2, dtype=torch.int32).t().repeat_interleave(repeats, 1).reshape(*shape, -1)
+def _mid_bin(sums: Tensor, window_sums: Tensor, weight_drop: int, input_drop: int) -> Tensor:
+    """`integer.conv2d_mid_bin` from the plain sums and the sums of the codes in every window."""
     return (sums << (1 + weight_drop + input_drop)) + (((1 << weight_drop) - 1) * window_sums << input_drop)
