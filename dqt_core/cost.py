@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -96,6 +96,8 @@ def bitops(
     --------
     See `tests/test_cost.py`: ResNet-50 at 224x224 has 71.19 G BitOPs with its inner layers at 4 bits.
     """
+    if fixed not in get_args(FixedLayers):
+        raise ValueError(f"fixed={fixed!r} is unknown; choose one of {get_args(FixedLayers)}")
     pairs, is_per_image = _pairs(program, widths)
     total = np.zeros(len(pairs))
     for size in _counted(program, is_per_image):
@@ -149,6 +151,8 @@ def weight_bytes(
     -------
     float64 array, (N,), or (1,) for static widths
     """
+    if storage not in ("master", "planes"):
+        raise ValueError(f"storage={storage!r} is unknown; choose 'master' or 'planes'")
     pairs, is_per_image = _pairs(program, widths)
     extra = 1 if program.rounding == "half_up" else 0
     total = np.zeros(len(pairs))
@@ -202,8 +206,8 @@ def _pairs(program: Program, widths: Widths | NDArray[np.integer]) -> tuple[NDAr
     """Widths as (N, L, 2), or (1, L, 2) for static ones, and whether they are per image."""
     if isinstance(widths, str):
         raise ValueError("the controller's widths depend on the images: give Result.widths of a run")
-    is_per_image = isinstance(widths, np.ndarray)
-    rows = len(widths) if isinstance(widths, np.ndarray) else 1
+    is_per_image = isinstance(widths, np.ndarray) and widths.ndim > 1
+    rows = len(widths) if isinstance(widths, np.ndarray) and widths.ndim > 1 else 1
     choices = program._choices_of(widths, rows)
     return np.asarray(program.choices, np.int64)[choices], is_per_image
 

@@ -168,8 +168,8 @@ class _Lowering:
         weight = master.numpy().transpose(0, 2, 3, 1).astype(np.int8)
         is_floor = self.net.selection.rounding == "floor"
         terms = int(np.prod(weight.shape[1:]))
-        largest_weight = 255 if is_floor else 128
-        integer.require_accumulator(terms, largest_weight * x.largest)
+        largest_weight = 256 if is_floor else 128  # floor counts half steps, see integer.conv2d_mid_bin
+        integer.require_accumulator(terms, largest_weight * 255)
         out = f"{name}:sum"
         stride, padding, groups = layer.stride, layer.padding, layer.groups
         self.ops.append(
@@ -199,6 +199,7 @@ class _Lowering:
         out = f"{name}:sum"
         self.ops.append(SumPool(x.name, out, controller))
         pixels = x.shape[0] * x.shape[1]
+        integer.require_accumulator(pixels, x.largest)
         ratio = np.full((1, 1), x.step / pixels)
         return _RealTerm(out, ratio, np.zeros((1, 1)), pixels * x.largest)
 
@@ -213,6 +214,10 @@ class _Lowering:
     def _logits(self, terms: list[_RealTerm], name: str, controller: bool = False) -> None:
         if len(terms) != 1:
             raise ValueError(f"the output is a sum of {len(terms)} terms; end the model with a linear layer")
+        if terms[0].layer is not None:
+            raise ValueError(
+                f"{terms[0].x} is switchable; the layer that is called last must make the output"
+            )
         r, (term,) = _fixed_point(terms, step=1.0)
         self.ops.append(Scale(term, r, name, controller))
 
@@ -231,11 +236,14 @@ def _terms(value: _Value) -> list[_RealTerm]:
 
 def _fixed_point(terms: Sequence[_RealTerm], step: float) -> tuple[int, tuple[Term, ...]]:
     """Multipliers and offsets at the largest shift that fits, for a result in units of `step`."""
-    ratios = [(term.ratio / step, term.limit) for term in terms]
+    ratios = [term.ratio / step for term in terms]
+    # Each term's rows lie along an axis of their own: images choose the rows of two layers independently.
+    meetings = [ratio.reshape(len(ratio), *[1] * j, -1) for j, ratio in enumerate(ratios)]
+    limits = [term.limit for term in terms]
     largest_offset = sum(np.abs(term.bias).max() for term in terms) / step
-    r = integer.largest_shift(ratios, largest_offset)
+    r = integer.largest_shift(list(zip(meetings, limits, strict=True)), largest_offset)
     lowered = []
-    for term, (ratio, _) in zip(terms, ratios, strict=True):
+    for term, ratio in zip(terms, ratios, strict=True):
         multiplier, _ = integer.fixed_point(ratio, r)
         offset = np.floor(np.ldexp(term.bias / step, r) + 0.5).astype(np.int64)
         lowered.append(Term(term.x, multiplier, offset, term.layer))

@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import json
 import os
+import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ Widths: TypeAlias = int | Literal["controller"] | Sequence[int | Choice] | NDArr
 BackendName: TypeAlias = Literal["auto", "numpy", "torch"]
 
 FORMAT = "dqt-program-1"
+METADATA = "dqt_core"
 IMAGE = "image"
 BACKENDS = {"numpy": "dqt_core.backends.numpy_ref", "torch": "dqt_core.backends.torch_cpu"}
 
@@ -235,6 +237,8 @@ class Program:
             If the backend is not installed.
         """
         self._require_images(images)
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}, expected at least 1 image at a time")
         chosen = self._choices_of(widths, len(images))
         backend_name = _resolve(backend)
         module = importlib.import_module(BACKENDS[backend_name])
@@ -264,8 +268,10 @@ class Program:
         path = Path(folder) / f"{self.name}-{self.digest[:12]}.safetensors"
         path.parent.mkdir(parents=True, exist_ok=True)
         header, tensors = _encode(self)
+        # One entry: safetensors writes several in random order, and equal programs are to be equal files.
+        metadata = json.dumps({"format": FORMAT, "digest": self.digest, "program": header})
         unfinished = path.with_suffix(".unfinished")
-        save_file(tensors, unfinished, {"format": FORMAT, "program": header, "digest": self.digest})
+        save_file(tensors, unfinished, {METADATA: metadata})
         os.replace(unfinished, path)
         return path
 
@@ -325,23 +331,27 @@ def load(path: str | Path) -> Program:
         raise ProgramError(f"{path} does not exist; shipped programs are in reproductions/checkpoints/")
     try:
         with safe_open(path, framework="numpy") as file:
-            metadata: Mapping[str, str] = file.metadata() or {}
+            stored = (file.metadata() or {}).get(METADATA, "{}")
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
     except SafetensorError as error:
         raise ProgramError(f"{path} is damaged or truncated ({error}); get the file again") from error
-    if metadata.get("format") != FORMAT:
-        raise ProgramError(
-            f"{path} has format {metadata.get('format')!r}, expected {FORMAT!r}; lower it again"
-        )
     try:
+        metadata = json.loads(stored)
+        if metadata.get("format") != FORMAT:
+            raise ProgramError(
+                f"{path} has format {metadata.get('format')!r}, expected {FORMAT!r}; lower it again"
+            )
         program = _decode(metadata["program"], tensors)
         found = program.digest
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ProgramError(f"{path} was edited: {error!r} in its header; get the file again") from error
-    if found != metadata.get("digest") or found[:12] not in path.name:
+    if found != metadata.get("digest"):
         raise ProgramError(
-            f"{path} was edited: its contents have digest {found[:12]}, its header says "
-            f"{metadata.get('digest', '')[:12]}, its name must hold it too; get the file again"
+            f"{path} was edited: its digest is no longer that of its contents; get the file again"
+        )
+    if found[:12] not in path.name:
+        raise ProgramError(
+            f"{path} is not the program of that name; call it {program.name}-{found[:12]}.safetensors"
         )
     return program
 
@@ -408,20 +418,30 @@ def _resolve(backend: str) -> str:
 def _as_pairs(widths: int | Sequence[int | Choice] | NDArray[np.integer], layers: int) -> NDArray[np.int64]:
     """Widths as (L, 2), or (N, L, 2) where they were an array with one row per image."""
     if isinstance(widths, int | np.integer):
-        require_width(int(widths))
-        return np.full((layers, 2), int(widths), np.int64)
+        return np.full((layers, 2), require_width(widths), np.int64)
     if isinstance(widths, np.ndarray):
         pairs = widths if widths.ndim == 3 else np.repeat(widths[..., None], 2, axis=-1)
     else:
-        pairs = np.asarray([(w, w) if isinstance(w, int | np.integer) else tuple(w) for w in widths])
+        pairs = _listed_pairs(widths)
     if pairs.dtype.kind not in "iu" or pairs.ndim not in (2, 3) or pairs.shape[-1] != 2:
+        got = reprlib.repr(widths)
+        if isinstance(widths, np.ndarray):
+            got = f"of shape {widths.shape} and type {widths.dtype}"
         raise ValueError(
-            f"widths of shape {np.shape(widths)} and type {pairs.dtype} do not fit; give an int, a list of "
-            "one width or (weight bits, input bits) a layer, or an integer array (images, layers)"
+            f"widths {got} do not fit; give an int, a list of one width or (weight bits, input bits) "
+            "a layer, or an integer array (images, layers)"
         )
     for width in np.unique(pairs):
         require_width(int(width))
     return pairs.astype(np.int64)
+
+
+def _listed_pairs(widths: Sequence[int | Choice]) -> NDArray[Any]:
+    """Widths of a list as an array; an empty one where they make none."""
+    try:
+        return np.asarray([(w, w) if isinstance(w, int | np.integer) else tuple(w) for w in widths])
+    except (TypeError, ValueError):
+        return np.empty(0)
 
 
 def _as_text(pair: Sequence[int] | NDArray[np.int64]) -> str:
