@@ -9,12 +9,14 @@ import math
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from torch.nn import functional
 from tqdm.auto import tqdm
@@ -199,26 +201,24 @@ def fit(
     FloatingPointError
         If the loss stops being finite.
     ValueError
-        If the folder's checkpoint was made with another recipe.
+        If the folder's checkpoint was made with another recipe, or a batch is larger than the training set.
     """
+    AcceleratorState._reset_state()  # a process may train one network in bf16 and the next in float32
     accelerator = Accelerator(mixed_precision=recipe.precision)
     batches = _Batches(dataset, recipe, accelerator)
     optimizers_ = optimizers(net, recipe.lr, recipe.weight_decay)
     schedules = [_schedule(optimizer, recipe, batches.steps) for optimizer in optimizers_]
-    model, *optimizers_ = accelerator.prepare(_channels_last(net), *optimizers_)
     checkpoint = _Checkpoint(accelerator, recipe, out, schedules)
-    history = checkpoint.restore()
-    model.train()
-    with tqdm(
-        total=batches.steps, initial=len(history), disable=not accelerator.is_local_main_process
-    ) as bar:
+    with _prepared(accelerator, net, optimizers_) as (model, prepared):
+        history = checkpoint.restore()
+        bar = tqdm(total=batches.steps, initial=len(history), disable=not accelerator.is_local_main_process)
         for step, images, labels in batches.start_at(len(history)):
             with accelerator.autocast():
                 value, figures = loss(model, images, labels, step / batches.steps)
             _require_finite(value, step)
             accelerator.backward(value)
             accelerator.clip_grad_norm_(model.parameters(), recipe.clip)
-            for optimizer, schedule in zip(optimizers_, schedules, strict=True):
+            for optimizer, schedule in zip(prepared, schedules, strict=True):
                 optimizer.step()
                 schedule.step()
                 optimizer.zero_grad()
@@ -227,8 +227,20 @@ def fit(
             bar.update()
             if (step + 1) % checkpoint_every == 0 or step + 1 == batches.steps:
                 checkpoint.save(history)
-    model.eval()
+        bar.close()
     return history
+
+
+@contextmanager
+def _prepared(
+    accelerator: Accelerator, net: nn.Module, optimizers_: list[torch.optim.Optimizer]
+) -> Iterator[tuple[nn.Module, list[Any]]]:
+    """Within, the network trains under Accelerate; afterwards, and after an error, it is in float32 again."""
+    model, *prepared = accelerator.prepare(_channels_last(net), *optimizers_)
+    try:
+        yield model.train(), prepared
+    finally:
+        accelerator.unwrap_model(model, keep_fp32_wrapper=False).eval()
 
 
 def _channels_last(net: nn.Module) -> nn.Module:
@@ -264,6 +276,11 @@ class _Batches:
         self.recipe = recipe
         self.rank, self.world = accelerator.process_index, accelerator.num_processes
         self.per_epoch = len(self.labels) // recipe.batch_size
+        if self.per_epoch == 0:
+            raise ValueError(
+                f"batch_size={recipe.batch_size} is more than the {len(self.labels)} training images; "
+                "lower it"
+            )
         self.steps = max(1, round(recipe.epochs * self.per_epoch))
 
     def start_at(self, first: int) -> Iterator[tuple[int, Tensor, Tensor]]:
@@ -317,6 +334,9 @@ class _Checkpoint:
         if self.folder is None:
             return
         new, last, previous = (self.folder / name for name in ("new", "last", "previous"))
+        if self.accelerator.is_main_process:
+            shutil.rmtree(new, ignore_errors=True)  # what a kill left of it
+        self.accelerator.wait_for_everyone()
         self.accelerator.save_state(str(new))
         if self.accelerator.is_main_process:
             (new / "run.json").write_text(json.dumps({"recipe": vars(self.recipe), "history": history}))
@@ -353,13 +373,15 @@ def evaluate(
     float
         In 0..1.
     """
+    device = torch.device("cpu")
     if isinstance(net, nn.Module):
         net.eval()
-    table = torch.from_numpy(normalization_table(dataset.mean, dataset.std))
+        device = next((parameter.device for parameter in net.parameters()), device)
+    table = torch.from_numpy(normalization_table(dataset.mean, dataset.std)).to(device)
     images, labels = dataset.test_images[:limit], dataset.test_labels[:limit]
     correct = 0
     for start in range(0, len(images), batch_size):
-        batch = normalize(torch.from_numpy(images[start : start + batch_size]), table)
-        classes = net(batch, **options).argmax(1).numpy()
+        batch = normalize(torch.from_numpy(images[start : start + batch_size]).to(device), table)
+        classes = net(batch, **options).argmax(1).cpu().numpy()
         correct += int((classes == labels[start : start + batch_size]).sum())
     return correct / len(images)
