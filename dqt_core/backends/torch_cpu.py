@@ -141,14 +141,21 @@ def _products(rows: Tensor, kernels: Tensor) -> Tensor:
     """Exact int32 (pixels, groups * O)."""
     if rows.shape[0] > 1 or not int8_product_is_exact():
         return _double_products(rows, kernels)
-    return torch._int_mm(rows[0], kernels[0])
+    return torch._int_mm(_row_major(rows[0]), _row_major(kernels[0]))
+
+
+def _row_major(matrix: Tensor) -> Tensor:
+    # _int_mm reads outside a matrix of one row or column whose stride there is not this, pytorch issue 195066
+    matrix = matrix.contiguous()
+    return matrix.as_strided(matrix.shape, (matrix.shape[1], 1))
 
 
 @functools.cache
 def int8_product_is_exact() -> bool:
     """Whether `torch._int_mm` keeps 32-bit sums on this processor.
 
-    Without 8-bit dot-product instructions (VNNI) oneDNN adds pairs of products in 16 bits, which saturate.
+    Without 8-bit dot-product instructions (VNNI) oneDNN adds pairs of products in 16 bits, which saturate;
+    pytorch issue 136746.
     """
     rows = torch.tensor([[127], [-128]], dtype=torch.int8).repeat(32, 64)
     kernels = rows.t().contiguous()
