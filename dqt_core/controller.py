@@ -20,6 +20,8 @@ class Controller(nn.Module):
         Shared by the network; filled where the pass asks for the controller.
     hidden : int
         64 in the paper.
+    signed : bool
+        Whether the stem's codes are: no ReLU precedes them.
 
     Notes
     -----
@@ -27,11 +29,13 @@ class Controller(nn.Module):
     go to the narrower choice. Gumbel-softmax is hard with a straight-through gradient.
     """
 
-    def __init__(self, channels: int, layers: int, selection: Selection, hidden: int = 64) -> None:
+    def __init__(
+        self, channels: int, layers: int, selection: Selection, hidden: int = 64, signed: bool = False
+    ) -> None:
         super().__init__()
         self.shape = layers, len(selection.choices)
         self.selection, self.temperature = selection, 1.0
-        self.pool, self.input = MeanPool(), Codes(signed=False)
+        self.pool, self.input = MeanPool(), Codes(signed)
         self.fc1 = SwitchLayer(nn.Linear(channels, hidden), None, selection, index=None)
         self.hidden = Codes(signed=False)
         last = nn.Linear(hidden, layers * len(selection.choices))

@@ -3,6 +3,7 @@
 import copy
 import operator
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from dqt_core.network import NestedNet
 _ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
 _RELUS = (functional.relu, torch.relu, torch.relu_, "relu", "relu_")
 _FLATTEN = (torch.flatten, "flatten")
-_MEANS = (functional.adaptive_avg_pool2d, torch.mean, "mean")
+_MEANS = (torch.mean, "mean")
 
 
 def convert(
@@ -80,11 +81,11 @@ def convert(
 
 
 def _choices(widths: Sequence[int | Choice]) -> tuple[Choice, ...]:
-    pairs = {(width, width) if isinstance(width, int) else (width[0], width[1]) for width in widths}
-    for pair in pairs:
-        for width in pair:
-            require_width(width)
-    return tuple(sorted(pairs, key=lambda pair: (pair[0] * pair[1], pair)))
+    pairs = [width if isinstance(width, tuple | list) else (width, width) for width in widths]
+    if not pairs or any(len(pair) != 2 for pair in pairs):
+        raise ValueError(f"widths must be one or more ints or (weight bits, input bits), got {widths}")
+    choices = {(require_width(weight_bits), require_width(input_bits)) for weight_bits, input_bits in pairs}
+    return tuple(sorted(choices, key=lambda pair: (pair[0] * pair[1], pair)))
 
 
 @torch.no_grad()
@@ -105,7 +106,7 @@ class _Conversion:
     """
 
     def __init__(self, net: nn.Module, selection: Selection, shared_norm: bool) -> None:
-        self.old = fx.symbolic_trace(copy.deepcopy(net))
+        self.old = _trace(copy.deepcopy(net))
         self.modules = dict(self.old.named_modules())
         self.selection, self.shared_norm = selection, shared_norm
         layers = [node for node in self.old.graph.nodes if self._is_layer(node)]
@@ -113,56 +114,69 @@ class _Conversion:
             raise ValueError(
                 f"the model has {len(layers)} convolution or linear layers; convert needs at least 3"
             )
-        self.indices = {node: i for i, node in enumerate(layers[1:-1])}
+        self.first, self.indices = layers[0], {node: i for i, node in enumerate(layers[1:-1])}
         self.root, self.graph = nn.Module(), fx.Graph()
         self.new: dict[fx.Node, fx.Node] = {}
         self.signed: dict[fx.Node, bool] = {}  # of the new nodes that hold codes
 
     def run(self, controller: bool) -> fx.GraphModule:
+        self.wants_controller = controller
         for node in self.old.graph.nodes:
             self._convert_node(node)
-            is_stem = (
-                controller and len(self.signed) == 2 and "controller" not in dict(self.root.named_children())
-            )
-            if is_stem:
-                self._insert_controller(node)
         return fx.GraphModule(self.root, self.graph)
 
     def _convert_node(self, node: fx.Node) -> None:
-        module = self.modules.get(str(node.target)) if node.op == "call_module" else None
+        module, function = self._module_of(node), _function(node)
         if node.op == "placeholder":
             self._wide(node, self.graph.placeholder(node.name))
         elif node.op == "output":
-            self.graph.output(self._input(node))
+            self._output(node)
         elif isinstance(module, nn.Conv2d | nn.Linear):
             self._layer(node, module)
-        elif isinstance(module, nn.ReLU | nn.ReLU6) or node.target in (*_RELUS, functional.relu6):
-            is_six = isinstance(module, nn.ReLU6) or node.target is functional.relu6
+        elif isinstance(module, nn.ReLU | nn.ReLU6) or function in (*_RELUS, functional.relu6):
+            is_six = isinstance(module, nn.ReLU6) or function is functional.relu6
             self._codes(node, self._input(node), signed=False, limit=6.0 if is_six else None)
-        elif node.target in _ADDITIONS:
+        elif function in _ADDITIONS:
             terms = tuple(self.new[term] for term in node.all_input_nodes)
-            if len(terms) != 2:
+            if len(terms) != 2 or node.kwargs:
                 raise ValueError(
-                    f"{node.format_node()}: convert can add two tensors, not a tensor and a constant"
+                    f"{node.format_node()}: convert can add two tensors, not a tensor and a constant, "
+                    "itself or a multiple"
                 )
             self._wide(node, self.graph.call_function(add, terms))
         elif isinstance(module, nn.MaxPool2d):
             self._max_pool(node, module)
-        elif isinstance(module, nn.AdaptiveAvgPool2d) or node.target in _MEANS:
+        elif self._is_global_mean(node):
             self._mean_pool(node)
         elif isinstance(module, nn.BatchNorm2d) and self._absorbing_layer(node) is not None:
             pass  # converted together with the layer before it
-        elif isinstance(module, nn.Identity | nn.Dropout | nn.Flatten) or node.target in _FLATTEN:
+        elif self._is_passed(node):
             self._pass(node)
         else:
+            what = node.format_node() if module is None else f"{node.target}: {module}"
             raise ValueError(
-                f"convert has no integer form for `{node.format_node()}`; it knows Conv2d, Linear, "
+                f"convert has no integer form for `{what}`; it knows Conv2d, Linear, "
                 "BatchNorm2d after Conv2d, ReLU, ReLU6, addition, MaxPool2d, global mean, flatten and dropout"
             )
+
+    def _output(self, node: fx.Node) -> None:
+        results = node.all_input_nodes
+        if len(results) != 1 or self.new[results[0]] in self.signed:
+            raise ValueError(
+                f"the model returns {node.args[0]}; it must end with one linear layer or global mean"
+            )
+        self.graph.output(self.new[results[0]])
 
     def _layer(self, node: fx.Node, layer: nn.Conv2d | nn.Linear) -> None:
         norm_node = self._absorbed_norm(node)
         norm = None if norm_node is None else self.modules[str(norm_node.target)]
+        if norm is not None and not (norm.affine and norm.track_running_stats):
+            raise ValueError(f"{norm}: convert needs batch norm with affine and track_running_stats")
+        if isinstance(layer, nn.Linear) != self._is_flat(node.all_input_nodes[0]):
+            raise ValueError(
+                f"`{node.target}` ({layer}): convert needs linear layers after a global mean, such as "
+                "AdaptiveAvgPool2d(1), and convolutions before it"
+            )
         index = self.indices.get(node)
         switch_layer = SwitchLayer(layer, norm, self.selection, index, self.shared_norm)
         out = self._module(node, switch_layer, self._input(node))
@@ -170,8 +184,11 @@ class _Conversion:
 
     def _max_pool(self, node: fx.Node, pool: nn.MaxPool2d) -> None:
         sizes = [size for size in (pool.kernel_size, pool.stride, pool.padding) if isinstance(size, int)]
-        if len(sizes) != 3:
-            raise ValueError(f"{pool} is not square; convert knows MaxPool2d with one size for both axes")
+        if len(sizes) != 3 or pool.dilation != 1 or pool.ceil_mode or pool.return_indices:
+            raise ValueError(
+                f"{pool}: convert knows MaxPool2d with one size for both axes, dilation 1, no ceil_mode "
+                "and no return_indices"
+            )
         x = self._input(node)
         self.new[node] = self._module(node, MaxPool(*sizes), x)
         self.signed[self.new[node]] = self.signed[x]
@@ -181,6 +198,12 @@ class _Conversion:
         self._wide(node, self._module(node, MeanPool(), x), signed=self.signed[x])
 
     def _pass(self, node: fx.Node) -> None:
+        is_flatten = isinstance(self._module_of(node), nn.Flatten) or _function(node) in _FLATTEN
+        if is_flatten and not self._is_flat(node):
+            raise ValueError(
+                f"`{node.name}` flattens height and width; convert needs a global mean, such as "
+                "AdaptiveAvgPool2d(1), before it"
+            )
         self.new[node] = self._input(node)
 
     def _wide(self, node: fx.Node, out: fx.Node, signed: bool = True) -> None:
@@ -190,24 +213,27 @@ class _Conversion:
             self._codes(node, out, signed)
 
     def _codes(self, node: fx.Node, x: fx.Node, signed: bool, limit: float | None = None) -> None:
-        fixed = all(reader not in self.indices for reader in self._readers(node) if self._is_layer(reader))
-        widths = (MASTER_WIDTH,) if fixed else tuple(bits for _, bits in self.selection.choices)
+        is_switched = any(reader in self.indices for reader in self._reading_layers(node))
+        widths = tuple(bits for _, bits in self.selection.choices) if is_switched else (MASTER_WIDTH,)
         self.new[node] = self._module(node, Codes(signed, limit, widths), x, suffix="codes")
         self.signed[self.new[node]] = signed
+        is_stem = sum(isinstance(module, Codes) for module in self.root.modules()) == 2
+        if self.wants_controller and is_stem:
+            self._insert_controller(node, signed)
 
-    def _insert_controller(self, node: fx.Node) -> None:
-        first = next(m for m in self.modules.values() if isinstance(m, nn.Conv2d | nn.Linear))
-        controller = Controller(len(first.weight), len(self.indices), self.selection)
+    def _insert_controller(self, node: fx.Node, signed: bool) -> None:
+        channels = len(self.modules[str(self.first.target)].weight)
+        controller = Controller(channels, len(self.indices), self.selection, signed=signed)
         self.root.add_module("controller", controller)
         stem = self.new[node]
         self.new[node] = self.graph.call_module("controller", (stem,))
-        self.signed[self.new[node]] = self.signed[stem]
+        self.signed[self.new[node]] = signed
 
     def _module(self, node: fx.Node, module: nn.Module, x: fx.Node, suffix: str = "") -> fx.Node:
         name = (
             str(node.target)
-            if node.op == "call_module" and not suffix
-            else f"{node.name}_{suffix}".rstrip("_")
+            if isinstance(module, SwitchLayer)
+            else f"{node.name}_{suffix}".rstrip("_")  # a pool or ReLU may be called twice
         )
         *parents, leaf = name.split(".")
         holder = self.root
@@ -243,12 +269,59 @@ class _Conversion:
         """The nodes that read a value, seen through flatten, dropout and identity."""
         readers = []
         for user in node.users:
-            module = self.modules.get(str(user.target)) if user.op == "call_module" else None
-            is_passed = isinstance(module, nn.Identity | nn.Dropout | nn.Flatten) or user.target in _FLATTEN
-            readers += self._readers(user) if is_passed else [user]
+            readers += self._readers(user) if self._is_passed(user) else [user]
         return readers
 
+    def _reading_layers(self, node: fx.Node) -> list[fx.Node]:
+        """The layers that read a value's codes, seen through max-pools too."""
+        layers = []
+        for reader in self._readers(node):
+            is_pool = isinstance(self._module_of(reader), nn.MaxPool2d)
+            layers += self._reading_layers(reader) if is_pool else [reader] * self._is_layer(reader)
+        return layers
+
     def _takes_wide(self, reader: fx.Node) -> bool:
-        module = self.modules.get(str(reader.target)) if reader.op == "call_module" else None
-        is_relu = isinstance(module, nn.ReLU | nn.ReLU6) or reader.target in (*_RELUS, functional.relu6)
-        return is_relu or reader.op == "output" or reader.target in _ADDITIONS
+        is_relu = isinstance(self._module_of(reader), nn.ReLU | nn.ReLU6)
+        functions = (*_RELUS, functional.relu6, *_ADDITIONS)
+        return is_relu or reader.op == "output" or _function(reader) in functions
+
+    def _module_of(self, node: fx.Node) -> nn.Module | None:
+        return self.modules[str(node.target)] if node.op == "call_module" else None
+
+    def _is_passed(self, node: fx.Node) -> bool:
+        is_module = isinstance(self._module_of(node), nn.Identity | nn.Dropout | nn.Flatten)
+        return is_module or _function(node) in _FLATTEN
+
+    def _is_flat(self, node: fx.Node) -> bool:
+        """Whether a value is (N, C), without height and width."""
+        if node.op == "placeholder" or self._is_layer(node):
+            return isinstance(self._module_of(node), nn.Linear)
+        inputs = node.all_input_nodes
+        return self._is_global_mean(node) or (bool(inputs) and self._is_flat(inputs[0]))
+
+    def _is_global_mean(self, node: fx.Node) -> bool:
+        module, function = self._module_of(node), _function(node)
+        if isinstance(module, nn.AdaptiveAvgPool2d):
+            return module.output_size in (1, (1, 1))
+        argument = node.args[1] if len(node.args) > 1 else None
+        if function is functional.adaptive_avg_pool2d:
+            return node.kwargs.get("output_size", argument) in (1, (1, 1), [1, 1])
+        axes = node.kwargs.get("dim", argument)
+        is_plane = isinstance(axes, tuple | list) and {
+            -2 if a == 2 else -1 if a == 3 else a for a in axes
+        } == {-2, -1}
+        return function in _MEANS and is_plane
+
+
+def _function(node: fx.Node) -> Any:
+    """The function, or the name of the method, that a node calls; None where it calls a module."""
+    return node.target if node.op in ("call_function", "call_method") else None
+
+
+def _trace(net: nn.Module) -> fx.GraphModule:
+    try:
+        return fx.symbolic_trace(net)
+    except fx.proxy.TraceError as error:
+        raise ValueError(
+            f"the model's forward cannot be traced ({error}); convert needs one without branches on values"
+        ) from error

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dqt_core.nested import MASTER_WIDTH, Rounding, code_range
+from dqt_core.nested import MASTER_WIDTH, Rounding, code_range, require_rounding
 
 
 class _Quantize(torch.autograd.Function):
@@ -97,6 +97,7 @@ def switch(codes: Tensor, width: int, signed: bool, rounding: Rounding = "half_u
     >>> switch(torch.tensor([88.0, 255.0]), 4, signed=False)
     tensor([ 6., 15.])
     """
+    require_rounding(rounding)
     hi = code_range(width, signed)[1]
     drop = MASTER_WIDTH - width
     if drop == 0:

@@ -64,7 +64,7 @@ class Selection:
 
     def index_of(self, width: int | Choice) -> int:
         """Index of a width, or pair of widths, among the choices."""
-        pair = (width, width) if isinstance(width, int) else tuple(width)
+        pair = tuple(width) if isinstance(width, tuple | list) else (width, width)
         if pair not in self.choices:
             raise ValueError(f"width {width} is not among this network's choices {self.choices}")
         return self.choices.index(pair)
@@ -103,7 +103,9 @@ class Codes(nn.Module):
             hi = min(hi, math.floor(self.limit / self.log_step.exp().item() + 0.5))
         return lo, hi
 
-    def forward(self, x: Tensor) -> Coded:
+    def forward(self, x: Tensor | Coded) -> Coded:
+        if isinstance(x, Coded):  # a ReLU on what is codes already, after a max-pool say
+            x = x.value
         if self.is_calibrating:
             self._calibrate(x.detach())
         codes = fake.quantize(x, self.log_step, *self.range)
@@ -111,7 +113,8 @@ class Codes(nn.Module):
 
     def _calibrate(self, x: Tensor) -> None:
         low, high = -math.inf if self.signed else 0.0, math.inf if self.limit is None else self.limit
-        sample = x.flatten()[:: max(1, x.numel() // 200_000)].clamp(low, high)
+        stride = x.numel() // 200_000 | 1  # odd: an even one can meet the same few columns of every image
+        sample = x.flatten()[::stride].clamp(low, high)
         lo, hi = code_range(MASTER_WIDTH, self.signed)
         self.log_step.data = fake.initial_log_step(sample, lo, hi, self.widths)
 

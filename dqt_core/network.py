@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
@@ -74,7 +75,8 @@ class NestedNet(nn.Module):
         Raises
         ------
         ValueError
-            If a width is not among the network's choices, or there is no controller.
+            If a width is not among the network's choices, there are too many or too few, or there is no
+            controller.
         """
         selection = self.selection
         selection.by_controller = isinstance(widths, str)
@@ -100,7 +102,13 @@ class NestedNet(nn.Module):
         return (weights @ cost) @ macs + fixed
 
     def _per_layer(self, widths: int | str | Sequence[int | Choice] | Tensor) -> list[int] | Tensor:
+        layers = len(self.switch_layers)
         if isinstance(widths, Tensor):
+            expected = layers, len(self.selection.choices)
+            if widths.ndim != 3 or widths.shape[1:] != expected:
+                raise ValueError(
+                    f"weights over the choices are {tuple(widths.shape)}, expected (N, {expected})"
+                )
             return widths
         if isinstance(widths, str):
             if widths != "controller" or self.controller is None:
@@ -108,8 +116,7 @@ class NestedNet(nn.Module):
                     f"widths={widths!r}: give an int, a list, or 'controller' on a network with one"
                 )
             return []
-        layers = len(self.switch_layers)
-        listed = [widths] * layers if isinstance(widths, int) else list(widths)
+        listed = [widths] * layers if isinstance(widths, int | np.integer) else list(widths)
         if len(listed) != layers:
             raise ValueError(f"got {len(listed)} widths for {layers} switchable layers")
         return [self.selection.index_of(width) for width in listed]

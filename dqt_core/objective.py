@@ -72,6 +72,11 @@ class Objective:
                 net.controller.temperature = self._temperature(progress)
                 terms["task"] = _task(net(images, "controller"), labels)
                 terms["cost"] = self._cost(net)
+        if not terms:
+            raise ValueError(
+                "there is no loss: alpha is 0 and no controller's pass joins; "
+                "set alpha, or controller_from=0 on a network with a controller"
+            )
         weights = {"consistency": self.alpha, "task": 1.0, "cost": self.beta}
         loss = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
         return loss, {name: round(term.item(), 4) for name, term in terms.items()}
