@@ -7,7 +7,7 @@
 import importlib
 from typing import Any
 
-from dqt_core import cost, data, integer, nested, program
+from dqt_core import cost, data, integer, nested, program, results
 from dqt_core.program import Program, ProgramError, load
 
 __version__ = "0.1.0"
@@ -24,6 +24,7 @@ __all__ = [
     "nested",
     "objective",
     "program",
+    "results",
     "train",
 ]
 

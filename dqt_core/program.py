@@ -209,7 +209,7 @@ class Program:
         images: NDArray[np.uint8],
         widths: Widths = MASTER_WIDTH,
         backend: BackendName = "auto",
-        batch_size: int = 250,
+        batch_size: int = 64,
     ) -> Result:
         """Classify images with integers alone.
 

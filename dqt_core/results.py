@@ -1,0 +1,277 @@
+"""Recorded runs: what was measured, on what data and hardware, from which commit."""
+
+import datetime
+import hashlib
+import json
+import math
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dqt_core import cost
+from dqt_core.data import Dataset
+from dqt_core.program import BackendName, Program, Result, Widths
+
+SCHEMA = "dqt-result-1"
+PREFIXES = (100, 1000)  # also counted on the first images alone, so that a short run can be checked
+PACKAGES = ("dqt_core", "numpy", "torch", "accelerate", "cupy-cuda13x")
+REQUIRED = ("schema", "name", "dataset", "programs", "rows", "provenance")
+
+Record: TypeAlias = dict[str, Any]
+
+
+class ResultError(ValueError):
+    """A record is not of this package's form; the message names what is missing."""
+
+
+def evaluate(
+    program: Program,
+    dataset: Dataset,
+    widths: Widths,
+    limit: int | None = None,
+    backend: BackendName = "auto",
+    label: str | None = None,
+) -> Record:
+    """Run a program over the test images, and count.
+
+    Parameters
+    ----------
+    program : Program
+    dataset : Dataset
+        Its test split is used.
+    widths : as in `Program.run`
+    limit : int, optional
+        The first `limit` images only.
+    backend : {"auto", "numpy", "torch"}
+    label : str, optional
+        Of the row; None: the widths as text.
+
+    Returns
+    -------
+    dict
+        "widths", "correct", "images", "bitops" and "transitions" (mean an image), "mean_width", "logits"
+        (digest), "first" (correct and digest of the first 100 and 1,000 images), "backend", "seconds".
+
+    Raises
+    ------
+    ValueError
+        If `limit` is not positive, or the widths do not fit.
+    """
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit is {limit}; give a positive number of images, or None for all")
+    images, labels = dataset.test_images[:limit], dataset.test_labels[:limit]
+    start = time.perf_counter()
+    result = program.run(images, widths, backend)
+    seconds = time.perf_counter() - start
+    counted = result.widths if widths == "controller" or isinstance(widths, np.ndarray) else widths
+    return {
+        "widths": str(widths) if label is None else label,
+        "correct": int((result.classes == labels).sum()),
+        "images": len(images),
+        "bitops": float(cost.bitops(program, counted).mean()),
+        "mean_width": float(result.widths.mean()),
+        "transitions": float(cost.transitions(program, counted).mean()),
+        "logits": result.digest,
+        "first": {str(n): _first(result, labels, n) for n in PREFIXES if n <= len(images)},
+        "backend": result.backend,
+        "seconds": round(seconds, 2),
+    }
+
+
+def _first(result: Result, labels: NDArray[np.int64], n: int) -> Record:
+    logits = np.ascontiguousarray(result.logits[:n], "<i8")
+    correct = int((result.classes[:n] == labels[:n]).sum())
+    return {"correct": correct, "logits": hashlib.sha256(logits.tobytes()).hexdigest()}
+
+
+def differences(row: Record, recorded: Record) -> list[str]:
+    """Where a row differs from the recorded one over the images that both hold; empty if it does not.
+
+    Parameters
+    ----------
+    row, recorded : dict
+        As `evaluate` returns them.
+
+    Returns
+    -------
+    list of str
+
+    Raises
+    ------
+    ResultError
+        If no set of images is in both.
+
+    Examples
+    --------
+    >>> row = {"widths": "4", "images": 2, "correct": 2, "logits": "ab", "first": {}}
+    >>> differences(row, row | {"correct": 1})
+    ['widths 4, 2 images: correct is 2, recorded 1']
+    """
+    mine, theirs = _by_images(row), _by_images(recorded)
+    shared = sorted(set(mine) & set(theirs))
+    if not shared:
+        raise ResultError(
+            f"the run has {row['images']} images, the record {recorded['images']} and its first "
+            f"{', '.join(recorded['first'])}; run at least {min(theirs)} images"
+        )
+    return [
+        f"widths {row['widths']}, {n} images: {key} is {mine[n][key]}, recorded {theirs[n][key]}"
+        for n in shared
+        for key in ("correct", "logits")
+        if mine[n][key] != theirs[n][key]
+    ]
+
+
+def _by_images(row: Record) -> dict[int, Record]:
+    return {row["images"]: row} | {int(n): first for n, first in row["first"].items()}
+
+
+def provenance() -> Record:
+    """Where and when a run is made: commit, versions, hardware, date.
+
+    Returns
+    -------
+    dict
+        "commit" ("unknown" outside a checkout; "+changes" where files differ from it), "date" (UTC),
+        "versions", "python", "hardware".
+    """
+    versions = {name: _version(name) for name in PACKAGES}
+    return {
+        "commit": _commit(),
+        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
+        "python": platform.python_version(),
+        "versions": {name: version for name, version in versions.items() if version},
+        "hardware": {"cpu": _processor(), "cores": os.cpu_count(), "machine": platform.machine()},
+    }
+
+
+def write(record: Mapping[str, Any], path: str | Path) -> Path:
+    """Write a record as JSON, atomically.
+
+    Parameters
+    ----------
+    record : mapping
+        Holds `REQUIRED` but for "schema", which is added.
+    path : str or Path
+        Folders are created.
+
+    Returns
+    -------
+    Path
+
+    Raises
+    ------
+    ResultError
+        If something required is missing.
+    """
+    path = Path(path)
+    record = _require({"schema": SCHEMA, **record}, path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f"{path.name}.unfinished")
+    unfinished.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
+    os.replace(unfinished, path)
+    return path
+
+
+def read(path: str | Path) -> Record:
+    """Read a record and check its form.
+
+    Parameters
+    ----------
+    path : str or Path
+
+    Returns
+    -------
+    dict
+
+    Raises
+    ------
+    ResultError
+        If the file is not a record of this schema.
+    """
+    path = Path(path)
+    try:
+        record = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ResultError(f"{path} is not a readable record ({error}); run the reproduction again") from error
+    return _require(record, path)
+
+
+def interval(correct: int, images: int, z: float = 1.96) -> tuple[float, float]:
+    """Wilson's confidence interval of an accuracy.
+
+    Parameters
+    ----------
+    correct, images : int
+    z : float
+        Standard normal quantile; 1.96 for 95 %.
+
+    Returns
+    -------
+    tuple of two floats
+        In 0..1.
+
+    Raises
+    ------
+    ValueError
+        If `images` is not positive.
+
+    Examples
+    --------
+    >>> [round(bound, 3) for bound in interval(90, 100)]
+    [0.826, 0.945]
+    """
+    if images < 1:
+        raise ValueError(f"an accuracy needs at least one image, got {images}")
+    p, spread = correct / images, z * z / images
+    centre = (p + spread / 2) / (1 + spread)
+    half = z * math.sqrt(p * (1 - p) / images + spread / (4 * images)) / (1 + spread)
+    return centre - half, centre + half
+
+
+def _require(record: Record, path: Path) -> Record:
+    missing = [key for key in REQUIRED if key not in record]
+    if missing or record["schema"] != SCHEMA:
+        raise ResultError(
+            f"{path} is not a record of schema {SCHEMA!r}: schema is {record.get('schema')!r}, "
+            f"missing: {', '.join(missing) or 'nothing'}"
+        )
+    return record
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _commit() -> str:
+    def git(*arguments: str) -> str:
+        folder = Path(__file__).parent
+        return subprocess.run(
+            ["git", *arguments], cwd=folder, capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", ".")
+        return git("rev-parse", "HEAD") + ("+changes" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or "unknown"
