@@ -1,0 +1,350 @@
+"""Conversion: what becomes of each part of a float model, and what is refused."""
+
+import numpy as np
+import pytest
+import torch
+from small_nets import MEAN, STD, CourseNet, assert_equal_states, images, nested_net, seeded, state
+from torch import nn
+from torch.nn import functional
+
+from dqt_core import convert, lower, models
+from dqt_core.data import normalization_table
+from dqt_core.layers import Codes, MaxPool, SwitchLayer
+from dqt_core.program import Scale
+from dqt_core.train import normalize
+
+
+def inputs(pixels):
+    return normalize(torch.from_numpy(pixels), torch.from_numpy(normalization_table(MEAN, STD)))
+
+
+def names_of(net, kind):
+    return [name for name, module in net.graph.named_modules() if isinstance(module, kind)]
+
+
+def quantizers(net):
+    return {name: module for name, module in net.graph.named_modules() if isinstance(module, Codes)}
+
+
+# Whole models: (float model, image size, layers, names of some switchable layers, signed codes)
+
+WHOLE = {
+    "resnet18": (
+        lambda: models.resnet18(10, 4, small_images=True),
+        16,
+        19,
+        ["layer1.0.conv1", "layer2.0.downsample.0", "layer4.1.conv2"],
+        {"x"},  # the input; a shortcut is added unrounded
+    ),
+    "resnet50": (
+        lambda: models.resnet50(10, 4),
+        32,
+        52,
+        ["layer1.0.conv1", "layer1.0.downsample.0", "layer4.2.conv3"],
+        {"x"},
+    ),
+    "mobilenet_v2": (
+        lambda: models.mobilenet_v2(10),
+        32,
+        51,
+        ["features.1.conv.0.0", "features.18.0"],
+        {"x"}
+        | {f"features_{i}_conv_{2 if i == 1 else 3}" for i in (1, 2, 4, 7, 11, 14, 17)}
+        | {f"add{'' if i == 0 else f'_{i}'}" for i in range(10)},
+    ),
+}
+
+
+@pytest.fixture(scope="module", params=WHOLE)
+def whole(request):
+    make, size, *facts = WHOLE[request.param]
+    net = seeded(make)
+    before, pixels = state(net), images(1, size)
+    with torch.no_grad():
+        expected = net(inputs(pixels))
+    converted = convert(net, pixels, MEAN, STD, widths=(4, 8))
+    return net, before, expected, converted, pixels, facts
+
+
+def test_float_model_is_left_unchanged(whole):
+    net, before, expected, _, pixels, _ = whole
+    assert_equal_states(state(net), before)
+    assert not net.training
+    with torch.no_grad():
+        assert torch.equal(net(inputs(pixels)), expected)
+    assert not any(isinstance(module, SwitchLayer | Codes) for module in net.modules())
+
+
+def test_converted_parameters_are_copies(whole):
+    net, *_, converted, _, _ = whole
+    own = {parameter.data_ptr() for parameter in net.parameters()}
+    assert not own & {parameter.data_ptr() for parameter in converted.parameters()}
+
+
+def test_layers_and_their_names(whole):
+    net, *_, converted, _, (layers, some_names, signed) = whole
+    assert len(converted.switch_layers) == layers
+    named = {module: name for name, module in converted.graph.named_modules()}
+    names = [named[layer] for layer in converted.switch_layers]
+    every = [name for name, module in net.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    assert set(names) == set(every[1:-1]), "the first and the last stay at 8 bits"
+    assert [name for name in names if name in some_names] == some_names
+    fixed = {named[layer] for layer in converted.fixed_layers}
+    assert fixed == {every[0], every[-1], "controller.fc1", "controller.fc2"}
+    assert all(layer.choices == ((8, 8),) for layer in converted.fixed_layers)
+    assert {
+        name.removesuffix("_codes") for name, codes in quantizers(converted).items() if codes.signed
+    } == signed
+
+
+def test_master_widths_are_close_to_the_float_model(whole):
+    _, _, expected, converted, pixels, _ = whole
+    with torch.no_grad():
+        found = converted(inputs(pixels), 8)
+    # codes of 8 bits through up to 53 layers: a bound on the noise, tight enough for any wrong layer
+    assert (found - expected).norm() < 0.15 * expected.norm()
+
+
+def test_limits_are_those_of_relu6(whole):
+    *_, converted, _, _ = whole
+    limits = {codes.limit for codes in quantizers(converted).values()}
+    is_mobilenet = any(name.startswith("features") for name in quantizers(converted))
+    assert limits == ({None, 6.0} if is_mobilenet else {None})
+
+
+def test_every_quantizer_is_calibrated(whole):
+    *_, converted, _, _ = whole
+    assert all(codes.log_step.item() != 0 for codes in quantizers(converted).values())
+
+
+# A course's own model
+
+
+@pytest.mark.parametrize("rounding", ["half_up", "floor"])
+def test_hand_written_model(rounding):
+    net, pixels = seeded(CourseNet), images(8)
+    converted = convert(net, pixels, MEAN, STD, widths=(4, 8), rounding=rounding)
+    with torch.no_grad():
+        expected, found = net(inputs(pixels)), converted(inputs(pixels), 8)
+    assert (found - expected).norm() < 0.03 * expected.norm()
+    assert names_of(converted, SwitchLayer)[:2] == ["conv1", "controller.fc1"]
+    assert [name for name, m in converted.graph.named_modules() if m in converted.switch_layers] == [
+        "conv2",
+        "conv3",
+    ]
+    assert len(names_of(converted, MaxPool)) == 2
+    program = lower(converted)
+    assert program.layers == ("conv2", "conv3")
+    assert program.run(pixels, widths=8).classes.tolist() == expected.argmax(1).tolist()
+
+
+def test_widths_are_sorted_from_narrow_to_wide():
+    choices = nested_net(widths=(8, 2, (2, 4), 4, 2, np.int64(3))).selection.choices
+    assert choices == ((2, 2), (2, 4), (3, 3), (4, 4), (8, 8))
+    assert all(type(width) is int for pair in choices for width in pair)
+
+
+def test_steps_weigh_the_widths_at_which_they_are_read():
+    net = nested_net(widths=(2, (4, 3), 8))
+    widths = {name.removesuffix("_codes"): codes.widths for name, codes in quantizers(net).items()}
+    assert widths["x"] == (8,), "the first layer"
+    assert widths["relu"] == (2, 3, 8), "seen through the max-pool"
+    assert widths["relu_1"] == (2, 3, 8)
+    assert widths["relu_2"] == (8,)
+    assert widths["mean"] == (8,), "the last layer"
+
+
+def test_batch_norm_tables():
+    per_width = nested_net(widths=(2, 4, 8))
+    assert [len(layer.norms) for layer in per_width.switch_layers] == [3, 0]
+    shared = nested_net(widths=(2, 4, 8), batch_norm="shared")
+    assert [len(layer.norms) for layer in shared.switch_layers] == [1, 0]
+    assert len(per_width.graph.conv1.norms) == 1
+    tables = [norm.running_mean for norm in per_width.graph.conv2.norms]
+    assert torch.equal(tables[0], tables[2])
+    assert tables[0].data_ptr() != tables[2].data_ptr()
+
+
+def test_without_controller():
+    net = nested_net(controller=False)
+    assert net.controller is None
+    assert len(net.fixed_layers) == 2
+
+
+# Small models with one peculiarity each
+
+
+class Base(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = (nn.Conv2d(i, 8, 3, padding=1) for i in (3, 8, 8))
+        self.norm, self.relu = nn.BatchNorm2d(8), nn.ReLU()
+        self.pool, self.mean = nn.MaxPool2d(2), nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(8, 10)
+
+    def tail(self, x):
+        return self.fc(self.mean(x).flatten(1))
+
+    def head(self, x):
+        return self.relu(self.b(self.relu(self.a(x))))
+
+
+def model(forward, **modules):
+    def make():
+        net = type("Model", (Base,), {"forward": forward})()
+        for name, module in modules.items():
+            net.add_module(name, module)
+        return net
+
+    return make
+
+
+SUPPORTED = {
+    "max-pool before ReLU": model(
+        lambda m, x: m.tail(m.relu(m.pool(m.c(m.relu(m.pool(m.norm(m.b(m.relu(m.a(x))))))))))
+    ),
+    "stem with a batch norm and no ReLU": model(lambda m, x: m.tail(m.relu(m.b(m.pool(m.norm(m.a(x))))))),
+    "pre-activation": model(
+        lambda m, x: m.tail(m.relu(m.b(m.relu(m.a(x))) + m.a2(x))), a2=nn.Conv2d(3, 8, 1)
+    ),
+    "a value before and after its ReLU": model(lambda m, x: (lambda y: m.tail(m.b(m.relu(y)) + y))(m.a(x))),
+    "dropout and identity": model(
+        lambda m, x: m.tail(m.i(m.d(m.head(x)))), d=nn.Dropout(0.5), i=nn.Identity()
+    ),
+    "nn.Flatten": model(lambda m, x: m.fc(m.flat(m.mean(m.head(x)))), flat=nn.Flatten()),
+    "functional mean": model(lambda m, x: m.fc(functional.adaptive_avg_pool2d(m.head(x), 1).flatten(1))),
+    "mean over negative axes": model(lambda m, x: m.fc(torch.mean(m.head(x), dim=[-1, -2]))),
+    "two linear layers": model(
+        lambda m, x: m.fc(m.relu(m.g(m.mean(m.head(x)).flatten(1)))), g=nn.Linear(8, 8)
+    ),
+    "no linear layer": model(lambda m, x: m.mean(m.c(m.head(x))).flatten(1)),
+    "in-place addition and ReLU": model(
+        lambda m, x: (lambda y: m.tail(m.b(y).add_(y).relu_()))(torch.relu_(m.a(x)))
+    ),
+    "relu6": model(lambda m, x: m.tail(functional.relu6(m.b(functional.relu(m.a(x), inplace=True))))),
+}
+
+
+@pytest.mark.parametrize("name", SUPPORTED)
+def test_supported(name):
+    net, pixels = seeded(SUPPORTED[name]), images(6)
+    converted = convert(net, pixels, MEAN, STD, widths=(4, 8))
+    with torch.no_grad():
+        expected, found = net(inputs(pixels)), converted(inputs(pixels), 8)
+        by_controller = converted(inputs(pixels), "controller")
+    assert (found - expected).norm() < 0.05 * expected.norm()
+    assert by_controller.shape == expected.shape
+    program = lower(converted)
+    (logits,) = (op for op in program.ops if isinstance(op, Scale) and not op.controller)
+    integers = program.run(pixels, widths=8).logits / 2.0**logits.r
+    # The two differ where a sum falls between two codes: by one code here and there.
+    assert np.linalg.norm(integers - found.numpy()) < 0.02 * np.linalg.norm(found.numpy())
+
+
+SQUARE = "equal along both axes, dilation 1, padding with zeros"
+KNOWN = "convert has no integer form for .* it knows Conv2d, Linear, BatchNorm2d after Conv2d, ReLU"
+BEFORE = "convert needs a global mean, such as AdaptiveAvgPool2d"
+
+REFUSED = {
+    "sigmoid": (KNOWN, model(lambda m, x: m.tail(torch.sigmoid(m.head(x))))),
+    "another activation by the name of relu": (
+        "no integer form for `relu: LeakyReLU",
+        model(lambda m, x: m.tail(m.head(x)), relu=nn.LeakyReLU()),
+    ),
+    "a sigmoid by the name of flatten": (
+        "no integer form for `flatten: Sigmoid",
+        model(lambda m, x: m.tail(m.flatten(m.head(x))), flatten=nn.Sigmoid()),
+    ),
+    "batch norm before its convolution": (
+        "no integer form for `early: BatchNorm2d",
+        model(lambda m, x: m.tail(m.head(m.early(x))), early=nn.BatchNorm2d(3)),
+    ),
+    "batch norm of a value that is read elsewhere": (
+        "no integer form for `norm: BatchNorm2d",
+        model(lambda m, x: (lambda y: m.tail(m.relu(m.norm(y) + y)))(m.b(m.relu(m.a(x))))),
+    ),
+    "batch norm without statistics": (
+        "convert needs batch norm with affine and track_running_stats",
+        model(lambda m, x: m.tail(m.norm(m.b(m.relu(m.a(x))))), norm=nn.BatchNorm2d(8, affine=False)),
+    ),
+    "a layer called twice": (
+        "module `b` is called twice; convert needs a module of its own for every call",
+        model(lambda m, x: m.tail(m.relu(m.b(m.head(x))))),
+    ),
+    "dilation": (SQUARE, model(lambda m, x: m.tail(m.head(x)), b=nn.Conv2d(8, 8, 3, dilation=2))),
+    "padding by name": (SQUARE, model(lambda m, x: m.tail(m.head(x)), b=nn.Conv2d(8, 8, 3, padding="same"))),
+    "a tensor and a constant": (
+        "convert can add two tensors, not a tensor and a constant",
+        model(lambda m, x: m.tail(m.head(x) + 1)),
+    ),
+    "a tensor and itself": ("itself or a multiple", model(lambda m, x: (lambda y: m.tail(y + y))(m.head(x)))),
+    "a multiple": (
+        "itself or a multiple",
+        model(lambda m, x: (lambda y: m.tail(torch.add(m.c(y), y, alpha=2)))(m.head(x))),
+    ),
+    "a buffer": (KNOWN, model(lambda m, x: m.tail(m.head(x) + m.fc.bias[:8, None, None]))),
+    "mean over channels": (KNOWN, model(lambda m, x: m.fc(m.head(x).mean(1).flatten(1)))),
+    "mean over part of the axes": (KNOWN, model(lambda m, x: m.fc(m.head(x).mean((1, 2))))),
+    "pool to 2x2": (KNOWN, model(lambda m, x: m.tail(m.head(x)), mean=nn.AdaptiveAvgPool2d(2))),
+    "functional pool to 2x2": (
+        KNOWN,
+        model(lambda m, x: m.fc(functional.adaptive_avg_pool2d(m.head(x), (2, 2)).flatten(1))),
+    ),
+    "functional max-pool": (KNOWN, model(lambda m, x: m.tail(functional.max_pool2d(m.head(x), 2)))),
+    "max-pool with ceil_mode": (
+        "no ceil_mode",
+        model(lambda m, x: m.tail(m.pool(m.head(x))), pool=nn.MaxPool2d(3, ceil_mode=True)),
+    ),
+    "max-pool with two sizes": (
+        "one size for both axes",
+        model(lambda m, x: m.tail(m.pool(m.head(x))), pool=nn.MaxPool2d((2, 1))),
+    ),
+    "max-pool with dilation": (
+        "dilation 1",
+        model(lambda m, x: m.tail(m.pool(m.head(x))), pool=nn.MaxPool2d(2, dilation=2)),
+    ),
+    "flattened pixels": (BEFORE, model(lambda m, x: m.fc(m.head(x).flatten(1)), fc=nn.Linear(8 * 256, 10))),
+    "linear layer on pixels": (
+        "convert needs linear layers after a global mean",
+        model(lambda m, x: m.mean(m.c(m.g(m.head(x)))).flatten(1), g=nn.Linear(16, 16)),
+    ),
+    "rounded output": ("must end with one linear layer", model(lambda m, x: m.relu(m.tail(m.head(x))))),
+    "two outputs": (
+        "must end with one linear layer",
+        model(lambda m, x: (lambda y: (m.tail(y), m.mean(y)))(m.head(x))),
+    ),
+    "a branch": (
+        "cannot be traced .* without branches",
+        model(lambda m, x: m.tail(m.head(x)) if x.sum() > 0 else x),
+    ),
+    "two layers": ("has 2 convolution or linear layers", model(lambda m, x: m.tail(m.relu(m.a(x))))),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused_in_one_line(name):
+    message, make = REFUSED[name]
+    with pytest.raises(ValueError, match=message) as caught:
+        convert(make(), images(), MEAN, STD)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"rounding": "nearest"}, "choose 'half_up' or 'floor'"),
+        ({"batch_norm": "none"}, "choose 'per_width' or 'shared'"),
+        ({"widths": ()}, r"widths must be one or more ints or \(weight bits, input bits\)"),
+        ({"widths": ((2, 4, 8),)}, "widths must be one or more ints"),
+        ({"widths": (0, 8)}, r"width 0 is outside 1\.\.8"),
+        ({"widths": ((4, 9),)}, r"width 9 is outside 1\.\.8"),
+        ({"widths": ("4",)}, r"width '4' is outside 1\.\.8"),
+        ({"images": images().astype(np.float32)}, r"must be uint8 \(N, H, W, 3\), got float32"),
+        ({"images": images()[0]}, r"got uint8 \(16, 16, 3\)"),
+        ({"images": images().transpose(0, 3, 1, 2)}, r"got uint8 \(4, 3, 16, 16\)"),
+    ],
+    ids=str,
+)
+def test_bad_arguments_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        convert(**{"net": CourseNet(), "images": images(), "mean": MEAN, "std": STD} | options)

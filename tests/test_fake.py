@@ -1,0 +1,213 @@
+"""Codes in floats: the forward is `nested`, the gradient the method's rule written out in plain autograd."""
+
+import numpy as np
+import pytest
+import torch
+from small_nets import tensors
+
+from dqt_core import fake, nested
+
+SIGNS = pytest.mark.parametrize("signed", [False, True], ids=["unsigned", "signed"])
+ROUNDINGS = pytest.mark.parametrize("rounding", ["half_up", "floor"])
+WIDTHS = range(1, 9)
+
+
+def every_code(signed):
+    lo, hi = nested.code_range(8, signed)
+    return torch.arange(lo, hi + 1, dtype=torch.float32)
+
+
+def stored(codes, signed):
+    return codes.numpy().astype(np.int8 if signed else np.uint8)
+
+
+def dequantized(w, log_step, width, signed, rounding="half_up"):
+    codes = fake.quantize(w, log_step, *nested.code_range(8, signed))
+    return fake.switch(codes, width, signed, rounding) * log_step.exp() * 2.0 ** (8 - width)
+
+
+def plain_dequantized(w, log_step, width, signed, rounding="half_up"):
+    """The same in plain autograd: what rounding adds is detached, the second clamp with it."""
+    step = log_step.exp()
+    clamped = (w / step).clamp(*nested.code_range(8, signed))
+    codes = clamped + ((clamped + 0.5).floor() - clamped).detach()
+    view = codes / 2 ** (8 - width)
+    exact = nested.switch(stored(codes.detach(), signed), width, rounding=rounding).astype(np.float32)
+    view = view + (torch.from_numpy(exact) - view).detach()
+    return view * step * 2.0 ** (8 - width)
+
+
+# Forward
+
+
+@SIGNS
+def test_quantize_is_nested_quantize_ties_and_clamp_included(signed):
+    x = torch.arange(-300, 600, 0.125)
+    codes = fake.quantize(x, torch.zeros(()), *nested.code_range(8, signed))
+    expected, _ = nested.quantize(x.numpy(), signed=signed, step=1.0)
+    np.testing.assert_array_equal(codes.numpy(), expected.astype(np.float32))
+
+
+@SIGNS
+def test_quantize_has_a_step_for_each_channel(signed):
+    x, log_step = tensors(4).flatten(1) * 3, torch.tensor([[-3.0], [-1.1], [0.7], [-6.0]])
+    step = log_step.exp().double().numpy()
+    scaled = x.double().numpy() / step
+    clear = np.abs(scaled % 1 - 0.5) > 1e-3  # a tie in float64 may be none in float32
+    codes = fake.quantize(x, log_step, *nested.code_range(8, signed)).numpy()
+    expected, _ = nested.quantize(x.numpy(), signed=signed, axis=0, step=step)
+    np.testing.assert_array_equal(codes[clear], expected.astype(np.float32)[clear])
+
+
+@SIGNS
+@ROUNDINGS
+@pytest.mark.parametrize("width", WIDTHS)
+def test_switch_is_nested_switch_on_every_code(width, signed, rounding):
+    codes = every_code(signed)
+    switched = fake.switch(codes, width, signed, rounding)
+    expected = nested.switch(stored(codes, signed), width, rounding=rounding)
+    assert switched.dtype == torch.float32
+    np.testing.assert_array_equal(switched.numpy(), expected.astype(np.float32))
+    assert torch.equal(codes, every_code(signed)), "the master is read by every width and may not change"
+
+
+@pytest.mark.parametrize("width", [0, 9, 4.0])
+def test_switch_refuses_widths(width):
+    with pytest.raises(ValueError, match=r"outside 1\.\.8"):
+        fake.switch(every_code(True), width, True)
+
+
+def test_switch_refuses_unknown_rounding():
+    with pytest.raises(ValueError, match="choose 'half_up' or 'floor'"):
+        fake.switch(every_code(True), 4, True, "nearest")
+
+
+@SIGNS
+@ROUNDINGS
+@pytest.mark.parametrize("width", WIDTHS)
+def test_bf16_autocast_convolves_exact_codes(width, signed, rounding):
+    codes = fake.switch(every_code(signed), width, signed, rounding)
+    if rounding == "floor" and signed:  # weights in the middle of their bin
+        codes = codes + (1 - 2.0 ** (width - 8)) / 2
+    with torch.autocast("cpu", torch.bfloat16):
+        product = torch.nn.functional.conv2d(codes.reshape(256, 1, 1, 1), torch.ones(1, 1, 1, 1))
+    assert product.dtype == torch.bfloat16
+    assert torch.equal(product.flatten().float(), codes)
+
+
+def test_bf16_values_are_rounded_to_codes_in_float32():
+    x = (tensors() * 40).bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        codes = fake.quantize(x, torch.tensor(-1.3), -128, 127)
+    assert codes.dtype == torch.float32
+    assert torch.equal(codes, fake.quantize(x.float(), torch.tensor(-1.3), -128, 127))
+
+
+# Gradient: log steps of powers of two, and gradients that are small integers, make every sum exact.
+
+
+def operands(signed, per_channel):
+    """Weights below, inside and above the clamp, never on it; steps; the gradient that arrives."""
+    steps = torch.tensor([[0.25], [1.0], [4.0]]) if per_channel else torch.tensor(0.25)
+    log_step = steps.log()
+    assert torch.equal(log_step.exp(), steps)
+    scaled = torch.arange(-300.0, 600.0, 0.25).add(0.125).repeat(3, 1)
+    weight = scaled * steps
+    gradient = torch.randint(-4, 5, weight.shape, generator=torch.Generator().manual_seed(0)).float()
+    lo, hi = nested.code_range(8, signed)
+    inside = (scaled > lo) & (scaled < hi)
+    assert 0 < inside.sum() < inside.numel()
+    return weight.requires_grad_(), log_step.requires_grad_(), gradient, inside
+
+
+EVERY_GRADIENT = [
+    pytest.param(width, signed, rounding, per_channel)
+    for width in WIDTHS
+    for signed in (False, True)
+    for rounding in ("half_up", "floor")
+    for per_channel in (False, True)
+]
+
+
+@pytest.mark.parametrize(("width", "signed", "rounding", "per_channel"), EVERY_GRADIENT)
+def test_gradient_is_plain_autograd_and_the_rule_of_the_method(width, signed, rounding, per_channel):
+    weight, log_step, gradient, inside = operands(signed, per_channel)
+    value = dequantized(weight, log_step, width, signed, rounding)
+    plain = plain_dequantized(weight, log_step, width, signed, rounding)
+    assert torch.equal(value, plain)
+    by_weight, by_log_step = torch.autograd.grad(value, (weight, log_step), gradient)
+    expected = torch.autograd.grad(plain, (weight, log_step), gradient)
+    assert torch.equal(by_weight, expected[0])
+    assert torch.equal(by_log_step, expected[1])
+    # The rule itself: dL/dw, and dL/dlog_step = step * dL/dstep.
+    step = log_step.exp()
+    by_step = (gradient * (value - inside * weight) / step).sum_to_size(step.shape)
+    assert torch.equal(by_weight, gradient * inside)
+    assert torch.equal(by_log_step, step * by_step)
+    assert by_log_step.abs().min() > 0
+
+
+def test_gradient_at_the_clamp_is_zero_as_in_lsq():
+    x = torch.tensor([-128.0, -127.0, 127.0], requires_grad=True)
+    fake.quantize(x, torch.zeros(()), -128, 127).sum().backward()
+    assert x.grad.tolist() == [0, 1, 0]
+
+
+def test_step_gradient_beyond_the_clamp_is_the_true_derivative():
+    # There the value is step * lo or step * hi, and no rounding hides it from finite differences.
+    w, h = torch.tensor([-900.0, 900.0]), 2.0**-7
+    for width in WIDTHS:
+        log_step = torch.tensor(0.0, requires_grad=True)
+        for i in range(2):
+            value = dequantized(w, log_step, width, True)[i]
+            (gradient,) = torch.autograd.grad(value, log_step)
+            above, below = (dequantized(w, torch.tensor(at), width, True)[i] for at in (h, -h))
+            torch.testing.assert_close((above - below) / (2 * h), gradient, rtol=h**2, atol=0)
+
+
+def test_a_frozen_step_costs_no_gradient():
+    weight = tensors().requires_grad_()
+    fake.quantize(weight, torch.zeros(()), -128, 127).sum().backward()
+    assert weight.grad is not None
+
+
+# Steps from data
+
+
+def brute_force_errors(row, signed, widths):
+    """Sum over widths of log mean squared error for each of the 46 candidates, through `nested`."""
+    hi = nested.code_range(8, signed)[1]
+    largest = np.abs(row).max() / hi
+    steps = [largest * factor for factor in np.linspace(0.1, 1, 46)]
+    errors = []
+    for step in steps:
+        codes, _ = nested.quantize(row, signed=signed, step=step)
+        views = [nested.dequantize(nested.switch(codes, width), step, width) for width in set(widths)]
+        errors.append(sum(np.log(np.mean((view - row) ** 2)) for view in views))
+    return np.array(steps), np.array(errors)
+
+
+@pytest.mark.parametrize("widths", [(8,), (2, 8), (2, 3, 4, 6, 8), (1,), (4, 4, 8)], ids=str)
+@SIGNS
+def test_initial_step_is_the_best_candidate(widths, signed):
+    x = tensors(4, seed=5).flatten(1)
+    x = (x**3) if signed else (x**3).relu()
+    log_step = fake.initial_log_step(x, *nested.code_range(8, signed), widths, per_channel=True)
+    one_step = fake.initial_log_step(x, *nested.code_range(8, signed), widths)
+    assert log_step.shape == (4, 1)
+    assert one_step.shape == ()
+    rows = [(row, step) for row, step in zip(x, log_step.flatten(), strict=True)] + [(x, one_step)]
+    for row, step in rows:
+        steps, errors = brute_force_errors(row.double().numpy(), signed, widths)
+        np.testing.assert_allclose(step.exp().item(), steps[errors.argmin()], rtol=1e-5)
+
+
+def test_initial_steps_keep_the_axes_of_a_weight():
+    weight = tensors(5, 3)
+    log_step = fake.initial_log_step(weight, -128, 127, (4,), per_channel=True)
+    assert log_step.shape == (5, 1, 1, 1)
+    assert not log_step.requires_grad
+
+
+def test_initial_step_of_zeros_is_finite():
+    assert fake.initial_log_step(torch.zeros(3, 4), -128, 127, (2, 8), per_channel=True).isfinite().all()

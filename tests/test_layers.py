@@ -1,0 +1,444 @@
+"""Switchable layers, the controller and the network around them, against `nested` in float64."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from small_nets import WIDTHS, images, nested_net, tensors
+from torch import nn
+from torch.nn import functional
+
+from dqt_core import cost, fake, lower, nested
+from dqt_core.layers import Coded, Codes, MaxPool, MeanPool, Selection, SwitchLayer, add, calibrating
+
+CHOICES = ((2, 2), (2, 4), (4, 4), (8, 8))
+ROUNDINGS = pytest.mark.parametrize("rounding", ["half_up", "floor"])
+
+
+def coded(signed, shape=(2, 6, 7, 7)):
+    lo, hi = nested.code_range(8, signed)
+    codes = torch.randint(lo, hi + 1, shape, generator=torch.Generator().manual_seed(1)).float()
+    return Coded(codes, torch.tensor(0.03), signed)
+
+
+def layer_of(layer, norm=None, rounding="half_up", index=0, **options):
+    selection = Selection(CHOICES, rounding, [0])
+    return SwitchLayer(layer, norm, selection, index, **options)
+
+
+def at(layer, x, choice):
+    layer.selection.per_layer = [choice]
+    return layer(x)
+
+
+def as_values(codes, step, width, rounding, middle):
+    """Real numbers of master codes seen at a width, through `nested`."""
+    signed = bool((codes < 0).any())
+    stored = codes.detach().numpy().astype(np.int8 if signed else np.uint8)
+    view = nested.switch(stored, width, rounding=rounding).astype(np.float64) * 2 ** (8 - width)
+    if middle and rounding == "floor":
+        view += (2 ** (8 - width) - 1) / 2
+    return torch.from_numpy(view) * step.detach().double()
+
+
+# One layer
+
+
+@ROUNDINGS
+@pytest.mark.parametrize("choice", range(4))
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize(
+    "conv",
+    [
+        nn.Conv2d(6, 4, 3, stride=2, padding=1),
+        nn.Conv2d(6, 4, (3, 1), bias=False),
+        nn.Conv2d(6, 6, 3, padding=1, groups=6, bias=False),
+    ],
+    ids=["stride", "no padding", "depthwise"],
+)
+def test_layer_is_the_dequantized_convolution(conv, signed, choice, rounding):
+    norm = nn.BatchNorm2d(conv.out_channels).eval()
+    norm.running_mean.uniform_(-1, 1)
+    layer, x = layer_of(conv, norm, rounding).eval(), coded(signed)
+    weight_bits, input_bits = CHOICES[choice]
+    weight = as_values(layer.master(), layer.log_step.exp(), weight_bits, rounding, middle=True)
+    values = as_values(x.codes, x.step, input_bits, rounding, middle=False)
+    bias = None if conv.bias is None else conv.bias.double()
+    expected = functional.conv2d(values, weight, bias, conv.stride, conv.padding, groups=conv.groups)
+    expected = norm.double()(expected)
+    norm.float()
+    # float32: the sum of codes is exact, the steps and the norm are not
+    torch.testing.assert_close(at(layer, x, choice).double(), expected, rtol=2e-5, atol=2e-5)
+
+
+@ROUNDINGS
+@pytest.mark.parametrize("choice", range(4))
+def test_linear_layer_is_the_dequantized_product(choice, rounding):
+    linear, x = nn.Linear(6, 5), coded(False, (3, 6))
+    layer = layer_of(linear, rounding=rounding)
+    weight_bits, input_bits = CHOICES[choice]
+    weight = as_values(layer.master(), layer.log_step.exp(), weight_bits, rounding, middle=True)
+    values = as_values(x.codes, x.step, input_bits, rounding, middle=False)
+    expected = values @ weight.T + linear.bias.double()
+    torch.testing.assert_close(at(layer, x, choice).double(), expected, rtol=2e-5, atol=2e-5)
+
+
+def test_master_is_nested_quantize_of_the_weight():
+    layer = layer_of(nn.Conv2d(6, 4, 3))
+    codes, _ = nested.quantize(
+        layer.weight.detach().numpy(), axis=0, step=layer.log_step.exp().detach().numpy()
+    )
+    np.testing.assert_array_equal(layer.master().detach().numpy(), codes.astype(np.float32))
+
+
+def test_layer_without_index_stays_at_8_bits():
+    layer, x = layer_of(nn.Conv2d(6, 4, 3), index=None), coded(False)
+    layer.selection.per_layer = [0]
+    values = as_values(layer.master(), layer.log_step.exp(), 8, "half_up", middle=False)
+    expected = functional.conv2d(x.value.double(), values, layer.bias.double())
+    torch.testing.assert_close(layer(x).double(), expected, rtol=2e-5, atol=2e-5)
+
+
+def test_every_choice_has_its_own_batch_norm():
+    layer, x = layer_of(nn.Conv2d(6, 4, 3), nn.BatchNorm2d(4)).train(), coded(False)
+    at(layer, x, 2).square().sum().backward()
+    for choice, norm in enumerate(layer.norms):
+        trained = choice == 2
+        assert norm.num_batches_tracked == trained
+        assert bool(norm.running_mean.any()) == trained
+        assert (norm.weight.grad is not None) == trained
+
+
+def test_tables_of_batch_norm_are_not_mixed_up():
+    layer, x = layer_of(nn.Conv2d(6, 4, 3), nn.BatchNorm2d(4)).eval(), coded(False)
+    plain = [at(layer, x, choice) for choice in range(4)]
+    for choice, norm in enumerate(layer.norms):
+        norm.bias.data.fill_(1000.0 * choice)
+    for choice in range(4):
+        shift = at(layer, x, choice) - plain[choice]
+        torch.testing.assert_close(shift, torch.full_like(shift, 1000.0 * choice), rtol=0, atol=0.01)
+
+
+def test_shared_batch_norm_is_one_table():
+    layer = layer_of(nn.Conv2d(6, 4, 3), nn.BatchNorm2d(4), shared_norm=True)
+    assert len(layer.norms) == 1
+    assert {layer.norm_of(choice) for choice in range(4)} == {layer.norms[0]}
+
+
+def test_weights_over_the_choices_mix_the_outputs():
+    layer, x = layer_of(nn.Conv2d(6, 4, 3), nn.BatchNorm2d(4)).eval(), coded(False)
+    outputs = [at(layer, x, choice) for choice in range(4)]
+    weights = torch.tensor([[0.25, 0, 0, 0.75], [0, 1, 0, 0]])
+    layer.selection.per_layer = weights[:, None]
+    mixed = layer(x)
+    torch.testing.assert_close(mixed[0], 0.25 * outputs[0][0] + 0.75 * outputs[3][0])
+    assert torch.equal(mixed[1], outputs[1][1])
+
+
+def test_bf16_autocast_changes_the_result_by_its_last_rounding_alone():
+    layer, x = layer_of(nn.Conv2d(6, 4, 3, bias=False)), coded(True)
+    exact = at(layer, x, 3)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = at(layer, x, 3)
+    torch.testing.assert_close(rounded, exact, rtol=2**-8, atol=0)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"padding": (1, 0)}, {"stride": (1, 2)}, {"dilation": 2}, {"padding_mode": "reflect", "padding": 1}],
+    ids=str,
+)
+def test_layer_refuses_geometry(options):
+    with pytest.raises(ValueError, match="equal along both axes, dilation 1, padding with zeros"):
+        layer_of(nn.Conv2d(6, 4, 3, **options))
+
+
+# Activations
+
+
+def test_limit_is_the_code_nearest_to_6():
+    codes = Codes(signed=False, limit=6.0)
+    x = torch.tensor([-1.0, 3.0, 5.9, 6.0, 7.0, 500.0])
+    for step in (0.023, 0.0235, 0.025, 0.03, 0.1, 5.0):
+        codes.log_step.data = torch.tensor(step).log()
+        coded_x = codes(x)
+        limit = min(255, math.floor(6 / step + 0.5))
+        assert codes.range == (0, limit)
+        assert coded_x.codes.max() == limit
+        assert coded_x.codes.min() == 0
+        assert not coded_x.signed
+        torch.testing.assert_close(coded_x.value.max().item(), limit * step)
+
+
+def test_codes_of_codes_are_rounded_again():
+    codes = Codes(signed=False)
+    codes.log_step.data = torch.tensor(2.0).log()
+    again = codes(Coded(torch.tensor([-5.0, 3.0, 10.0]), torch.tensor(1.0), signed=True))
+    assert again.codes.tolist() == [0, 2, 5]
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_calibration_takes_the_step_from_what_passes(signed):
+    codes, x = Codes(signed, limit=None if signed else 6.0, widths=(4, 8)), 4 * tensors(8)
+    with pytest.raises(ValueError, match="step over"), calibrating(nn.Sequential(codes)):
+        raise ValueError(f"step over {codes(x).codes.max()}")
+    sample = x if signed else x.clamp(0, 6)
+    assert torch.equal(codes.log_step, fake.initial_log_step(sample, *nested.code_range(8, signed), (4, 8)))
+    before = codes.log_step.item()
+    codes(100 * x)
+    assert codes.log_step.item() == before, "no calibration outside"
+
+
+def test_calibration_sees_every_column():
+    x = torch.rand(8, 25, 32, 1).expand(8, 25, 32, 32 * 32).reshape(200, 32, 32, 32).clone()
+    x[..., 0] = 0.001  # the column that every 32nd element falls in
+    codes = Codes(signed=False)
+    with calibrating(codes):
+        codes(x)
+    assert codes.log_step.exp() * 255 > 0.5
+
+
+def test_pools_and_addition():
+    x = coded(True)
+    pooled = MaxPool(3, 2, 1)(x)
+    assert torch.equal(pooled.codes, functional.max_pool2d(x.codes, 3, 2, 1))
+    assert (pooled.step, pooled.signed) == (x.step, True)
+    torch.testing.assert_close(MeanPool()(x), x.value.mean((2, 3)))
+    torch.testing.assert_close(add(x, torch.ones(())), x.value + 1)
+    torch.testing.assert_close(add(torch.ones(()), x), x.value + 1)
+    torch.testing.assert_close(add(x, x), 2 * x.value)
+
+
+# The network
+
+
+@pytest.fixture(scope="module")
+def net():
+    return nested_net().eval()
+
+
+def one_hot(choices):
+    return functional.one_hot(torch.tensor(choices), len(WIDTHS)).float()
+
+
+def test_one_hot_weights_are_static_runs_of_each_image(net):
+    x, choices = tensors(6), [[0, 0], [1, 1], [2, 2], [0, 2], [2, 1], [1, 0]]
+    with torch.no_grad():
+        mixed = net(x, one_hot(choices))
+        for image, row in enumerate(choices):
+            assert torch.equal(mixed[image], net(x, [WIDTHS[k] for k in row])[image])
+
+
+def test_widths_differ(net):
+    with torch.no_grad():
+        outputs = [net(tensors(), width) for width in WIDTHS]
+    assert not torch.equal(outputs[0], outputs[1])
+    assert not torch.equal(outputs[1], outputs[2])
+
+
+def test_forms_of_static_widths(net):
+    x = tensors()
+    expected = net(x, [(4, 4), (2, 2)])
+    for widths in ([4, 2], (4, 2), np.array([4, 2]), [np.int64(4), (2, 2)], [[4, 4], 2]):
+        assert torch.equal(net(x, widths), expected)
+    assert torch.equal(net(x, np.int64(4)), net(x, [4, 4]))
+    assert torch.equal(net(x), net(x, 8))
+
+
+def test_pairs_of_widths():
+    net = nested_net(widths=(8, (2, 8), (8, 2), 4)).eval()
+    assert net.selection.choices == ((2, 8), (4, 4), (8, 2), (8, 8))
+    assert not torch.equal(net(tensors(), [(2, 8)] * 2), net(tensors(), [(8, 2)] * 2))
+    with pytest.raises(ValueError, match="width 2 is not among"):
+        net(tensors(), 2)
+
+
+@pytest.mark.parametrize(
+    ("widths", "message"),
+    [
+        (3, "width 3 is not among this network's choices"),
+        ([4, 5], "width 5 is not among"),
+        ([(2, 4), 4], r"width \(2, 4\) is not among"),
+        ([4], "got 1 widths for 2 switchable layers"),
+        ([4, 4, 4], "got 3 widths for 2 switchable layers"),
+        ("widest", "give an int, a list, or 'controller'"),
+        (torch.ones(4, 2), r"\(4, 2\), expected \(N, \(2, 3\)\)"),
+        (torch.ones(4, 3, 3), r"\(4, 3, 3\), expected"),
+    ],
+    ids=str,
+)
+def test_bad_widths_are_refused(net, widths, message):
+    with pytest.raises(ValueError, match=message):
+        net(tensors(), widths)
+
+
+def test_controller_that_is_not_there_is_refused():
+    with pytest.raises(ValueError, match="'controller' on a network with one"):
+        nested_net(controller=False)(tensors(), "controller")
+
+
+def test_masters_are_shared_within_and_fresh_after(net, monkeypatch):
+    computed, quantize = [], fake.quantize
+    monkeypatch.setattr(fake, "quantize", lambda x, *rest: computed.append(x) or quantize(x, *rest))
+
+    def masters(run):
+        computed.clear()
+        run()
+        return [sum(x is layer.weight for x in computed) for layer in layers]
+
+    layers = net.switch_layers
+    assert masters(lambda: [net(tensors(), 2), net(tensors(), 8)]) == [2, 2]
+    with net.shared_masters():
+        assert masters(lambda: [net(tensors(), 2), net(tensors(), 8)]) == [1, 1]
+    assert masters(lambda: net(tensors(), 8)) == [1, 1]
+
+
+def test_masters_follow_an_optimizer_step():
+    net = nested_net().eval()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.5)
+    with net.shared_masters():
+        before = net(tensors(), 4)
+        (before.square().sum() + net(tensors(), 2).square().sum()).backward()
+    optimizer.step()
+    with net.shared_masters():
+        after = net(tensors(), 4)
+    assert torch.equal(after, net(tensors(), 4))
+    assert not torch.equal(after, before)
+
+
+def test_shared_masters_do_not_change_gradients():
+    def gradients(shared):
+        net = nested_net().eval()
+
+        def run():
+            (net(tensors(), 2).square().sum() + net(tensors(), 8).square().sum()).backward()
+
+        if shared:
+            with net.shared_masters():
+                run()
+        else:
+            run()
+        return [layer.weight.grad for layer in net.switch_layers]
+
+    for shared, alone in zip(gradients(True), gradients(False), strict=True):
+        torch.testing.assert_close(shared, alone)
+
+
+def test_an_error_ends_the_sharing(net):
+    with pytest.raises(ValueError, match="not among"), net.shared_masters():
+        net(tensors(), [4, net(tensors(), 4).shape[0] + 3])
+    assert not net.selection.share_masters
+    assert all(layer._master is None for layer in net.switch_layers + net.fixed_layers)
+
+
+def test_bitops_are_those_of_the_lowered_program(net):
+    choices = [[0, 0], [1, 2], [2, 2]]
+    with torch.no_grad():
+        net(tensors(), 8)
+    widths = np.array(WIDTHS)[choices]
+    expected = cost.bitops(lower(net), widths)
+    np.testing.assert_array_equal(net.bitops(one_hot(choices)).numpy(), expected)
+
+
+# The controller
+
+
+def decided(net, x):
+    with torch.no_grad():
+        net(x, "controller")
+    return net.selection.per_layer.argmax(-1)
+
+
+def varied(count):
+    """Images from dark to bright, for which a controller decides differently."""
+    return tensors(count) + torch.linspace(-3, 3, count).reshape(-1, 1, 1, 1)
+
+
+def test_controller_is_deterministic_and_alone_with_its_image():
+    net, x = nested_net().eval(), varied(33)
+    choices = decided(net, x)
+    assert len({tuple(row) for row in choices.tolist()}) > 1, "the images should not all get the same"
+    assert torch.equal(decided(net, x), choices)
+    order = torch.randperm(33, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(decided(net, x[order]), choices[order])
+    for image in range(33):
+        assert torch.equal(decided(net, x[image : image + 1])[0], choices[image])
+
+
+def test_controller_run_is_the_run_at_its_choices():
+    net, x = nested_net().eval(), varied(8)
+    choices = decided(net, x)
+    with torch.no_grad():
+        assert torch.equal(net(x, "controller"), net(x, one_hot(choices.tolist())))
+
+
+def test_a_static_run_does_not_ask_the_controller(net):
+    with torch.no_grad():
+        net(tensors(), "controller")
+        net(tensors(), 4)
+    assert net.selection.per_layer == [1, 1]
+
+
+@pytest.mark.parametrize("best", [(), (1,), (1, 2), (0, 2)], ids=str)
+def test_ties_go_to_the_narrower_choice(best):
+    net = nested_net(widths=(8, 2, 4)).eval()
+    net.controller.fc2.weight.data.zero_()
+    bias = torch.zeros(2, 3)
+    bias[:, list(best)] = 1
+    net.controller.fc2.bias.data = bias.flatten()
+    assert net.selection.choices == ((2, 2), (4, 4), (8, 8))
+    assert (decided(net, tensors()) == min(best, default=0)).all()
+
+
+def test_no_gradient_reaches_the_stem_through_the_controller():
+    net = nested_net().train()
+    net(tensors(), "controller")
+    (net.selection.probabilities * torch.rand(4, 2, 3)).sum().backward()
+    reached = {name for name, parameter in net.named_parameters() if parameter.grad is not None}
+    assert reached
+    assert all(name.startswith("graph.controller.") for name in reached)
+    assert net.controller.fc1.weight.grad.any()
+
+
+def test_training_picks_one_choice_with_a_gradient_to_every_logit():
+    net = nested_net().train()
+    logits = torch.randn(50, 2, 3, requires_grad=True)
+    picked = net.controller._choose(logits)
+    assert torch.equal(picked.detach().round().sum(-1), torch.ones(50, 2))
+    torch.testing.assert_close(picked, picked.round(), rtol=0, atol=1e-6)
+    assert not torch.equal(picked.argmax(-1), logits.argmax(-1)), "drawn, not the best"
+    (picked * torch.randn(50, 2, 3)).sum().backward()
+    assert (logits.grad != 0).all()
+
+
+@pytest.mark.parametrize("temperature", [0.5, 2.0])
+def test_temperature_is_that_of_the_gumbel_softmax(temperature):
+    net, logits = nested_net().train(), torch.randn(5, 2, 3, requires_grad=True)
+    net.controller.temperature = temperature
+    torch.manual_seed(3)
+    noise = -torch.empty_like(logits).exponential_().log()
+    soft = ((logits + noise) / temperature).softmax(-1)
+    torch.manual_seed(3)
+    picked = net.controller._choose(logits)
+    weights = torch.randn(5, 2, 3)
+    torch.testing.assert_close(
+        torch.autograd.grad((picked * weights).sum(), logits),
+        torch.autograd.grad((soft * weights).sum(), logits),
+    )
+
+
+def test_probabilities_are_the_softmax_of_the_logits():
+    net, seen = nested_net().eval(), []
+    net.controller.register_forward_hook(lambda module, inputs, _: seen.append(module.logits(*inputs)))
+    decided(net, tensors())
+    assert torch.equal(net.selection.probabilities, seen[0].softmax(-1))
+
+
+def test_controller_reads_means_of_the_stem_in_codes():
+    net = nested_net().eval()
+    assert net.controller.shape == (2, 3)
+    assert net.controller.fc1.weight.shape == (64, 6)
+    assert net.controller.input.log_step.item() != 0, "calibrated"
+    assert net.controller.hidden.log_step.item() != 0
+    assert images().dtype == np.uint8
