@@ -58,7 +58,8 @@ def evaluate(
     -------
     dict
         "widths", "correct", "images", "bitops" and "transitions" (mean an image), "mean_width", "logits"
-        (digest), "first" (correct and digest of the first 100 and 1,000 images), "backend", "seconds".
+        (digest), "first" (correct and digest of the first 100 and 1,000 images), "backend", "seconds"; where
+        the widths vary, "layers": name, mean width and its standard deviation over the images.
 
     Raises
     ------
@@ -71,8 +72,9 @@ def evaluate(
     start = time.perf_counter()
     result = program.run(images, widths, backend)
     seconds = time.perf_counter() - start
-    counted = result.widths if widths == "controller" or isinstance(widths, np.ndarray) else widths
-    return {
+    varies = isinstance(widths, np.ndarray) or widths == "controller"
+    counted = result.widths if varies else widths
+    row = {
         "widths": str(widths) if label is None else label,
         "correct": int((result.classes == labels).sum()),
         "images": len(images),
@@ -84,6 +86,16 @@ def evaluate(
         "backend": result.backend,
         "seconds": round(seconds, 2),
     }
+    return row | ({"layers": _by_layer(program, result)} if varies else {})
+
+
+def _by_layer(program: Program, result: Result) -> list[Record]:
+    widths = result.widths.reshape(len(result.widths), len(program.layers), -1).mean(-1)
+    means, deviations = widths.mean(0).round(4).tolist(), widths.std(0).round(4).tolist()
+    return [
+        {"name": name, "mean": mean, "deviation": deviation}
+        for name, mean, deviation in zip(program.layers, means, deviations, strict=True)
+    ]
 
 
 def _first(result: Result, labels: NDArray[np.int64], n: int) -> Record:

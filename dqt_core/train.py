@@ -174,7 +174,7 @@ def fit(
     out: str | Path | None = None,
     checkpoint_every: int = 200,
 ) -> list[dict[str, float]]:
-    """Train a network in place.
+    """Train a network in place, on a GPU where there is one; it comes back on the CPU, in evaluation mode.
 
     Parameters
     ----------
@@ -235,12 +235,12 @@ def fit(
 def _prepared(
     accelerator: Accelerator, net: nn.Module, optimizers_: list[torch.optim.Optimizer]
 ) -> Iterator[tuple[nn.Module, list[Any]]]:
-    """Within, the network trains under Accelerate; afterwards, and after an error, it is in float32 again."""
+    """Within, the network trains on Accelerate's device; afterwards it is in float32 on the CPU again."""
     model, *prepared = accelerator.prepare(_channels_last(net), *optimizers_)
     try:
         yield model.train(), prepared
     finally:
-        accelerator.unwrap_model(model, keep_fp32_wrapper=False).eval()
+        accelerator.unwrap_model(model, keep_fp32_wrapper=False).eval().cpu()
 
 
 def _channels_last(net: nn.Module) -> nn.Module:
