@@ -23,7 +23,7 @@ from dqt_core.program import (
     execute,
 )
 
-CHOICES = ((2, 2), (3, 6), (4, 3), (8, 8))
+CHOICES = ((2, 2), (4, 3), (3, 6), (5, 8), (8, 8))
 K, LAYERS = len(CHOICES), 4
 R = 20
 

@@ -143,7 +143,11 @@ class _Builder:
         if kind == "plain":
             return self.codes([self.conv(x)])
         stride = 1 if kind in ("code shortcut", "both") else self.draw(st.sampled_from([1, 2]))
-        channels = x.shape[2] if stride == 1 and kind != "conv shortcut" else self.draw(st.sampled_from([4, 3, 2, 1]))
+        channels = (
+            x.shape[2]
+            if stride == 1 and kind != "conv shortcut"
+            else self.draw(st.sampled_from([4, 3, 2, 1]))
+        )
         terms = [self.conv(x, kernel=3, stride=stride, padding=1, outputs=channels)]
         if kind in ("conv shortcut", "both"):
             terms.append(self.conv(x, kernel=1, stride=stride, padding=0, outputs=channels))

@@ -263,7 +263,7 @@ def test_widths_of_a_result_are_single_where_weights_and_inputs_agree():
 
 
 def of_single_widths() -> Program:
-    return replace(small_program(), choices=((2, 2), (3, 3), (4, 4), (8, 8)))
+    return replace(small_program(), choices=((2, 2), (3, 3), (4, 4), (6, 6), (8, 8)))
 
 
 # What a run refuses
@@ -278,7 +278,7 @@ def of_single_widths() -> Program:
         (True, "width True is outside 1..8"),
         ([2, 4, 8, 9], "width 9 is outside 1..8"),
         (np.full((6, LAYERS), 0), "width 0 is outside 1..8"),
-        (5, r"width 5 is not in this program; it holds 2, \(3, 6\), \(4, 3\), 8"),
+        (5, r"width 5 is not in this program; it holds 2, \(4, 3\), \(3, 6\), \(5, 8\), 8"),
         ([(2, 2), (6, 3), 8, 8], r"width \(6, 3\) is not in this program"),
         ([8] * 3, "got widths for 3 layers; the program has 4"),
         ([], "widths .* do not fit; give an int"),

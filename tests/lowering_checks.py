@@ -1,0 +1,335 @@
+"""Small nets whose every number is perturbed, and checks of a lowering module against them.
+
+A check takes the module it judges as its argument: the same checks accept the package and kill its mutants.
+The twin of a program is the fake-quantized torch net that it was lowered from.
+"""
+
+import functools
+import math
+
+import numpy as np
+import torch
+from torch import nn
+
+from dqt_core import convert, data
+from dqt_core.backends import numpy_ref
+from dqt_core.cost import value_shapes
+from dqt_core.layers import Codes
+from dqt_core.layers import MaxPool as MaxPoolLayer
+from dqt_core.program import Choose, Conv, Lookup, MaxPool, Requantize, Scale, SumPool
+
+MEAN, STD = (0.4, 0.5, 0.6), (0.3, 0.25, 0.2)
+CHOICES = ((2, 2), (4, 3), (4, 4), (8, 8))
+# The twin errs by some 1e-7 of some thousand codes: real values closer to a tie may round either way.
+NEAR_TIE = 2e-3
+
+
+class Block(nn.Module):
+    """What the models have: stem, max-pool, both kinds of shortcut, a layer with a bias, ReLU and ReLU6."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.norm0, self.relu0 = (
+            nn.Conv2d(3, 6, 3, padding=1, bias=False),
+            nn.BatchNorm2d(6),
+            nn.ReLU(),
+        )
+        self.pool = nn.MaxPool2d(3, 2, 1)
+        self.conv1, self.norm1 = nn.Conv2d(6, 8, 3, 2, 1, groups=2), nn.BatchNorm2d(8)
+        self.shortcut, self.norm2 = nn.Conv2d(6, 8, 1, 2, bias=False), nn.BatchNorm2d(8)
+        self.relu1, self.relu2 = nn.ReLU(), nn.ReLU6()
+        self.conv3, self.norm3 = nn.Conv2d(8, 8, 3, padding=1, groups=8), nn.BatchNorm2d(8)
+        self.conv4, self.norm4 = nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8)
+        self.plain = nn.Conv2d(8, 8, 1)
+        self.mean, self.last = nn.AdaptiveAvgPool2d(1), nn.Linear(8, 5)
+
+    def forward(self, x):
+        x = self.pool(self.relu0(self.norm0(self.stem(x))))
+        x = self.relu1(self.norm1(self.conv1(x)) + self.norm2(self.shortcut(x)))
+        x = x + self.norm4(self.conv4(self.relu2(self.norm3(self.conv3(x)))))
+        return self.last(self.mean(self.plain(x)).flatten(1))
+
+
+def images(n=4, size=12):
+    """Blurred noise: neighbouring pixels are alike, as in photographs."""
+    rng = np.random.default_rng(3)
+    coarse = rng.integers(0, 256, (n, size // 2, size // 2, 3))
+    fine = np.repeat(np.repeat(coarse, 2, 1), 2, 2) + rng.integers(-20, 21, (n, size, size, 3))
+    return fine.clip(0, 255).astype(np.uint8)
+
+
+def perturb(norms, amount, seed):
+    """Statistics and affine parameters that differ between channels and norms; some gains are negative."""
+    generator = torch.Generator().manual_seed(seed)
+    for norm in norms:
+        for tensor in (norm.weight.data, norm.running_var):
+            tensor *= 1 + amount * (torch.rand(tensor.shape, generator=generator) - 0.5)
+        for tensor in (norm.bias.data, norm.running_mean):
+            tensor += amount * (torch.rand(tensor.shape, generator=generator) - 0.5)
+    return norms
+
+
+def nested(net, rounding="half_up", batch_norm="per_width", choices=CHOICES, pictures=None, controller=True):
+    """A converted net, every width's batch norm different."""
+    torch.manual_seed(0)
+    norms = [m for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
+    for norm in perturb(norms, 1.0, seed=1):
+        norm.weight.data[::3] *= -1
+    pictures = images() if pictures is None else pictures
+    result = convert(net, pictures, MEAN, STD, choices, rounding, batch_norm, controller)
+    perturb([m for m in result.modules() if isinstance(m, nn.BatchNorm2d)], 0.3, seed=2)
+    return result.eval()
+
+
+@functools.cache
+def block(rounding="half_up", batch_norm="per_width"):
+    torch.manual_seed(0)
+    net = nested(Block(), rounding, batch_norm)
+    # a step so large that the clamp of ReLU6 lies below 255
+    net.graph.get_submodule("relu2_codes").log_step.data.fill_(math.log(0.05))
+    return net
+
+
+def check_tables(lowering):
+    """M, B and r are those of the real gains and biases, row by row."""
+    for rounding in ("half_up", "floor"):
+        net = block(rounding)
+        program = lowering.lower(net)
+        for op in program.ops:
+            if isinstance(op, Requantize):
+                assert_fixed_point(net, program, op.terms, op.r, step_of(net, program, op.out))
+            elif isinstance(op, Scale):
+                assert_fixed_point(net, program, (op.term,), op.r, 1.0)
+
+
+def assert_fixed_point(net, program, terms, r, out_step):
+    bounds = []
+    for term in terms:
+        gains, biases = (numbers / out_step for numbers in real_term(net, program, term))
+        assert term.multiplier.shape == term.offset.shape == gains.shape, term.x
+        # half of the last bit, and what float64 loses on the way
+        assert (np.abs(term.multiplier - gains * 2.0**r) <= 0.5 + 1e-3).all(), term.x
+        assert (np.abs(term.offset - biases * 2.0**r) <= 0.5 + 1e-3).all(), term.x
+        bounds.append((np.abs(gains).max(), np.abs(biases).max(), largest_of(program, term.x)))
+    assert fits(bounds, r)
+    assert not fits(bounds, r + 1), "r is not the largest"
+
+
+def fits(bounds, r):
+    total = sum(gain * limit + bias for gain, bias, limit in bounds) * 2.0**r
+    return r <= 61 and max(gain for gain, _, _ in bounds) * 2.0**r < 2**31 and total + 2.0 ** (r - 1) < 2**62
+
+
+def real_term(net, program, term):
+    """Real gains and biases (rows, channels) of the integers that a term reads."""
+    maker = maker_of(program, term.x)
+    if not isinstance(maker, Conv):
+        is_mean = isinstance(maker, SumPool)
+        gain = step_of(net, program, maker.x) / pixels_of(program, maker.x) if is_mean else None
+        return np.full((1, 1), gain or step_of(net, program, term.x)), np.zeros((1, 1))
+    layer = net.graph.get_submodule(maker.name)
+    half = 2 if program.rounding == "floor" else 1  # floor counts half master steps
+    steps = doubles(layer.log_step.exp()).ravel() * step_of(net, program, maker.x) / half
+    own = np.zeros(len(steps)) if layer.bias is None else doubles(layer.bias)
+    if not layer.norms:
+        return steps[None], own[None]
+    gains = np.stack([doubles(n.weight) / np.sqrt(doubles(n.running_var) + n.eps) for n in layer.norms])
+    means, betas = (np.stack([doubles(getattr(n, a)) for n in layer.norms]) for a in ("running_mean", "bias"))
+    return gains * steps, betas + (own - means) * gains
+
+
+def doubles(tensor):
+    return tensor.detach().double().numpy()
+
+
+def maker_of(program, name):
+    return next(op for op in program.ops if getattr(op, "out", None) == name)
+
+
+def pixels_of(program, name):
+    return math.prod(value_shapes(program.ops, program.image_shape)[name][:2])
+
+
+def step_of(net, program, name):
+    maker = maker_of(program, name)
+    if isinstance(maker, MaxPool):
+        return step_of(net, program, maker.x)
+    return doubles(net.graph.get_submodule(name).log_step.exp()).item()
+
+
+def largest_of(program, name):
+    """Largest magnitude of a value's integers, dropped bits put back."""
+    maker = maker_of(program, name)
+    if isinstance(maker, Conv):
+        largest_weight = 256 if program.rounding == "floor" else 128
+        return maker.weight[0].size * largest_weight * largest_of(program, maker.x)
+    if isinstance(maker, SumPool):
+        return pixels_of(program, maker.x) * largest_of(program, maker.x)
+    if isinstance(maker, MaxPool):
+        return largest_of(program, maker.x)
+    return 128 if isinstance(maker, Lookup) or maker.lo < 0 else 255
+
+
+def check_twin_at_every_choice(lowering):
+    for rounding in ("half_up", "floor"):
+        net = block(rounding)
+        program = lowering.lower(net)
+        for choice in range(len(CHOICES)):
+            assert_equals_twin(net, program, images(2), np.full((2, len(program.layers)), choice))
+
+
+def check_twin_at_mixed_choices(lowering):
+    for rounding in ("half_up", "floor"):
+        net = block(rounding)
+        program = lowering.lower(net)
+        choices = np.random.default_rng(4).integers(0, len(CHOICES), (4, len(program.layers)))
+        assert_equals_twin(net, program, images(), choices)
+
+
+def check_twin_with_the_controller(lowering):
+    net = block()
+    assert_equals_twin(net, lowering.lower(net), images(), None)
+
+
+def assert_equals_twin(net, program, pictures, choices):
+    """Operation by operation, every one fed with the twin's codes: equal, except beside a tie.
+
+    Errors of one layer would otherwise be carried on by all that follow.
+    """
+    twin, real, choices_of_twin = run_twin(net, pictures, choices)
+    backend = numpy_ref.Backend(program)
+    values = {"image": pictures}
+    for op in program.ops:
+        if op.controller and choices is not None:
+            continue
+        if isinstance(op, Choose):
+            np.testing.assert_array_equal(
+                backend.choose(op, values[op.x], len(program.choices)), choices_of_twin
+            )
+            continue
+        given = choices_of_twin if choices is None else choices
+        values[op.out] = getattr(backend, type(op).__name__.lower())(op, values, given)
+        if isinstance(op, Lookup | MaxPool):
+            np.testing.assert_array_equal(values[op.out], twin[op.out], op.out)
+        elif isinstance(op, Requantize):
+            is_off = values[op.out] != twin[op.out]
+            distance = np.abs(real[op.out] - np.rint(real[op.out] - 0.5) - 0.5)
+            assert (distance[is_off] < NEAR_TIE).all(), f"{op.out}: {np.count_nonzero(is_off)} codes differ"
+            assert is_off.mean() < 0.02, op.out
+            values[op.out] = twin[op.out].astype(values[op.out].dtype)
+        elif isinstance(op, Scale):
+            logits = np.ldexp(values[op.out].astype(np.float64), -op.r)
+            np.testing.assert_allclose(logits, twin[op.out], rtol=1e-4, atol=1e-4, err_msg=op.out)
+
+
+@torch.no_grad()
+def run_twin(net, pictures, choices):
+    """Codes (NHWC) and real values in steps by name; "logits" and the controller's; the choices."""
+    codes, real = {}, {}
+
+    def keep(name, module, inputs, out):
+        codes[name] = channels_last(out.codes).astype(np.int64)
+        if isinstance(module, Codes):
+            real[name] = channels_last(inputs[0]) / doubles(module.log_step.exp())
+
+    hooks = [
+        module.register_forward_hook(functools.partial(lambda name, *call: keep(name, *call), name))
+        for name, module in net.graph.named_modules()
+        if isinstance(module, Codes | MaxPoolLayer)
+    ]
+    if net.controller is not None:
+        hooks.append(
+            net.controller.fc2.register_forward_hook(
+                lambda module, inputs, out: codes.update({"controller.logits": channels_last(out)})
+            )
+        )
+    table = torch.from_numpy(data.normalization_table(net.mean, net.std))
+    x = table[torch.arange(3), torch.from_numpy(pictures).long()].permute(0, 3, 1, 2)
+    widths = "controller"
+    if choices is not None:
+        widths = torch.eye(len(net.selection.choices))[torch.from_numpy(choices)]
+    codes["logits"] = channels_last(net(x, widths))
+    for hook in hooks:
+        hook.remove()
+    return codes, real, net.selection.per_layer.argmax(-1).numpy()
+
+
+def channels_last(tensor):
+    tensor = tensor.detach().double()
+    return (tensor.permute(0, 2, 3, 1) if tensor.ndim == 4 else tensor[:, None, None]).numpy()
+
+
+class LongSums(nn.Module):
+    """Two convolutions as large as the image meet in one addition."""
+
+    def __init__(self, height, width, channels):
+        super().__init__()
+        self.stem, self.relu0 = nn.Conv2d(3, channels, 1), nn.ReLU()
+        self.conv1, self.norm1 = nn.Conv2d(channels, 1, (height, width)), nn.BatchNorm2d(1)
+        self.conv2, self.norm2 = nn.Conv2d(channels, 1, (height, width)), nn.BatchNorm2d(1)
+        self.relu1, self.mean, self.last = nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Linear(1, 2)
+
+    def forward(self, x):
+        x = self.relu0(self.stem(x))
+        x = self.relu1(self.norm1(self.conv1(x)) + self.norm2(self.conv2(x)))
+        return self.last(self.mean(x).flatten(1))
+
+
+@functools.cache
+def long_sums(height, width, channels, rounding):
+    torch.manual_seed(0)
+    pictures = np.random.default_rng(5).integers(0, 256, (1, height, width, 3)).astype(np.uint8)
+    choices = ((2, 2), (8, 8))
+    net = nested(
+        LongSums(height, width, channels), rounding, choices=choices, pictures=pictures, controller=False
+    )
+    # the large gains of the two layers are in different rows: images choose them independently
+    conv1, conv2 = (net.graph.get_submodule(name) for name in ("conv1", "conv2"))
+    for layer, gains in ((conv1, (1.0, 0.01)), (conv2, (0.01, 1.0))):
+        layer.log_step.data.fill_(-5.0)
+        for norm, gain in zip(layer.norms, gains, strict=True):
+            norm.weight.data.fill_(gain)
+            norm.running_var.fill_(1.0)
+    return net
+
+
+def check_long_sums(lowering):
+    """32-bit accumulators as long as they may be; two of them bound r by the 62-bit sum."""
+    for size, rounding in (((91, 241, 3), "half_up"), ((128, 257, 1), "floor")):
+        net = long_sums(*size, rounding)
+        program = lowering.lower(net)
+        addition = maker_of(program, "relu1_codes")
+        assert_fixed_point(net, program, addition.terms, addition.r, step_of(net, program, "relu1_codes"))
+
+
+def refusal(function, *arguments):
+    """Text of the OverflowError; nothing where there is none."""
+    try:
+        function(*arguments)
+    except OverflowError as error:
+        return str(error)
+    return ""
+
+
+def check_longer_sums_are_refused(lowering):
+    for size, rounding, terms in (((67, 491, 2), "half_up", 65_794), ((67, 491, 1), "floor", 32_897)):
+        assert f"sum at most {terms - 1} of them" in refusal(lowering.lower, long_sums(*size, rounding))
+
+
+def check_clamps(lowering):
+    """A ReLU is a clamp at 0, a ReLU6 one at round(6 / step), and no ReLU none."""
+    clamps = {op.out: (op.lo, op.hi) for op in lowering.lower(block()).ops if isinstance(op, Requantize)}
+    assert clamps["relu0_codes"] == clamps["relu1_codes"] == (0, 255)
+    assert clamps["relu2_codes"] == (0, 120)
+    assert clamps["add_1_codes"] == clamps["plain_codes"] == (-128, 127)
+
+
+LOWERING_CHECKS = [
+    check_tables,
+    check_twin_at_every_choice,
+    check_twin_at_mixed_choices,
+    check_twin_with_the_controller,
+    check_long_sums,
+    check_longer_sums_are_refused,
+    check_clamps,
+]
