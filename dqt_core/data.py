@@ -206,7 +206,7 @@ def _torchvision_split(folder: Path, is_train: bool) -> tuple[Images, Labels]:
         split = import_torchvision().datasets.CIFAR10(folder, train=is_train, download=False)
     except RuntimeError as error:
         raise DataError(f"{folder / 'cifar-10-batches-py'} is damaged ({error}); run: {DOWNLOAD}") from error
-    return split.data, np.asarray(split.targets, np.int64)
+    return np.ascontiguousarray(split.data), np.asarray(split.targets, np.int64)
 
 
 def _concatenate(batches: list[tuple[Images, Labels]]) -> tuple[Images, Labels]:

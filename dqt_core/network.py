@@ -99,7 +99,8 @@ class NestedNet(nn.Module):
         cost = torch.tensor([float(w * a) for w, a in self.selection.choices], device=weights.device)
         macs = torch.tensor([float(layer.macs) for layer in self.switch_layers], device=weights.device)
         fixed = sum(layer.macs for layer in self.fixed_layers) * MASTER_WIDTH**2
-        return (weights @ cost) @ macs + fixed
+        # no matrix product: autocast would round the costs to bf16
+        return ((weights * cost).sum(-1) * macs).sum(-1) + fixed
 
     def _per_layer(self, widths: int | str | Sequence[int | Choice] | Tensor) -> list[int] | Tensor:
         layers = len(self.switch_layers)

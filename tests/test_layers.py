@@ -339,6 +339,8 @@ def test_bitops_are_those_of_the_lowered_program(net):
     widths = np.array(WIDTHS)[choices]
     expected = cost.bitops(lower(net), widths)
     np.testing.assert_array_equal(net.bitops(one_hot(choices)).numpy(), expected)
+    with torch.autocast("cpu", torch.bfloat16):
+        np.testing.assert_array_equal(net.bitops(one_hot(choices)).numpy(), expected)
 
 
 # The controller

@@ -1,0 +1,124 @@
+"""The three-term loss against sums written out by hand."""
+
+import pytest
+import torch
+from small_nets import WIDTHS, nested_net, tensors
+from torch.nn import functional
+
+from dqt_core.objective import Objective
+
+LABELS = torch.tensor([1, 7, 0, 3])
+# Of CourseNet at 16x16: conv2 and conv3; the first and last layers and the controller's two
+SWITCHED_MACS = (8 * 8 * 6 * 6 * 9, 2 * 2 * 12 * 6 * 9)
+FIXED_MACS = 16 * 16 * 6 * 3 * 9 + 12 * 10 + 6 * 64 + 64 * 2 * 3
+
+
+@pytest.fixture
+def net():
+    """In evaluation mode, where nothing is random and batch norm keeps still."""
+    return nested_net().eval()
+
+
+def task(net, widths):
+    return functional.cross_entropy(net(tensors(), widths), LABELS)
+
+
+def expected_bitops(probabilities):
+    """Mean over images of the sum over layers and choices of probability * MACs * width * width."""
+    total = 0.0
+    for image in probabilities:
+        total += 64 * FIXED_MACS
+        for macs, layer in zip(SWITCHED_MACS, image, strict=True):
+            total += sum(p.item() * macs * width**2 for p, width in zip(layer, WIDTHS, strict=True))
+    return total / len(probabilities)
+
+
+def cost(net):
+    net(tensors(), "controller")
+    return expected_bitops(net.selection.probabilities)
+
+
+WIDEST = 64 * (sum(SWITCHED_MACS) + FIXED_MACS)
+
+
+def test_terms_and_weights(net):
+    loss, figures = Objective(alpha=0.7, beta=0.3)(net, tensors(), LABELS, 0.5)
+    consistency = sum(task(net, width) for width in WIDTHS)
+    by_controller, relative = task(net, "controller"), cost(net) / WIDEST
+    torch.testing.assert_close(loss, 0.7 * consistency + by_controller + 0.3 * relative)
+    expected = {"consistency": consistency.item(), "task": by_controller.item(), "cost": relative}
+    assert figures == {name: pytest.approx(value, abs=1e-4) for name, value in expected.items()}
+    assert 0 < relative < 1
+
+
+def test_alpha_0_leaves_consistency_out(net):
+    loss, figures = Objective(alpha=0, beta=2)(net, tensors(), LABELS, 0.5)
+    assert figures.keys() == {"task", "cost"}
+    torch.testing.assert_close(loss, task(net, "controller") + 2 * cost(net) / WIDEST)
+
+
+def test_consistency_at_chosen_widths():
+    net = nested_net(widths=(2, (2, 8), 8)).eval()
+    loss, figures = Objective(consistency_widths=((2, 8), 8), controller_from=1)(net, tensors(), LABELS, 0)
+    assert figures.keys() == {"consistency"}
+    torch.testing.assert_close(loss, task(net, [(2, 8)] * 2) + task(net, 8))
+
+
+def test_consistency_width_that_the_network_lacks(net):
+    with pytest.raises(ValueError, match="width 5 is not among"):
+        Objective(consistency_widths=(5,))(net, tensors(), LABELS, 0)
+
+
+@pytest.mark.parametrize("share", [0.5, 0.9, 1.0, 1.1])
+def test_target_is_a_hinge(net, share):
+    target = cost(net) / share
+    loss, figures = Objective(alpha=0, beta=3, target_bitops=target)(net, tensors(), LABELS, 0.5)
+    excess = max(0.0, share - 1)
+    assert figures["cost"] == pytest.approx(excess, abs=1e-4)
+    torch.testing.assert_close(loss, task(net, "controller") + 3 * excess, rtol=1e-5, atol=1e-5)
+
+
+def test_cost_trains_the_controller_alone_and_towards_narrow(net):
+    net(tensors(), "controller")
+    Objective()._cost(net).backward()
+    reached = {name for name, parameter in net.named_parameters() if parameter.grad is not None}
+    assert all(name.startswith("graph.controller.") for name in reached)
+    by_bias = net.controller.fc2.bias.grad.unflatten(0, (2, 3))
+    assert (by_bias[:, -1] > 0).all(), "a descent makes the widest choice less likely"
+    assert (by_bias[:, 0] < 0).all()
+
+
+def test_masters_are_computed_once_for_all_passes(net, monkeypatch):
+    from dqt_core import fake
+
+    computed, quantize = [], fake.quantize
+    monkeypatch.setattr(fake, "quantize", lambda x, *rest: computed.append(x) or quantize(x, *rest))
+    Objective()(net, tensors(), LABELS, 0)
+    assert [sum(x is layer.weight for x in computed) for layer in net.switch_layers] == [1, 1]
+
+
+@pytest.mark.parametrize(("progress", "joins"), [(0.0, False), (0.39, False), (0.4, True), (0.9, True)])
+def test_controller_joins_after_its_fraction(net, progress, joins):
+    _, figures = Objective(controller_from=0.4)(net, tensors(), LABELS, progress)
+    assert ("task" in figures) == ("cost" in figures) == joins
+
+
+def test_network_without_controller_trains_consistency():
+    net = nested_net(controller=False).eval()
+    loss, figures = Objective(alpha=2)(net, tensors(), LABELS, 0.5)
+    assert figures.keys() == {"consistency"}
+    torch.testing.assert_close(loss, 2 * sum(task(net, width) for width in WIDTHS))
+
+
+@pytest.mark.parametrize(("progress", "temperature"), [(0, 4.0), (0.5, 2.0), (0.75, 2**0.5), (1, 1.0)])
+def test_temperature_falls_geometrically(net, progress, temperature):
+    Objective(temperature=(4.0, 1.0))(net, tensors(), LABELS, progress)
+    assert net.controller.temperature == pytest.approx(temperature)
+
+
+@pytest.mark.parametrize(("controller", "start"), [(False, 0.0), (True, 0.5)])
+def test_no_loss_at_all_is_refused(controller, start):
+    with pytest.raises(ValueError, match="there is no loss: alpha is 0 and no controller's pass joins"):
+        Objective(alpha=0, controller_from=start)(
+            nested_net(controller=controller).eval(), tensors(), LABELS, 0.1
+        )

@@ -1,0 +1,449 @@
+"""The training loop: what it learns, that it repeats, and that a kill at any moment costs nothing."""
+
+import copy
+import dataclasses
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from small_nets import CourseNet, assert_equal_states, digits, nested_net, seeded, state, tensors
+from torch import nn
+
+from dqt_core import data, train
+from dqt_core.objective import Objective
+
+STEPS, EVERY = 11, 3
+RECIPE = train.Recipe(epochs=STEPS / 44, batch_size=32, lr=0.05)
+
+
+def float_net(seed=0):
+    torch.manual_seed(seed)
+    return CourseNet()
+
+
+def fitted(net, recipe=RECIPE, **options):
+    """Weights and history under the three-term loss: both optimizers, every random draw."""
+    history = train.fit(net, digits(), recipe, Objective(beta=0.1), checkpoint_every=EVERY, **options)
+    return state(net), history
+
+
+@pytest.fixture(scope="module")
+def uninterrupted():
+    return fitted(nested_net())
+
+
+class Killed(BaseException):
+    """What no handler of the training code may catch."""
+
+
+# Learning
+
+
+def test_fit_learns_and_reports_every_step():
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 8, 4, stride=4), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 8 * 8, 10)]
+    net = nn.Sequential(*layers)
+    before = train.evaluate(net, digits())
+    history = train.fit(net, digits(), train.Recipe(epochs=2, batch_size=32, lr=0.1, augment=False))
+    assert before < 0.3
+    assert train.evaluate(net, digits()) > 0.8
+    assert [entry["step"] for entry in history] == list(range(2 * 44))
+    assert history[-1]["loss"] < 0.5 * history[0]["loss"]
+    assert not net.training
+
+
+def test_same_seed_same_weights(uninterrupted):
+    weights, history = uninterrupted
+    again, history_again = fitted(nested_net())
+    assert_equal_states(again, weights)
+    assert history_again == history
+    assert [entry["step"] for entry in history] == list(range(STEPS))
+    assert history[0].keys() == {"step", "consistency", "task", "cost"}
+
+
+def test_other_seed_other_weights(uninterrupted):
+    weights, _ = fitted(nested_net(), dataclasses.replace(RECIPE, seed=1))
+    assert not torch.equal(weights["graph.conv2.weight"], uninterrupted[0]["graph.conv2.weight"])
+
+
+def test_every_kind_of_parameter_is_trained(uninterrupted):
+    before, after = state(nested_net()), uninterrupted[0]
+    kept = {name for name in before if torch.equal(before[name], after[name])}
+    assert not kept
+
+
+# Precision
+
+
+@pytest.mark.parametrize("ends_with", ["success", "error"])
+def test_the_network_computes_in_float32_after_bf16_training(ends_with):
+    net, recipe = float_net(), dataclasses.replace(RECIPE, precision="bf16")
+    seen = []
+
+    def loss(net, images, labels, progress):
+        seen.append(net.conv2(torch.ones(1, 6, 4, 4)).dtype)
+        if ends_with == "error":
+            raise Killed
+        return train.cross_entropy(net, images, labels, progress)
+
+    try:
+        train.fit(net, digits(), recipe, loss)
+    except Killed:
+        assert ends_with == "error"
+    assert set(seen) == {torch.bfloat16}
+    fresh = CourseNet()
+    fresh.load_state_dict(net.state_dict())
+    for twin in (net, copy.deepcopy(net)):
+        assert torch.equal(twin(tensors()), fresh.eval()(tensors()))
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_precisions_may_follow_each_other(precision):
+    seen = []
+
+    def loss(net, images, labels, progress):
+        seen.append(torch.mm(torch.ones(1, 1), torch.ones(1, 1)).dtype)
+        return train.cross_entropy(net, images, labels, progress)
+
+    for each in (precision, "no", "bf16"):
+        recipe = dataclasses.replace(RECIPE, epochs=1 / 44, precision=each)
+        train.fit(float_net(), digits(), recipe, loss)
+    dtypes = {"no": torch.float32, "bf16": torch.bfloat16}
+    assert seen == [dtypes[precision], torch.float32, torch.bfloat16]
+
+
+def test_a_copy_of_a_trained_network_has_weights_of_its_own():
+    net = float_net()
+    train.fit(net, digits(), dataclasses.replace(RECIPE, epochs=1 / 44))
+    twin = copy.deepcopy(net)
+    nn.init.zeros_(twin.fc.weight)
+    nn.init.zeros_(twin.fc.bias)
+    assert not twin(tensors()).any()
+    assert net(tensors()).any()
+
+
+# Checkpoint and resume
+
+
+def run_until_killed(folder):
+    """The other process: train, and stand still in the middle of step 7, two steps behind a checkpoint."""
+
+    class Halting(Objective):
+        def __call__(self, net, images, labels, progress):
+            if round(progress * STEPS) == 7:
+                Path(folder, "halted").touch()
+                time.sleep(600)
+            return super().__call__(net, images, labels, progress)
+
+    train.fit(nested_net(), digits(), RECIPE, Halting(beta=0.1), folder, checkpoint_every=EVERY)
+
+
+def resumed(folder, seed):
+    """The weights, the history and the steps of a run that goes on from a folder."""
+    steps = []
+
+    class Recording(Objective):
+        def __call__(self, net, images, labels, progress):
+            steps.append(round(progress * STEPS))
+            return super().__call__(net, images, labels, progress)
+
+    net = nested_net(seed)
+    history = train.fit(net, digits(), RECIPE, Recording(beta=0.1), folder, checkpoint_every=EVERY)
+    return state(net), history, steps
+
+
+def assert_continued(folder, uninterrupted, first):
+    other_weights = 9 if first else 0  # where there is a checkpoint, all must come from it
+    weights, history, steps = resumed(folder, other_weights)
+    assert steps == list(range(first, STEPS))
+    assert history == uninterrupted[1]
+    assert_equal_states(weights, uninterrupted[0])
+
+
+def test_killed_and_resumed_run_ends_with_the_same_bits(tmp_path, uninterrupted):
+    code = "import sys, test_train; test_train.run_until_killed(sys.argv[1])"
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    with subprocess.Popen(command, cwd=Path(__file__).parent, stderr=subprocess.PIPE) as process:
+        while not (tmp_path / "halted").exists():
+            assert process.poll() is None, process.stderr.read().decode()
+            time.sleep(0.05)
+        process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    assert_continued(tmp_path, uninterrupted, first=6)
+
+
+def kill_at(monkeypatch, owner, name, call, after=False):
+    """Make the `call`-th call of a function raise before it does anything, or right after."""
+    function, calls = getattr(owner, name), []
+
+    def killing(*args, **options):
+        calls.append(1)
+        if len(calls) == call and not after:
+            raise Killed
+        result = function(*args, **options)
+        if len(calls) == call:
+            raise Killed
+        return result
+
+    monkeypatch.setattr(owner, name, killing)
+
+
+# Saves come after steps 2, 5, 8 and 10. The third one: moves `last` (calls 2 and 4 of replace), then `new`.
+KILLS = {
+    "before anything is written": (train.Accelerator, "save_state", 3, False, 6),
+    "before run.json": (train.Accelerator, "save_state", 3, True, 6),
+    "in the middle of run.json": (Path, "write_text", 3, False, 6),
+    "before the two are swapped": (train.os, "replace", 4, False, 6),
+    "between the two moves": (train.os, "replace", 4, True, 6),
+    "before the second move": (train.os, "replace", 5, False, 6),
+    "after the swap": (train.os, "replace", 5, True, 9),
+    "at the first checkpoint": (train.os, "replace", 1, False, 0),
+    "after the first checkpoint": (train.os, "replace", 1, True, 3),
+}
+
+
+@pytest.mark.parametrize("moment", KILLS)
+def test_a_kill_while_a_checkpoint_is_written_leaves_a_whole_one(
+    moment, tmp_path, uninterrupted, monkeypatch
+):
+    owner, name, call, after, first = KILLS[moment]
+    with monkeypatch.context() as patch:
+        kill_at(patch, owner, name, call, after)
+        with pytest.raises(Killed):
+            fitted(nested_net(), out=tmp_path)
+    assert_continued(tmp_path, uninterrupted, first)
+
+
+def test_what_a_kill_left_of_a_checkpoint_is_not_used(tmp_path, uninterrupted):
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "model.safetensors").write_bytes(b"part of a file")
+    (tmp_path / "new" / "stale").touch()
+    assert_continued(tmp_path, uninterrupted, first=0)
+    assert not (tmp_path / "new").exists()
+    assert not (tmp_path / "last" / "stale").exists()
+
+
+def test_a_finished_run_is_loaded_and_goes_no_further(tmp_path, uninterrupted):
+    fitted(nested_net(), out=tmp_path)
+    assert_continued(tmp_path, uninterrupted, first=STEPS)
+    shutil.rmtree(tmp_path / "last")
+    assert_continued(tmp_path, uninterrupted, first=9)
+
+
+def test_another_recipe_in_the_same_folder_is_refused(tmp_path):
+    recipe = dataclasses.replace(RECIPE, epochs=1 / 44)
+    fitted(nested_net(), recipe, out=tmp_path)
+    with pytest.raises(ValueError, match=r"'lr': 0\.05.*'lr': 0\.1.*give the old recipe, or another folder"):
+        fitted(nested_net(), dataclasses.replace(recipe, lr=0.1), out=tmp_path)
+
+
+def test_without_folder_nothing_is_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    train.fit(float_net(), digits(), dataclasses.replace(RECIPE, epochs=1 / 44))
+    assert not list(tmp_path.iterdir())
+
+
+# Refusals
+
+
+@pytest.mark.parametrize("value", ["nan", "inf"])
+def test_a_loss_that_is_not_finite_names_its_step(value):
+    net = float_net()
+
+    def loss(net, images, labels, progress):
+        result, figures = train.cross_entropy(net, images, labels, progress)
+        return result * float(value if round(progress * STEPS) == 2 else 1), figures
+
+    before = []
+    net.fc.register_forward_pre_hook(lambda module, _: before.append(module.weight.clone()))
+    with pytest.raises(FloatingPointError, match=f"the loss is {value} at step 2; lower the learning rate"):
+        train.fit(net, digits(), RECIPE, loss)
+    assert torch.equal(net.fc.weight, before[-1]), "the bad step is not taken"
+
+
+def test_a_batch_larger_than_the_training_set_is_refused():
+    with pytest.raises(ValueError, match="batch_size=1439 is more than the 1438 training images; lower it"):
+        train.fit(float_net(), digits(), dataclasses.replace(RECIPE, batch_size=1439))
+
+
+# Batches, schedule and optimizers
+
+
+def numbered(count=10):
+    """Image i is grey of level i, with label i."""
+    levels = np.broadcast_to(np.arange(count, dtype=np.uint8)[:, None, None, None], (count, 8, 8, 3)).copy()
+    labels = np.arange(count)
+    mean, std = (0.0,) * 3, (1 / 255,) * 3
+    return data.Dataset("numbered", levels, labels, levels, labels, mean, std, tuple("0123456789"))
+
+
+def served(recipe):
+    batches = []
+
+    def loss(net, images, labels, progress):
+        assert torch.equal(images[:, 0, 0, 0].round().long(), labels)
+        batches.append(labels.tolist())
+        return net(images).sum(), {}
+
+    net = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 10))
+    train.fit(net, numbered(), recipe, loss)
+    return batches
+
+
+def test_an_epoch_serves_every_image_once_in_an_order_of_its_own():
+    recipe = train.Recipe(epochs=3, batch_size=5, augment=False, precision="no")
+    batches = served(recipe)
+    assert [len(batch) for batch in batches] == [5] * 6
+    epochs = [batches[i] + batches[i + 1] for i in (0, 2, 4)]
+    assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 3
+    assert served(recipe) == batches
+    assert served(dataclasses.replace(recipe, seed=1)) != batches
+
+
+def test_an_incomplete_batch_is_left_out():
+    assert [len(batch) for batch in served(train.Recipe(2, batch_size=4, augment=False))] == [4] * 4
+
+
+def test_schedule_rises_then_falls_as_a_cosine():
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(()))], lr=2.0)
+    schedule = train._schedule(optimizer, train.Recipe(epochs=1, warmup=0.2), steps=20)
+    rates = []
+    for _ in range(20):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    expected = [2 * (i + 1) / 4 for i in range(4)] + [1 + np.cos(np.pi * i / 16) for i in range(16)]
+    np.testing.assert_allclose(rates, expected, atol=1e-12)
+
+
+def test_optimizers_group_parameters():
+    net = nested_net()
+    names = {id(parameter): name for name, parameter in net.named_parameters()}
+    sgd, adam = train.optimizers(net, lr=0.3, weight_decay=0.01)
+    assert (sgd.defaults["momentum"], sgd.defaults["nesterov"]) == (0.9, True)
+    groups = [{names[id(p)] for p in group["params"]} for group in sgd.param_groups + adam.param_groups]
+    decayed, plain, steps, controller = groups
+    assert sum(map(len, groups)) == len(names) == len(set.union(*groups))
+    assert decayed == {f"graph.{layer}.weight" for layer in ("conv1", "conv2", "conv3", "fc")}
+    assert all(name.endswith("log_step") for name in steps)
+    assert {"graph.controller.fc1.log_step", "graph.x_codes.log_step", "graph.conv2.log_step"} < steps
+    assert controller == {
+        f"graph.controller.{fc}.{kind}" for fc in ("fc1", "fc2") for kind in ("weight", "bias")
+    }
+    assert {"graph.conv2.norms.1.weight", "graph.fc.bias"} < plain
+    rates = [group["lr"] for group in sgd.param_groups + adam.param_groups]
+    assert rates == [0.3, 0.3, 2e-3, 1e-2]
+    assert [group["weight_decay"] for group in sgd.param_groups + adam.param_groups] == [0.01, 0, 0, 0]
+
+
+def test_gradients_are_clipped():
+    net, before = nn.Sequential(nn.Flatten(), nn.Linear(192, 1)), []
+    net.register_forward_pre_hook(lambda *_: before.append(state(net)))
+    recipe = train.Recipe(1 / 2, batch_size=5, clip=0.5, lr=1.0, warmup=0, weight_decay=0, precision="no")
+    train.fit(net, numbered(), recipe, lambda net, x, y, p: (1e6 * net(x).sum(), {}))
+    change = torch.cat([(state(net)[name] - before[0][name]).flatten() for name in before[0]])
+    # one step of Nesterov momentum from rest: (1 + 0.9) * lr * gradient
+    assert change.norm().item() == pytest.approx(1.9 * 0.5, rel=1e-3)
+
+
+# Augmentation and input
+
+
+def test_augment_crops_a_reflected_image():
+    image = np.arange(10 * 12 * 3, dtype=np.uint8).reshape(1, 10, 12, 3)
+    padded = np.pad(image[0], ((4, 4), (4, 4), (0, 0)), mode="reflect")
+    crops = {
+        padded[top : top + 10, left : left + 12][:, ::mirror].tobytes(): (top, left, mirror)
+        for top in range(9)
+        for left in range(9)
+        for mirror in (1, -1)
+    }
+    assert len(crops) == 9 * 9 * 2
+    torch.manual_seed(0)
+    many = train.augment(torch.from_numpy(image).expand(3000, -1, -1, -1))
+    assert (many.shape, many.dtype) == ((3000, 10, 12, 3), torch.uint8)
+    found = [crops[crop.numpy().tobytes()] for crop in many]
+    assert set(found) == set(crops.values()), "every crop, mirrored and not"
+    assert 0.45 < np.mean([mirror == 1 for *_, mirror in found]) < 0.55
+
+
+def test_augment_without_flip_never_mirrors():
+    image = torch.arange(12).repeat(12).reshape(1, 12, 12, 1).to(torch.uint8)
+    middle = train.augment(image.expand(500, -1, -1, -1), flip=False)[:, 6, 4:8, 0].int()
+    assert (middle.diff(dim=1) == 1).all()
+
+
+def test_augment_repeats_with_the_seed():
+    pixels = torch.from_numpy(digits().train_images[:50])
+    torch.manual_seed(1)
+    first = train.augment(pixels)
+    second = train.augment(pixels)
+    torch.manual_seed(1)
+    assert torch.equal(train.augment(pixels), first)
+    assert not torch.equal(first, second)
+
+
+@pytest.mark.parametrize("options", [{"augment": False}, {"flip": False}, {}], ids=str)
+def test_fit_augments_as_its_recipe_says(options, monkeypatch):
+    calls, augment = [], train.augment
+    monkeypatch.setattr(train, "augment", lambda x, flip: calls.append(flip) or augment(x, flip))
+    train.fit(float_net(), digits(), dataclasses.replace(RECIPE, epochs=1 / 44, **options))
+    assert calls == ([] if "augment" in options else [options.get("flip", True)])
+
+
+def test_normalize_is_the_formula():
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 9, 3), np.uint8)
+    mean, std = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
+    found = train.normalize(torch.from_numpy(pixels), torch.from_numpy(data.normalization_table(mean, std)))
+    expected = ((pixels / 255 - mean) / std).transpose(0, 3, 1, 2).astype(np.float32)
+    np.testing.assert_array_equal(found.numpy(), expected)
+    assert found.is_contiguous(memory_format=torch.channels_last)
+
+
+# Evaluation
+
+
+def test_evaluate_counts_correct_images():
+    dataset, seen = digits(), []
+
+    def net(images, shift):
+        start = sum(seen)
+        seen.append(len(images))
+        labels = torch.from_numpy(dataset.test_labels[start : start + len(images)])
+        wrong = torch.arange(start, start + len(images)) % 4 == 0
+        return nn.functional.one_hot(torch.where(wrong, (labels + shift) % 10, labels), 10)
+
+    assert train.evaluate(net, dataset, batch_size=100, shift=1) == (359 - 90) / 359
+    assert seen == [100, 100, 100, 59]
+    seen.clear()
+    assert train.evaluate(net, dataset, limit=10, shift=1) == 0.7
+    assert seen == [10]
+
+
+def test_evaluate_puts_the_network_in_evaluation_mode_without_gradients():
+    net, seen = seeded(CourseNet).train(), []
+    net.register_forward_hook(lambda module, _, out: seen.append((module.training, out.requires_grad)))
+    train.evaluate(net, digits(), limit=5)
+    assert seen == [(False, False)]
+
+
+def test_evaluate_passes_widths_on():
+    net = nested_net().eval()
+    accuracies = [train.evaluate(net, digits(), limit=64, widths=width) for width in (2, 8, "controller")]
+    assert all(0 <= accuracy <= 1 for accuracy in accuracies)
+    with pytest.raises(ValueError, match="width 5 is not among"):
+        train.evaluate(net, digits(), limit=5, widths=5)
+
+
+def test_environment_is_left_alone():
+    before = dict(os.environ)
+    train.fit(float_net(), digits(), dataclasses.replace(RECIPE, epochs=1 / 44))
+    assert dict(os.environ) == before
