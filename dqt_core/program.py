@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from dqt_core.nested import MASTER_WIDTH, Rounding, require_width
 
@@ -271,7 +271,7 @@ class Program:
         # One entry: safetensors writes several in random order, and equal programs are to be equal files.
         metadata = json.dumps({"format": FORMAT, "digest": self.digest, "program": header})
         unfinished = path.with_suffix(".unfinished")
-        save_file(tensors, unfinished, {METADATA: metadata})
+        unfinished.write_bytes(save(tensors, {METADATA: metadata}))
         os.replace(unfinished, path)
         return path
 

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -209,25 +210,30 @@ def read(path):
         return json.loads(file.metadata()[program_module.METADATA]), tensors
 
 
-def test_a_failed_write_leaves_no_file(tmp_path, monkeypatch):
-    def write_half(tensors, path, metadata):
-        path.write_bytes(b"half")
+@pytest.fixture
+def full_disk(monkeypatch):
+    write = Path.write_bytes
+
+    def write_half(path, content):
+        write(path, content[: len(content) // 2])
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(program_module, "save_file", write_half)
+    def fill():
+        monkeypatch.setattr(Path, "write_bytes", write_half)
+
+    return fill
+
+
+def test_a_failed_write_leaves_no_file(tmp_path, full_disk):
+    full_disk()
     with pytest.raises(OSError, match="No space left"):
         small_program().save(tmp_path)
     assert list(tmp_path.glob("*.safetensors")) == []
 
 
-def test_a_failed_write_leaves_the_file_before(saved, monkeypatch):
+def test_a_failed_write_leaves_the_file_before(saved, full_disk):
     before = saved.read_bytes()
-
-    def write_half(tensors, path, metadata):
-        path.write_bytes(b"half")
-        raise OSError("No space left on device")
-
-    monkeypatch.setattr(program_module, "save_file", write_half)
+    full_disk()
     with pytest.raises(OSError, match="No space left"):
         small_program().save(saved.parent)
     assert saved.read_bytes() == before
