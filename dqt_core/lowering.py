@@ -236,14 +236,11 @@ def _terms(value: _Value) -> list[_RealTerm]:
 
 def _fixed_point(terms: Sequence[_RealTerm], step: float) -> tuple[int, tuple[Term, ...]]:
     """Multipliers and offsets at the largest shift that fits, for a result in units of `step`."""
-    ratios = [term.ratio / step for term in terms]
-    # Each term's rows lie along an axis of their own: images choose the rows of two layers independently.
-    meetings = [ratio.reshape(len(ratio), *[1] * j, -1) for j, ratio in enumerate(ratios)]
-    limits = [term.limit for term in terms]
+    ratios = [(term.ratio / step, term.limit) for term in terms]
     largest_offset = sum(np.abs(term.bias).max() for term in terms) / step
-    r = integer.largest_shift(list(zip(meetings, limits, strict=True)), largest_offset)
+    r = integer.largest_shift(ratios, largest_offset)
     lowered = []
-    for term, ratio in zip(terms, ratios, strict=True):
+    for term, (ratio, _) in zip(terms, ratios, strict=True):
         multiplier, _ = integer.fixed_point(ratio, r)
         offset = np.floor(np.ldexp(term.bias / step, r) + 0.5).astype(np.int64)
         lowered.append(Term(term.x, multiplier, offset, term.layer))
