@@ -226,7 +226,7 @@ class _Builder:
         return Term(value.name, multiplier.astype(np.int32), offset.astype(np.int64), value.layer)
 
     def numbers_up_to(self, largest, shape, extreme, lowest=-1):
-        """Python integers in an array: multiples of largest / 64 from lowest * largest, or one of the ends."""
+        """Python integers in an array: parts of `largest` from `lowest` times it, or one of its two signs."""
         parts = self.rng.integers(int(64 * lowest), 65, shape)
         parts = np.where(extreme, np.where(parts < 0, -64, 64), parts).astype(object)
         return np.sign(parts) * (abs(parts) * np.broadcast_to(largest, shape).astype(object) // 64)
