@@ -59,7 +59,11 @@ def small_program(rounding="half_up", controller=True, seed=0):
 
 
 def small_images(n=6):
-    return np.random.default_rng(1).integers(0, 256, (n, 5, 4, 3)).astype(np.uint8)
+    """Noise on a colour of each image's own, so that the controller's means differ."""
+    rng = np.random.default_rng(1)
+    colour = rng.integers(0, 256, (n, 1, 1, 3))
+    noise = rng.integers(0, 256, (n, 5, 4, 3))
+    return np.where(rng.random((n, 5, 4, 1)) < 0.4, noise, colour).astype(np.uint8)
 
 
 def mixed_choices(n=6):

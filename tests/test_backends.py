@@ -98,6 +98,15 @@ def test_small_program(backend, check):
     check(module_of(backend))
 
 
+def test_the_checks_are_telling():
+    """Every value of the small program differs between images, and so do the controller's choices."""
+    for rounding in ("half_up", "floor"):
+        values, _ = recorded(module_of("numpy"), small_program(rounding), small_images(), mixed_choices())
+        assert all((value != value[0]).any() for value in values.values())
+        _, choices = recorded(module_of("numpy"), small_program(rounding), small_images(), None)
+        assert len(np.unique(choices, axis=0)) > 1
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_images_in_any_memory(backend):
     program, images, widths = small_program(), small_images(), np.array(CHOICES)[mixed_choices()]
