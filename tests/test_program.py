@@ -86,7 +86,8 @@ def variations(value):
     if isinstance(value, np.ndarray):
         changed = value.copy()
         changed.flat[-1] ^= 1
-        return [changed, value[..., :-1], value.astype(np.int16)]
+        same_bytes = [value.reshape(-1), value.view(value.dtype.str.replace("i", "u"))]
+        return [changed, value[..., :-1], value.astype(np.int16), *same_bytes]
     if is_dataclass(value):
         return [
             replace(value, **{field.name: variation})
