@@ -99,6 +99,8 @@ def lower(net: NestedNet, name: str = "program") -> Program:
 
 def _require_finite(net: NestedNet) -> None:
     for name, tensor in net.state_dict().items():
+        if name.endswith("log_step"):
+            tensor = tensor.exp().log()  # a step of 0 or beyond float32 counts as infinite too
         if tensor.is_floating_point() and not tensor.isfinite().all():
             bad = int((~tensor.isfinite()).sum())
             raise ValueError(

@@ -129,6 +129,13 @@ def test_a_number_that_is_none_is_named(name, value):
         tensor[-1] = before
 
 
+@pytest.mark.parametrize("log_step", [-200.0, 200.0])
+@pytest.mark.parametrize("name", ["graph.conv1.log_step", "graph.relu1_codes.log_step"])
+def test_a_step_that_is_none_is_named(name, log_step):
+    """Its logarithm is finite, the step itself is 0 or infinite in float32."""
+    test_a_number_that_is_none_is_named(name, log_step)
+
+
 def test_a_sum_at_the_output_is_refused():
     class TwoHeads(nn.Module):
         def __init__(self):
