@@ -241,6 +241,31 @@ def test_supported(name):
     assert np.linalg.norm(integers - found.numpy()) < 0.02 * np.linalg.norm(found.numpy())
 
 
+def converted(name):
+    return convert(seeded(SUPPORTED[name]), images(), MEAN, STD)
+
+
+def test_a_value_with_two_readers_is_rounded_where_it_arises():
+    assert quantizers(converted("a value before and after its ReLU"))["a_codes"].signed
+
+
+@pytest.mark.parametrize(
+    ("name", "signed"), [("dropout and identity", False), ("stem with a batch norm and no ReLU", True)]
+)
+def test_controller_reads_the_stem_with_its_sign(name, signed):
+    net = converted(name)
+    assert net.controller.input.signed == signed
+    assert net.controller.fc1.weight.shape == (64, 8)
+
+
+def test_model_in_training_mode_is_calibrated_in_evaluation_mode():
+    net, pixels = seeded(CourseNet), images()
+    expected = state(convert(net, pixels, MEAN, STD, controller=False))
+    nested = convert(net.train(), pixels, MEAN, STD, controller=False)
+    assert_equal_states(state(nested), expected)
+    assert not nested.training
+
+
 SQUARE = "equal along both axes, dilation 1, padding with zeros"
 KNOWN = "convert has no integer form for .* it knows Conv2d, Linear, BatchNorm2d after Conv2d, ReLU"
 BEFORE = "convert needs a global mean, such as AdaptiveAvgPool2d"

@@ -160,7 +160,7 @@ def test_layer_refuses_geometry(options):
 def test_limit_is_the_code_nearest_to_6():
     codes = Codes(signed=False, limit=6.0)
     x = torch.tensor([-1.0, 3.0, 5.9, 6.0, 7.0, 500.0])
-    for step in (0.023, 0.0235, 0.025, 0.03, 0.1, 5.0):
+    for step in (0.023, 0.0235, 0.025, 0.03, 0.1, 0.7, 3.9):
         codes.log_step.data = torch.tensor(step).log()
         coded_x = codes(x)
         limit = min(255, math.floor(6 / step + 0.5))
