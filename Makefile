@@ -15,7 +15,7 @@ RESULT := _build/reproduce/$(NOTEBOOK)
 NOTEBOOKS := $(wildcard reproductions/*.ipynb)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv reproduce test lint format book clean
+.PHONY: help venv reproduce test lint format outputs book clean
 .DELETE_ON_ERROR:
 
 help: ## show this list
@@ -52,6 +52,12 @@ lint: $(STAMP) ## ruff and mypy
 format: $(STAMP) ## let ruff rewrite what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+outputs: $(STAMP) ## run the notebooks anew, without data, and store their outputs
+	for notebook in $(NOTEBOOKS); do \
+		$(BIN)/jupytext --quiet --update --to ipynb $${notebook%.ipynb}.py && \
+		env -u DQT_DATA $(BIN)/jupyter-nbconvert --log-level ERROR --to notebook --execute --inplace \
+			--ExecutePreprocessor.record_timing=False $$notebook || exit 1; done
 
 book: $(STAMP) ## build the book into _build/html
 	$(RUN) book/build.py

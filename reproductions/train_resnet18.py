@@ -57,7 +57,7 @@ def train_resnet18(
     program = lower(nested, f"resnet18_{images.name}")
 
     for lowered in (cut, program):
-        print(f"program: {lowered.save(out)}")
+        print(f"program: {lowered.save(out).name}")
     digests = {"float": digest, "cut": cut.digest, "trained": program.digest}
     description = (
         f"{epochs:g} float epochs, then {nested_epochs:g} epochs of nested codes, the controller "
@@ -73,7 +73,7 @@ def save_float(net: torch.nn.Module, folder: Path, name: str) -> str:
     path = folder / f"{name}-{digest[:12]}.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(blob)
-    print(f"float network: {path}")
+    print(f"float network: {path.name}")
     return digest
 
 

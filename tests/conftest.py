@@ -1,10 +1,19 @@
 """Fixtures and rules that all tests share."""
 
 import os
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
-from dqt_core import data
+from dqt_core import data, results
+from dqt_core.program import Program, load
+
+# The networks of the tests are too small for threads to help, and threads that wait for each other are slow
+# where the machine does something else too. Set before torch is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+REPRODUCTIONS = Path(__file__).resolve().parents[1] / "reproductions"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -34,3 +43,15 @@ def cifar10() -> data.Dataset:
     if os.environ.get("DQT_REQUIRE_DATA") == "1":
         pytest.fail(f"{reason}; it may not be skipped here, as DQT_REQUIRE_DATA=1", pytrace=False)
     pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def shipped() -> Callable[..., Program]:
+    """The shipped program of a data set; kind is "trained" or "cut"."""
+
+    def program(name: str, kind: str = "trained") -> Program:
+        record = results.read(REPRODUCTIONS / "results" / "resnet18_cifar" / f"{name}.json")
+        digest = record["programs"][kind][:12]
+        return load(next((REPRODUCTIONS / "checkpoints").glob(f"*-{digest}.safetensors")))
+
+    return program

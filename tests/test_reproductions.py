@@ -1,0 +1,93 @@
+"""The committed records, programs and notebooks agree with each other and with a run."""
+
+import json
+from pathlib import Path
+
+import jupytext
+import numpy as np
+import pytest
+
+from dqt_core import data, results
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDER = ROOT / "reproductions"
+RECORDS = sorted((FOLDER / "results").rglob("*.json"))
+NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+
+
+@pytest.mark.parametrize("path", RECORDS, ids=lambda path: path.stem)
+def test_a_record_is_of_the_schema_and_from_a_commit(path):
+    record = results.read(path)
+    assert len(record["provenance"]["commit"]) == 40, "recorded from files that no commit holds"
+    for row in record["rows"]:
+        assert 0 <= row["correct"] <= row["images"]
+
+
+@pytest.mark.parametrize("name", ["cifar10", "embedded"])
+def test_the_recorded_programs_are_shipped(name, shipped):
+    record = results.read(FOLDER / "results" / "resnet18_cifar" / f"{name}.json")
+    for kind in ("trained", "cut"):
+        program = shipped(name, kind)
+        assert program.digest == record["programs"][kind]
+
+
+def test_the_embedded_record_holds_on_both_backends(shipped):
+    check("embedded", data.embedded(), shipped, 100, "numpy")
+    check("embedded", data.embedded(), shipped, None, "torch")
+
+
+def test_the_cifar10_record_holds_on_the_reference(cifar10, shipped):
+    check("cifar10", cifar10, shipped, 100, "numpy")
+
+
+def test_the_cifar10_record_holds_on_the_fast_backend(cifar10, shipped):
+    check("cifar10", cifar10, shipped, 1000, "torch")
+
+
+def check(name, dataset, shipped, limit, backend):
+    record = results.read(FOLDER / "results" / "resnet18_cifar" / f"{name}.json")
+    recorded = {row["widths"]: row for row in record["rows"]}
+    for widths in [w for w, _ in shipped(name).choices] + ["controller"]:
+        row = results.evaluate(shipped(name), dataset, widths, limit, backend)
+        assert results.differences(row, recorded[str(widths)]) == []
+
+
+def test_the_recorded_data_are_those_of_the_loader(cifar10):
+    record = results.read(FOLDER / "results" / "resnet18_cifar" / "cifar10.json")
+    assert record["dataset"]["checksums"] == cifar10.checksums
+
+
+def test_the_answer_does_not_depend_on_batch_mates(cifar10, shipped):
+    program, order = shipped("cifar10"), np.random.default_rng(0).permutation(60)
+    images = cifar10.test_images[:60]
+    whole = program.run(images, "controller")
+    shuffled = program.run(images[order], "controller", batch_size=7)
+    np.testing.assert_array_equal(shuffled.logits, whole.logits[order])
+    np.testing.assert_array_equal(shuffled.widths, whole.widths[order])
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_and_its_paired_script_hold_the_same_cells(path):
+    notebook, script = jupytext.read(path), jupytext.read(path.with_suffix(".py"))
+
+    def cells(pair):
+        return [(cell.cell_type, cell.source, cell.metadata.get("tags", [])) for cell in pair.cells]
+
+    assert cells(notebook) == cells(script)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_has_one_parameters_cell_and_was_run(path):
+    cells = json.loads(path.read_text())["cells"]
+    assert sum("parameters" in cell["metadata"].get("tags", []) for cell in cells) == 1
+    code = [cell for cell in cells if cell["cell_type"] == "code"]
+    assert any(cell["outputs"] for cell in code)
+    assert all(output["output_type"] != "error" for cell in code for output in cell["outputs"])
+
+
+def test_the_expected_bands_name_rows_of_the_record():
+    record = results.read(FOLDER / "results" / "resnet18_cifar" / "cifar10.json")
+    rows = {"float"} | {row["widths"] for row in record["rows"]}
+    rows |= {f"cut {row['widths']}" for row in record["cut_rows"]}
+    for band in json.loads((FOLDER / "expected" / "resnet18_cifar.json").read_text()):
+        assert {band["row"], band["against"]} <= rows
