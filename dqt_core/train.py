@@ -22,6 +22,7 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from dqt_core.data import Dataset, normalization_table
+from dqt_core.network import NestedNet
 
 Loss = Callable[[nn.Module, Tensor, Tensor, float], tuple[Tensor, dict[str, float]]]
 
@@ -345,6 +346,49 @@ class _Checkpoint:
                 os.replace(last, previous)
             os.replace(new, last)
         self.accelerator.wait_for_everyone()
+
+
+@torch.no_grad()
+def recalibrate(net: NestedNet, dataset: Dataset, images: int = 5120, batch_size: int = 256) -> None:
+    """Estimate the batch-norm statistics anew, each width's with the whole network at that width.
+
+    In training the statistics of a width also follow the controller's passes, whose inputs come from layers
+    of other widths; and they follow augmented images.
+
+    Parameters
+    ----------
+    net : NestedNet
+        Changed in place; ends in evaluation mode.
+    dataset : Dataset
+        The first `images` training images are used, as they are.
+    images, batch_size : int
+
+    Examples
+    --------
+    >>> from dqt_core import convert, data, models
+    >>> digits = data.embedded()
+    >>> float_net = models.resnet18(classes=10, channels=8, small_images=True)
+    >>> net = convert(float_net, digits.train_images[:8], digits.mean, digits.std, widths=(2, 8))
+    >>> recalibrate(net, digits, images=16, batch_size=8)
+    >>> int(net.switch_layers[0].norm_of(0).num_batches_tracked)
+    2
+    """
+    norms = [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # torch's sign for a plain average over the batches
+    device = next(net.parameters()).device
+    table = torch.from_numpy(normalization_table(dataset.mean, dataset.std)).to(device)
+    net.train()
+    for start in range(0, min(images, len(dataset.train_images)), batch_size):
+        part = dataset.train_images[start : min(start + batch_size, images)]
+        x = normalize(torch.from_numpy(part).to(device), table)
+        for choice in net.selection.choices:
+            net(x, [choice] * len(net.switch_layers))
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    net.eval()
 
 
 @torch.no_grad()

@@ -54,6 +54,7 @@ def train_resnet18(
     objective = Objective(controller_from=0.6, beta=1.0, target_bitops=four_bits)
     recipe = train.Recipe(epochs=nested_epochs, lr=0.02, seed=seed, flip=flip)
     train.fit(nested, images, recipe, objective, out=folder / "nested", checkpoint_every=100)
+    train.recalibrate(nested, images)
     program = lower(nested, f"resnet18_{images.name}")
 
     for lowered in (cut, program):
@@ -61,7 +62,8 @@ def train_resnet18(
     digests = {"float": digest, "cut": cut.digest, "trained": program.digest}
     description = (
         f"{epochs:g} float epochs, then {nested_epochs:g} epochs of nested codes, the controller "
-        f"from {objective.controller_from:.0%} on with 4-bit BitOPs as its target; seed {seed}"
+        f"from {objective.controller_from:.0%} on with 4-bit BitOPs as its target, batch-norm statistics "
+        f"of each width re-estimated at the end; seed {seed}"
     )
     return Trained(float_net, cut, program, digests, description)
 

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from small_nets import CourseNet, assert_equal_states, digits, nested_net, seeded, state, tensors
 from torch import nn
 
-from dqt_core import data, train
+from dqt_core import convert, data, models, train
 from dqt_core.objective import Objective
 
 STEPS, EVERY = 11, 3
@@ -450,3 +450,38 @@ def test_environment_is_left_alone():
     before = dict(os.environ)
     train.fit(float_net(), digits(), dataclasses.replace(RECIPE, epochs=1 / 44))
     assert dict(os.environ) == before
+
+
+# Statistics of each width
+
+
+def test_recalibrate_takes_each_widths_statistics_at_that_width():
+    embedded = data.embedded()
+    torch.manual_seed(0)
+    float_net = models.resnet18(classes=10, channels=8, small_images=True)
+    net = convert(float_net, embedded.train_images[:8], embedded.mean, embedded.std, widths=(2, 8))
+    layer = net.switch_layers[3]
+    images = train.normalize(
+        torch.from_numpy(embedded.train_images[:24]),
+        torch.from_numpy(data.normalization_table(embedded.mean, embedded.std)),
+    )
+    expected = []
+    for choice in range(2):
+        seen = []
+        hook = layer.norm_of(choice).register_forward_pre_hook(
+            lambda _, inputs, seen=seen: seen.append(inputs[0])
+        )
+        net.train()
+        with torch.no_grad():
+            for start in (0, 12):
+                net(images[start : start + 12], [net.selection.choices[choice]] * len(net.switch_layers))
+        hook.remove()
+        expected.append(torch.stack([x.mean((0, 2, 3)) for x in seen]).mean(0))
+    for norm in layer.norms:
+        norm.running_mean.fill_(99.0)
+    train.recalibrate(net, embedded, images=24, batch_size=12)
+    for choice in range(2):
+        torch.testing.assert_close(layer.norm_of(choice).running_mean, expected[choice])
+    assert not torch.allclose(expected[0], expected[1])
+    assert layer.norm_of(0).momentum == 0.1
+    assert not net.training
