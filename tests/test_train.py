@@ -481,7 +481,7 @@ def test_recalibrate_takes_each_widths_statistics_at_that_width():
         norm.running_mean.fill_(99.0)
     train.recalibrate(net, embedded, images=24, batch_size=12)
     for choice in range(2):
-        torch.testing.assert_close(layer.norm_of(choice).running_mean, expected[choice])
+        torch.testing.assert_close(layer.norm_of(choice).running_mean, expected[choice], rtol=1e-3, atol=1e-3)
     assert not torch.allclose(expected[0], expected[1])
     assert layer.norm_of(0).momentum == 0.1
     assert not net.training
