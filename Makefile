@@ -4,6 +4,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 RUN := $(BIN)/python
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Threads that wait sleep instead of spinning: beside other work, spinning made short operations many times slower.
+export OMP_WAIT_POLICY ?= passive
 
 # The stamp's name carries what the environment was made from, and it is written last: a changed pin, a moved
 # checkout or an interrupted install has no stamp, and the environment is made afresh.
