@@ -216,7 +216,7 @@ def _concatenate(batches: list[tuple[Images, Labels]]) -> tuple[Images, Labels]:
 
 def _check_balance(labels: Labels, expected: int, folder: Path) -> None:
     counts = np.bincount(labels, minlength=10)
-    if len(counts) != 10 or (counts != expected).any():
+    if (counts != expected).any():  # a label above 9 makes it longer, with zeros
         raise DataError(
             f"the labels in {folder} are damaged: classes have {counts.tolist()} images, "
             f"expected {expected} each; run: {DOWNLOAD}"

@@ -4,6 +4,7 @@ Every random number of a step is drawn from (seed, step), so a run that was kill
 steps as one that was not.
 """
 
+import dataclasses
 import json
 import math
 import os
@@ -202,14 +203,15 @@ def fit(
     FloatingPointError
         If the loss stops being finite.
     ValueError
-        If the folder's checkpoint was made with another recipe, or a batch is larger than the training set.
+        If the folder's checkpoint was made by another run (recipe, loss or images), a batch is larger than
+        the training set, or `epochs` is not positive.
     """
     AcceleratorState._reset_state()  # a process may train one network in bf16 and the next in float32
     accelerator = Accelerator(mixed_precision=recipe.precision)
     batches = _Batches(dataset, recipe, accelerator)
     optimizers_ = optimizers(net, recipe.lr, recipe.weight_decay)
     schedules = [_schedule(optimizer, recipe, batches.steps) for optimizer in optimizers_]
-    checkpoint = _Checkpoint(accelerator, recipe, out, schedules)
+    checkpoint = _Checkpoint(accelerator, _description(recipe, dataset, loss), out, schedules)
     with _prepared(accelerator, net, optimizers_) as (model, prepared):
         history = checkpoint.restore()
         bar = tqdm(total=batches.steps, initial=len(history), disable=not accelerator.is_local_main_process)
@@ -276,6 +278,8 @@ class _Batches:
         self.table = torch.from_numpy(normalization_table(dataset.mean, dataset.std)).to(device)
         self.recipe = recipe
         self.rank, self.world = accelerator.process_index, accelerator.num_processes
+        if recipe.epochs <= 0:
+            raise ValueError(f"epochs={recipe.epochs}, expected a positive number; fractions are allowed")
         self.per_epoch = len(self.labels) // recipe.batch_size
         if self.per_epoch == 0:
             raise ValueError(
@@ -303,13 +307,26 @@ class _Batches:
         return normalize(images, self.table)
 
 
+def _description(recipe: Recipe, dataset: Dataset, loss: Loss) -> dict[str, Any]:
+    """What a checkpoint must agree with to be gone on from."""
+    settings = vars(loss) if dataclasses.is_dataclass(loss) else {}  # such as an `Objective`
+    run = {**vars(recipe), **settings, "train_images": dataset.checksums["train_images"]}
+    plain: dict[str, Any] = json.loads(json.dumps(run))
+    return plain
+
+
+def _differing(run: dict[str, Any], other: dict[str, Any]) -> str:
+    """The settings of one run that another does not share."""
+    return ", ".join(f"{k}={v!r}" for k, v in run.items() if k not in other or other[k] != v) or "no more"
+
+
 class _Checkpoint:
     """Writes the run's state beside the last one, then swaps the two: a kill leaves a whole checkpoint."""
 
     def __init__(
-        self, accelerator: Accelerator, recipe: Recipe, out: str | Path | None, schedules: list[Any]
+        self, accelerator: Accelerator, run: dict[str, Any], out: str | Path | None, schedules: list[Any]
     ) -> None:
-        self.accelerator, self.recipe = accelerator, recipe
+        self.accelerator, self.run = accelerator, run
         self.folder = None if out is None else Path(out)
         for schedule in schedules:
             accelerator.register_for_checkpointing(schedule)
@@ -323,10 +340,10 @@ class _Checkpoint:
         if not last.is_dir():
             return []
         state = json.loads((last / "run.json").read_text())
-        if state["recipe"] != vars(self.recipe):
+        if (made := state["run"]) != self.run:
             raise ValueError(
-                f"{last} was made with recipe {state['recipe']}, this run has {vars(self.recipe)}; "
-                "give the old recipe, or another folder"
+                f"{last} was made by another run: {_differing(made, self.run)}, this one has "
+                f"{_differing(self.run, made)}; give what it was made with, or another folder"
             )
         self.accelerator.load_state(str(last))
         return state["history"]
@@ -340,7 +357,7 @@ class _Checkpoint:
         self.accelerator.wait_for_everyone()
         self.accelerator.save_state(str(new))
         if self.accelerator.is_main_process:
-            (new / "run.json").write_text(json.dumps({"recipe": vars(self.recipe), "history": history}))
+            (new / "run.json").write_text(json.dumps({"run": self.run, "history": history}))
             shutil.rmtree(previous, ignore_errors=True)
             if last.is_dir():
                 os.replace(last, previous)

@@ -243,8 +243,23 @@ def test_a_finished_run_is_loaded_and_goes_no_further(tmp_path, uninterrupted):
 def test_another_recipe_in_the_same_folder_is_refused(tmp_path):
     recipe = dataclasses.replace(RECIPE, epochs=1 / 44)
     fitted(nested_net(), recipe, out=tmp_path)
-    with pytest.raises(ValueError, match=r"'lr': 0\.05.*'lr': 0\.1.*give the old recipe, or another folder"):
+    with pytest.raises(ValueError, match=r"another run: lr=0\.05, .* has lr=0\.1; .* another folder"):
         fitted(nested_net(), dataclasses.replace(recipe, lr=0.1), out=tmp_path)
+
+
+def test_another_loss_or_data_set_in_the_same_folder_is_refused(tmp_path):
+    recipe = dataclasses.replace(RECIPE, epochs=1 / 44)
+    fitted(nested_net(), recipe, out=tmp_path)
+    with pytest.raises(ValueError, match=r"beta=0\.1.*beta=0\.2"):
+        train.fit(nested_net(), digits(), recipe, Objective(beta=0.2), out=tmp_path)
+    other = dataclasses.replace(digits(), train_images=digits().train_images[::-1].copy())
+    with pytest.raises(ValueError, match=r"train_images='[0-9a-f]{64}', .* give what it was made with"):
+        train.fit(nested_net(), other, recipe, Objective(beta=0.1), out=tmp_path)
+
+
+def test_epochs_must_be_positive():
+    with pytest.raises(ValueError, match=r"epochs=0, expected a positive number"):
+        train.fit(float_net(), digits(), dataclasses.replace(RECIPE, epochs=0))
 
 
 def test_without_folder_nothing_is_written(tmp_path, monkeypatch):
