@@ -309,7 +309,7 @@ class _Batches:
 
 def _description(recipe: Recipe, dataset: Dataset, loss: Loss) -> dict[str, Any]:
     """What a checkpoint must agree with to be gone on from."""
-    settings = vars(loss) if dataclasses.is_dataclass(loss) else {}  # such as an `Objective`
+    settings: dict[str, Any] = vars(loss) if dataclasses.is_dataclass(loss) else {}  # such as an `Objective`
     run = {**vars(recipe), **settings, "train_images": dataset.checksums["train_images"]}
     plain: dict[str, Any] = json.loads(json.dumps(run))
     return plain
