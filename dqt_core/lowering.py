@@ -10,6 +10,7 @@ from torch import fx
 
 from dqt_core import fake, integer
 from dqt_core.controller import Controller
+from dqt_core.cost import value_shapes
 from dqt_core.data import normalization_table
 from dqt_core.layers import Codes, MaxPool, MeanPool, SwitchLayer, add
 from dqt_core.network import NestedNet
@@ -224,8 +225,6 @@ class _Lowering:
         self.ops.append(Scale(term, r, name, controller))
 
     def _shape_of(self, name: str) -> tuple[int, int]:
-        from dqt_core.cost import value_shapes
-
         return value_shapes(self.ops, self.net.image_shape)[name][:2]
 
 

@@ -191,7 +191,10 @@ show.Table(["method", "network", "float", "2 bits", "4 bits", "8 bits", "source"
 # %%
 def shipped(record, kind):
     """The file of a recorded network: its name ends in its digest."""
-    return next(SHIPPED.glob(f"*-{record['programs'][kind][:12]}.safetensors"))
+    pattern = f"*-{record['programs'][kind][:12]}.safetensors"
+    found = list(SHIPPED.glob(pattern))
+    assert found, f"no {pattern} in {SHIPPED}; get it from the repository, or use profile='train'"
+    return found[0]
 
 
 digits = data.embedded()

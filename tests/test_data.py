@@ -1,8 +1,10 @@
 """Data sets: what is in them, and what is said of a missing or damaged file."""
 
 import hashlib
+import os
 import pickle
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -203,3 +205,17 @@ def test_normalization_table_is_the_formula():
     for channel in range(3):
         for byte in range(256):
             assert table[channel, byte] == np.float32((byte / 255 - mean[channel]) / std[channel])
+
+
+def test_one_changed_byte_among_files_of_the_recorded_copy_is_found(cifar10, tmp_path):
+    source = Path(os.environ[data.ENVIRONMENT_VARIABLE]) / "cifar-10-batches-bin"
+    if not source.is_dir():
+        pytest.skip("needs the binary layout of CIFAR-10, DQT_DATA has torchvision's")
+    folder = tmp_path / source.name
+    shutil.copytree(source, folder)
+    assert data.cifar10(tmp_path).checksums == cifar10.checksums
+    changed = bytearray((folder / "data_batch_3.bin").read_bytes())
+    changed[5000] ^= 1
+    (folder / "data_batch_3.bin").write_bytes(changed)
+    with pytest.raises(data.DataError, match=r"data_batch_3\.bin is damaged: its sha256 .* run: python -m"):
+        data.cifar10(tmp_path)
