@@ -238,7 +238,7 @@ def _terms(value: _Value) -> list[_RealTerm]:
 def _fixed_point(terms: Sequence[_RealTerm], step: float) -> tuple[int, tuple[Term, ...]]:
     """Multipliers and offsets at the largest shift that fits, for a result in units of `step`."""
     ratios = [(term.ratio / step, term.limit) for term in terms]
-    largest_offset = sum(np.abs(term.bias).max() for term in terms) / step
+    largest_offset = sum(np.abs(term.bias).max(axis=0) for term in terms) / step  # of every channel
     r = integer.largest_shift(ratios, largest_offset)
     lowered = []
     for term, (ratio, _) in zip(terms, ratios, strict=True):
