@@ -7,9 +7,17 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Threads that wait sleep instead of spinning: beside other work, spinning made short operations many times slower.
 export OMP_WAIT_POLICY ?= passive
 
+# REQUIREMENTS=newest ignores the tested set and takes the newest releases that pyproject.toml allows.
+REQUIREMENTS ?= requirements.txt
+ifeq ($(REQUIREMENTS),newest)
+PACKAGES := "setuptools>=77" ".[train,book,dev]"
+else
+PACKAGES := -r $(REQUIREMENTS)
+endif
+
 # The stamp's name carries what the environment was made from, and it is written last: a changed pin, a moved
 # checkout or an interrupted install has no stamp, and the environment is made afresh.
-KEY := $(shell { cat requirements.txt pyproject.toml; pwd; } | cksum | cut -d ' ' -f 1)
+KEY := $(shell { cat requirements.txt pyproject.toml; pwd; echo '$(PACKAGES)'; } | cksum | cut -d ' ' -f 1)
 STAMP := $(VENV)/complete-$(KEY)
 
 NOTEBOOK := resnet18_cifar
@@ -17,11 +25,11 @@ RESULT := _build/reproduce/$(NOTEBOOK)
 NOTEBOOKS := $(wildcard reproductions/*.ipynb)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv reproduce test lint format outputs book clean
+.PHONY: help venv reproduce test lint format outputs book book-report clean
 .DELETE_ON_ERROR:
 
 help: ## show this list
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
 venv: $(STAMP) ## create .venv from requirements.txt (PYTHON=python3.12 chooses another interpreter)
 
@@ -32,7 +40,7 @@ $(STAMP):
 	rm -rf $(VENV)
 	mkdir -p $(VENV) && touch $(VENV)/made-by-make
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet -r requirements.txt
+	$(BIN)/pip install --quiet $(PACKAGES)
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation -e .
 	touch $@
 
@@ -63,6 +71,9 @@ outputs: $(STAMP) ## run the notebooks anew, without data, and store their outpu
 
 book: $(STAMP) ## build the book into _build/html
 	$(RUN) book/build.py
+
+book-report: $(STAMP) ## build the book twice; print its times, the weight of each page, what axe-core finds
+	$(RUN) book/report.py
 
 clean: ## remove what was built; the environment stays
 	rm -rf _build build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

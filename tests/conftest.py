@@ -1,6 +1,9 @@
 """Fixtures and rules that all tests share."""
 
 import os
+import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +16,8 @@ from dqt_core.program import Program, load
 # where the machine does something else too. Set before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-REPRODUCTIONS = Path(__file__).resolve().parents[1] / "reproductions"
+ROOT = Path(__file__).resolve().parents[1]
+REPRODUCTIONS = ROOT / "reproductions"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -55,3 +59,14 @@ def shipped() -> Callable[..., Program]:
         return load(next((REPRODUCTIONS / "checkpoints").glob(f"*-{digest}.safetensors")))
 
     return program
+
+
+@pytest.fixture(scope="session")
+def book() -> Path:
+    """Build the book, or fail with what it complained about."""
+    result = subprocess.run([sys.executable, ROOT / "book" / "build.py"], capture_output=True, text=True)
+    output = re.sub(r"\x1b\[[0-9;]*m", "", result.stdout + result.stderr).splitlines()
+    complaints = [line for line in output if re.search(r"WARNING: |ERROR: |Error: ", line)]
+    if result.returncode != 0:
+        pytest.fail("\n".join(["the book does not build:", *(complaints or output[-40:])]), pytrace=False)
+    return ROOT / "_build" / "html"

@@ -3,33 +3,14 @@
 import importlib.util
 import re
 import statistics
-import subprocess
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-import yaml
+from browser import pages
 
 ROOT = Path(__file__).resolve().parents[1]
-HTML = ROOT / "_build" / "html"
 CHAPTERS = sorted((ROOT / "book").glob("[0-9]*.md"))
-
-
-def pages():
-    contents = yaml.safe_load((ROOT / "_toc.yml").read_text())
-    return [contents["root"], *(page["file"] for part in contents["parts"] for page in part["chapters"])]
-
-
-@pytest.fixture(scope="session")
-def book():
-    """Build the book, or fail with what it complained about."""
-    result = subprocess.run([sys.executable, ROOT / "book" / "build.py"], capture_output=True, text=True)
-    output = re.sub(r"\x1b\[[0-9;]*m", "", result.stdout + result.stderr).splitlines()
-    complaints = [line for line in output if re.search(r"WARNING: |ERROR: |Error: ", line)]
-    if result.returncode != 0:
-        pytest.fail("\n".join(["the book does not build:", *(complaints or output[-40:])]), pytrace=False)
-    return HTML
 
 
 class Page(HTMLParser):

@@ -365,3 +365,20 @@ def test_missing_data_is_named(tmp_path, required, outcome):
     )
     assert outcome in result.stdout
     assert "needs CIFAR-10: set DQT_DATA" in result.stdout
+
+
+def make_calls(workflow):
+    """The make targets that a workflow calls, and whatever else it runs."""
+    steps = [step for job in yaml.safe_load(workflow)["jobs"].values() for step in job["steps"]]
+    commands = [step["run"].split() for step in steps if "run" in step]
+    targets = {command[1] for command in commands if command[0] == "make" and len(command) > 1}
+    return targets, [command for command in commands if command[0] != "make"]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / ".github" / "workflows").glob("*.yml")), ids=lambda p: p.stem)
+def test_workflows_call_make_targets_that_exist(path):
+    known = set(re.findall(r"^([a-z-]+):.*##", (ROOT / "Makefile").read_text(), re.M))
+    targets, others = make_calls(path.read_text())
+    assert targets
+    assert targets <= known
+    assert others == []

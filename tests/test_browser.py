@@ -1,0 +1,192 @@
+"""Every page of the built book in a real browser, both themes, with the network cut."""
+
+import os
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urldefrag, urlsplit
+
+import numpy as np
+import pytest
+from browser import THEMES, browser, chromium, pages, served, visit
+
+from dqt_core import nested
+
+
+@pytest.fixture(scope="session")
+def running():
+    """A Chromium. Without one the tests are skipped, or fail where CI says that nothing may be skipped."""
+    executable = chromium()
+    if executable is None:
+        reason = "needs Chromium or Chrome: install it, or run `playwright install chromium`"
+        if os.environ.get("CI"):
+            pytest.fail(f"{reason}; it may not be skipped here, as CI is set", pytrace=False)
+        pytest.skip(reason)
+    with browser(executable) as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def address(book):
+    with served(book) as host:
+        yield host
+
+
+def faults(opened):
+    """What a reader would see go wrong on an open page."""
+    page = opened.page
+    broken = page.eval_on_selector_all("img", "all => all.filter(i => !i.naturalWidth).map(i => i.src)")
+    formulas = page.eval_on_selector_all(
+        ".math", "all => all.filter(m => !m.querySelector('mjx-container')).map(m => m.textContent)"
+    )
+    errors = page.eval_on_selector_all("mjx-merror", "all => all.map(e => e.textContent)")
+    wide = page.evaluate("document.scrollingElement.scrollWidth - innerWidth")
+    return [
+        *opened.problems,
+        *(f"{r.status}: {r.url}" for r in opened.responses if r.status >= 400),
+        *(f"image not shown: {source}" for source in broken),
+        *(f"formula not rendered: {text}" for text in formulas + errors),
+        *([f"{wide} pixels wider than the window"] if wide > 0 else []),
+    ]
+
+
+@pytest.mark.parametrize("theme", THEMES)
+@pytest.mark.parametrize("name", pages())
+def test_page_is_whole_and_accessible(running, address, name, theme):
+    with visit(running, f"{address}/{name}.html", theme) as opened:
+        assert opened.page.evaluate("document.documentElement.dataset.theme") == theme
+        assert faults(opened) == []
+        assert opened.axe() == []
+
+
+@pytest.mark.parametrize("name", pages())
+def test_page_fits_a_phone(running, address, name):
+    with visit(running, f"{address}/{name}.html", width=390) as opened:
+        assert faults(opened) == []
+
+
+def test_book_works_from_disk(running, book):
+    with visit(running, f"{book.as_uri()}/book/notation.html") as opened:
+        # Chromium preloads no font from file://; the style sheet loads it all the same.
+        others = [
+            p for p in faults(opened) if ".woff2" not in p and "CORS" not in p and "ERR_FAILED" not in p
+        ]
+        assert others == []
+        assert opened.page.locator("mjx-container").count() > 0
+
+
+def test_search_finds_a_term(running, address):
+    with visit(running, f"{address}/search.html?q=requantize") as opened:
+        opened.page.wait_for_selector("#search-results li")
+        assert opened.page.locator("#search-results li").count() > 1
+
+
+# Widgets, by keyboard alone
+
+
+def test_bit_slider_moves_by_the_arrow_keys(running, address):
+    with visit(running, f"{address}/book/02-nested-codes.html") as opened:
+        widget = opened.page.locator(".bit-slider")
+        slider = widget.get_by_role("slider")
+        slider.focus()
+        before = int(slider.input_value())
+        opened.page.keyboard.press("ArrowRight")
+        code = np.uint8(before + 1)
+        shown = {width: widget.locator(f"tr[data-width='{width}'] [data-role=code]") for width in range(1, 9)}
+        assert {width: int(cell.inner_text()) for width, cell in shown.items()} == {
+            width: int(nested.switch(np.array([code]), width)[0]) for width in range(1, 9)
+        }
+
+
+# What the page test would miss must be caught by it.
+
+WHOLE = "<html lang='en'><head><title>t</title></head><body><main><h1>t</h1>{}</main></body></html>"
+
+
+@pytest.mark.parametrize(
+    ("body", "complaint"),
+    [
+        ("<img src='missing.png' alt='a'>", "image not shown"),
+        ("<script>console.error('oh')</script>", "console: oh"),
+        ("<script>undefinedName()</script>", "script: undefinedName"),
+        ("<script>fetch('https://cdn.example/a.js').catch(() => 0)</script>", "foreign: https://cdn.example"),
+        ("<span class='math'>\\(x\\)</span>", "formula not rendered"),
+        ("<div style='width: 3000px'>wide</div>", "wider than the window"),
+    ],
+)
+def test_a_faulty_page_is_caught(running, tmp_path, body, complaint):
+    (tmp_path / "page.html").write_text(WHOLE.format(body))
+    with served(tmp_path) as host, visit(running, f"{host}/page.html") as opened:
+        assert any(complaint in fault for fault in faults(opened)), faults(opened)
+
+
+@pytest.mark.parametrize(
+    ("body", "rule"),
+    [
+        ("<p style='color: #999; background: #aaa'>pale</p>", "color-contrast"),
+        ("<img src='data:image/gif;base64,R0lGODlhAQABAAAAACwAAAAAAQABAAA='>", "image-alt"),
+        ("<input type='range'>", "label"),
+    ],
+)
+def test_an_inaccessible_page_is_caught(running, tmp_path, body, rule):
+    (tmp_path / "page.html").write_text(WHOLE.format(body))
+    with served(tmp_path) as host, visit(running, f"{host}/page.html") as opened:
+        assert any(line.startswith(rule) for line in opened.axe()), opened.axe()
+
+
+# Links
+
+
+class Links(HTMLParser):
+    """The addresses that a page links to, and the anchors that it offers."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.targets: set[str] = set()
+        self.anchors: set[str] = set()
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        attributes = dict(attrs)
+        self.anchors |= {attributes[key] for key in ("id", "name") if attributes.get(key)}
+        if tag == "a" and attributes.get("href"):
+            self.targets.add(attributes["href"])
+
+
+def broken_links(folder: Path) -> list[str]:
+    """Return the links within the book whose file or anchor does not exist."""
+    linked = {path: Links(path.read_text()) for path in folder.rglob("*.html")}
+    broken = []
+    for path, links in linked.items():
+        for target in links.targets:
+            address, anchor = urldefrag(target)
+            if urlsplit(address).scheme or address.startswith("//"):
+                continue
+            file = (path.parent / unquote(address.split("?")[0])).resolve() if address else path
+            offered = linked[file].anchors if file in linked else None
+            if not file.exists() or (anchor and offered is not None and unquote(anchor) not in offered):
+                broken.append(f"{path.relative_to(folder)} -> {target}")
+    return sorted(broken)
+
+
+def test_links_within_the_book_lead_somewhere(book):
+    assert broken_links(book) == []
+
+
+def test_a_broken_link_is_caught(tmp_path):
+    (tmp_path / "a.html").write_text(
+        "<a href='b.html#x'></a><a href='c.html'></a><a href='#here' id='here'></a>"
+    )
+    (tmp_path / "b.html").write_text("<p id='y'></p><a href='a.html#here'></a>")
+    assert broken_links(tmp_path) == ["a.html -> b.html#x", "a.html -> c.html"]
+
+
+def test_every_page_can_be_reached(book):
+    reached = {re.sub(r"#.*", "", link) for link in Links((book / "book" / "intro.html").read_text()).targets}
+    assert [
+        name
+        for name in pages()
+        if f"../{name}.html" not in reached
+        and Path(name).name + ".html" not in reached
+        and name != "book/intro"
+    ] == []
