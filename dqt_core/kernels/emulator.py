@@ -1,0 +1,258 @@
+"""Run the CUDA kernels on the CPU: the same sources, compiled as C++, bit for bit.
+
+The emulator is for checking, not for speed. It compares the arguments with the kernel's own declaration,
+which CUDA does not do, and, where `checked`, puts every array at the end of its own memory pages: an access
+past the end, a misaligned vector and an operation that C++ leaves undefined then end in an `EmulatorError`.
+"""
+
+import ctypes
+import functools
+import hashlib
+import mmap
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dqt_core import kernels
+from dqt_core.kernels.engine import Sizes
+
+Array = NDArray[Any]
+
+HEADERS = ("common.cuh", "cuda_cpu.hpp")
+KERNEL = re.compile(r'extern "C" __global__ void\s+(?:__launch_bounds__\([^)]*\)\s*)?(\w+)\s*\(([^)]*)\)')
+FLAGS: tuple[str, ...] = (
+    *("-std=c++17", "-O2", "-ftree-vectorize", "-fno-strict-aliasing", "-ffp-contract=off"),
+    *("-fPIC", "-shared", "-fvisibility=hidden", "-Wall", "-Wno-unused-function"),
+)
+# Undefined behaviour becomes a trap. Shifts of negative numbers are defined in CUDA (and in C++20).
+CHECKS = ("-fsanitize=undefined", "-fno-sanitize=shift-base,vptr", "-fsanitize-undefined-trap-on-error")
+PAGE = mmap.PAGESIZE
+FILL = 0x5A
+
+
+class EmulatorError(RuntimeError):
+    """A kernel cannot be compiled, was called with the wrong arguments, or went wrong."""
+
+
+class Emulator:
+    """An engine (see `engine.Engine`) on the CPU.
+
+    Parameters
+    ----------
+    backwards : bool
+        Warps and lanes run in descending order. A missing barrier changes the result of one of the two.
+    checked : bool
+        Trap undefined behaviour and accesses outside the arrays; slower.
+    sources : mapping of file name to text, optional
+        Stand in for files of `dqt_core.kernels`: tests plant errors so.
+
+    Examples
+    --------
+    >>> switch = Emulator().kernel("switch", "switch_codes", X_SIGNED=0)
+    >>> codes, out = np.array([0b01011000], np.uint8), np.zeros(1, np.uint8)
+    >>> switch((1, 1, 1), (32, 1, 1), (codes, out, np.int64(1), np.int32(4)))
+    >>> format(out[0], "04b")
+    '0110'
+    """
+
+    xp = np
+
+    def __init__(
+        self, backwards: bool = False, checked: bool = False, sources: Mapping[str, str] | None = None
+    ) -> None:
+        self.backwards = backwards
+        self.checked = checked
+        self._sources = dict(sources or {})
+        self._libraries: dict[tuple[Any, ...], ctypes.PyDLL] = {}
+
+    def kernel(self, source: str, name: str, **defines: int) -> "EmulatedKernel":
+        """Return a kernel, compiled at its first use; see `engine.Engine`.
+
+        Raises
+        ------
+        EmulatorError
+            If there is no C++ compiler, the source does not compile or has no such kernel.
+        """
+        file = f"{source}.cu"
+        declared = dict(KERNEL.findall(self._text(file)))
+        if name not in declared:
+            raise EmulatorError(f"{file} has no kernel {name!r}; it has {', '.join(declared)}")
+        key = (file, *sorted(defines.items()))
+        if key not in self._libraries:
+            self._libraries[key] = ctypes.PyDLL(str(self._compiled(file, tuple(declared), defines)))
+        parameters = [part.split()[-1].lstrip("*") for part in declared[name].split(",")]
+        return EmulatedKernel(self._libraries[key], name, parameters, self.backwards, self.checked)
+
+    def _text(self, name: str) -> str:
+        return self._sources[name] if name in self._sources else kernels.source(name)
+
+    def _compiled(self, file: str, names: tuple[str, ...], defines: Mapping[str, int]) -> Path:
+        texts = {name: self._text(name) for name in (*HEADERS, file)}
+        texts["main.cpp"] = f'#include "{file}"\n' + "".join(f"CUDA_CPU_EXPORT({name})\n" for name in names)
+        flags = (*FLAGS, *(CHECKS if self.checked else ()))
+        flags += tuple(f"-D{name}={value}" for name, value in sorted(defines.items()))
+        return _library(tuple(texts.items()), flags)
+
+
+class EmulatedKernel:
+    """A kernel compiled as C++; call it as `engine.Kernel` says."""
+
+    def __init__(
+        self, library: ctypes.PyDLL, name: str, parameters: list[str], backwards: bool, checked: bool
+    ) -> None:
+        self.name = name
+        self._parameters = parameters
+        self._backwards = backwards
+        self._checked = checked
+        self._launch = getattr(library, f"{name}_launch")
+        self._launch.restype = ctypes.c_char_p
+        describe = getattr(library, f"{name}_signature")
+        describe.restype = ctypes.c_char_p
+        self._types = describe().decode().split(",")[:-1]
+
+    def __call__(self, grid: Sizes, block: Sizes, args: tuple[Any, ...]) -> None:
+        """Run it once.
+
+        Raises
+        ------
+        EmulatorError
+            If the sizes or the arguments do not fit, or the kernel goes wrong.
+        """
+        self._require_sizes(grid, block)
+        self._require_arguments(args)
+        with _guarded(args) if self._checked else _as_they_are(args) as used:
+            values = [_value(argument) for argument in used]
+            pointers = (ctypes.c_void_p * len(values))(*(value.ctypes.data for value in values))
+            message = self._launch((ctypes.c_uint * 6)(*grid, *block), pointers, int(self._backwards))
+        if message is not None:
+            raise EmulatorError(f"{self.name}: {message.decode()}")
+
+    def _require_sizes(self, grid: Sizes, block: Sizes) -> None:
+        threads = block[0] * block[1] * block[2]
+        fits = 1 <= grid[0] < 2**31 and all(1 <= size < 2**16 for size in grid[1:])
+        if not fits or min(block) < 1 or threads > 1024 or block[2] > 64:
+            raise EmulatorError(
+                f"{self.name}: grid {grid}, block {block}; expected at least one block of 1..1024 threads, "
+                "and at most 65535 blocks along y and z"
+            )
+
+    def _require_arguments(self, args: tuple[Any, ...]) -> None:
+        if len(args) != len(self._types):
+            expected = ", ".join(map(" ".join, zip(self._types, self._parameters, strict=True)))
+            raise EmulatorError(
+                f"{self.name}: {len(args)} arguments, expected {len(self._types)}: {expected}"
+            )
+        for argument, kind, parameter in zip(args, self._types, self._parameters, strict=True):
+            if problem := _problem(argument, kind):
+                raise EmulatorError(f"{self.name}: {parameter} is {problem}")
+
+
+def _problem(argument: Any, kind: str) -> str:
+    """What is wrong with an argument, or nothing."""
+    dtype = kind.removeprefix("const ").removesuffix("*")
+    if not kind.endswith("*"):
+        fits = isinstance(argument, np.generic) and argument.dtype == dtype
+        return "" if fits else f"{argument!r} ({type(argument).__name__}), expected a NumPy scalar of {dtype}"
+    if argument is None:
+        return ""
+    if not isinstance(argument, np.ndarray):
+        return f"{argument!r} ({type(argument).__name__}), expected an array of {dtype} or None"
+    if dtype not in ("any", argument.dtype):
+        return f"an array of {argument.dtype}, expected {dtype}"
+    if not argument.flags.c_contiguous:
+        return f"an array of strides {argument.strides}, expected C-contiguous"
+    if not kind.startswith("const ") and not argument.flags.writeable:
+        return "read-only, but the kernel may write it"
+    return ""
+
+
+def _value(argument: Any) -> Array:
+    """The argument as a one-element array, whose address the launcher takes."""
+    if argument is None:
+        return np.zeros(1, np.uintp)
+    if isinstance(argument, np.ndarray):
+        return np.array([argument.ctypes.data], np.uintp)
+    return np.array([argument])
+
+
+@contextmanager
+def _as_they_are(args: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
+    yield args
+
+
+@contextmanager
+def _guarded(args: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
+    """Copies of the arrays, each at the end of its own pages, before a page that may not be touched."""
+    arrays = {id(argument): argument for argument in args if isinstance(argument, np.ndarray)}
+    guarded = {key: _Guarded(array) for key, array in arrays.items()}
+    yield tuple(guarded[id(argument)].array if id(argument) in guarded else argument for argument in args)
+    for key, copy in guarded.items():
+        copy.require_intact()
+        if arrays[key].flags.writeable:
+            arrays[key][...] = copy.array
+
+
+class _Guarded:
+    """A copy whose end, up to the 15 bytes that keep it aligned, is the end of the readable memory."""
+
+    def __init__(self, array: Array) -> None:
+        room = -(-array.nbytes // 16) * 16
+        self._pages = -(-room // PAGE) * PAGE
+        self._map = mmap.mmap(-1, self._pages + PAGE)
+        self._bytes = np.frombuffer(self._map, np.uint8)
+        self._bytes[:] = FILL
+        self._start = self._pages - room
+        self._end = self._start + array.nbytes
+        self.array = self._bytes[self._start : self._end].view(array.dtype).reshape(array.shape)
+        self.array[...] = array
+        _forbid(self._bytes[self._pages :])
+
+    def require_intact(self) -> None:
+        around = (self._bytes[: self._start], self._bytes[self._end : self._pages])
+        if any((part != FILL).any() for part in around):
+            raise EmulatorError("a write outside an array")
+
+
+def _forbid(page: Array) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.mprotect(ctypes.c_void_p(page.ctypes.data), ctypes.c_size_t(PAGE), 0):
+        raise OSError(ctypes.get_errno(), "mprotect refuses to guard an array")
+
+
+@functools.cache
+def _library(texts: tuple[tuple[str, str], ...], flags: tuple[str, ...]) -> Path:
+    """The compiled library, from the cache or by the compiler."""
+    compiler = os.environ.get("CXX") or "g++"
+    key = hashlib.sha256(repr((compiler, texts, flags)).encode()).hexdigest()
+    library = cache() / f"{key}.so"
+    if library.exists():
+        return library
+    if shutil.which(compiler) is None:
+        raise EmulatorError(
+            f"the emulator needs a C++17 compiler, {compiler} was not found; install g++ or set CXX"
+        )
+    library.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=library.parent) as folder:
+        for name, text in texts:
+            (Path(folder) / name).write_text(text, encoding="utf-8")
+        made = Path(folder) / "library.so"
+        command = [compiler, *flags, "-o", str(made), "main.cpp"]
+        result = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+        if result.returncode:
+            raise EmulatorError(f"{compiler} refuses the kernels:\n{result.stderr.strip()}")
+        made.replace(library)  # atomic: another process finds a whole library or none
+    return library
+
+
+def cache() -> Path:
+    """The folder of compiled kernels, ``dqt-kernels`` in the user's cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dqt-kernels"
