@@ -19,10 +19,10 @@ needs_node = pytest.mark.skipif(
 )
 
 
-def run_script(expression):
-    program = f"const widget = require({json.dumps(str(STATIC / 'bit-slider.js'))});"
+def run_script(expression, script="bit-slider.js"):
+    program = f"const widget = require({json.dumps(str(STATIC / script))});"
     program += f"process.stdout.write(JSON.stringify({expression}))"
-    result = subprocess.run(["node", "-e", program], capture_output=True, text=True, check=True)
+    result = subprocess.run(["node", "-"], input=program, capture_output=True, text=True, check=True)
     return json.loads(result.stdout)
 
 
