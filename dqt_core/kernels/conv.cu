@@ -1,0 +1,463 @@
+// conv.cu: convolution of nested codes as one matrix product on tensor cores, the switch done in registers.
+//
+// The matrix product. Row m of the left matrix is the window under output pixel m, its terms in the order
+// (ky, kx, channel); column o of the right one is the kernel of output channel o in the same order. The left matrix
+// never exists: every thread works out where its 16 bytes of it lie in the image (implicit GEMM). A block of four
+// warps makes TILE_M x TILE_N sums, in steps of 64 terms:
+//
+//     device memory --16 bytes a thread--> registers --switch--> shared memory --> registers --> tensor cores
+//
+// Widths for every image. A group is the images that chose the same (weight bits, input bits); `order` lists the
+// images group by group, `starts` says where each begins. Rows are taken group by group and a tile never holds two
+// groups, so everything about widths is uniform in a block. A batch of random widths costs at most K - 1 more tiles.
+// Which images share a tile never changes a sum.
+//
+// The switch in registers, step by step (`switch_in_place`). A thread holds four master codes in a 32-bit register:
+//
+//     0b_qqqqqqqq_qqqqqqqq_qqqqqqqq_qqqqqqqq          b bits to keep, d = 8 - b to drop
+//
+//   1. codes + (codes & half), half = 2^(d-1) in every byte. Adding the top dropped bit to itself carries it into the
+//      kept bits: Eq. 4's epsilon. It was 1 and becomes 0, or it was 0 and stays 0: either way 0, so a carry
+//      that arrives from the byte below stops there at the latest and never reaches the kept bits.
+//   2. A byte may have run over: unsigned, its high bit fell from 1 to 0 (255 rounds to 256); signed, it rose from 0
+//      to 1 (127 rounds to 128). One logical operation finds these bytes, one byte permutation spreads the high bit
+//      over its byte.
+//   3. Where a byte ran over its kept bits are 00..0 (signed: 10..0), and the highest code is 11..1 (signed: 01..1):
+//      the complement. So one exclusive or clamps.
+//   4. & kept clears the dropped bits.
+//
+// Five instructions for four codes (floor needs the last alone), and no shift: the code stays where it is, at the
+// master's scale, q_b << d. Products and sums come out as acc << (d_w + d_a), which is what requantize multiplies;
+// the bound on the sums is the same at every width. Nothing is converted to a real number and back.
+//
+// What a step of a 128 x 128 tile costs a block (64 terms):
+//     tensor cores   256 mma.m16n8k32, 1,048,576 products: 512 cycles of a multiprocessor at 2,048 a cycle (sm_80)
+//     device memory  8 KiB codes + 8 KiB weights, mostly from L2: weights are read by every row of tiles
+//     shared memory  16 KiB written, 32 KiB read, at 128 bytes a cycle 384 cycles
+//     switch         4,096 registers x 5 instructions, 4 of them on the 64-lane integer unit: 256 cycles
+//     addresses      about 15 integer instructions for each 16-byte load: 8 x 15 x 128 lanes / 64 = 240 cycles
+// The integer unit and the tensor cores work at the same time, for different warps; the two blocks of a
+// multiprocessor are at different places of their steps. That is why the switch is to hide behind the products:
+// it needs half of the cycles that they take. [Counted; not yet run on a GPU.]
+//
+// Arguments (a grid of row_tiles * column_tiles blocks along x, THREADS threads; where K is `choices`,
+// row_tiles = ceil(N * OH * OW / TILE_M) + K - 1 and column_tiles = ceil(O / TILE_N); blocks without rows leave):
+//   x (N, H, W, C) codes   weight (O, kh, kw, C) int8 master codes   C a multiple of VECTOR
+//   order (N) int32, starts (K + 1) int32   choice_bits (K, 2) int32: weight bits, input bits   choices: K
+//   N H W C O kh kw stride padding OH OW   kh, kw <= 16; N * OH * OW and O * kh * kw * C below 2^31 - 128
+//   acc_out (N, OH, OW, O) int32 or null: what integer.conv2d returns (floor: integer.conv2d_mid_bin)
+//   codes_out (N, OH, OW, O) int8 or uint8 or null
+//   multiplier (rows, O) int32, offset (rows, O) int64, multiplier_rows: K or 1   r lo hi
+//   skip: null or (N, OH, OW, O)   skip_kind: 0 none, 1 uint8 codes, 2 int8 codes, 3 int32 sums
+//   skip_multiplier (rows, O) int32, skip_offset (rows, O) int64, skip_rows
+//   skip_picks (N) int32 or null: every image's choice at the skip's layer; null: choice 0
+//   skip_bits (K, 2) int32 or null: widths of the skip's choices, whose dropped bits it still lacks; null: none
+// Arrays start at multiples of 16 bytes.
+#include "common.cuh"
+#ifndef TILE_M
+#define TILE_M 128  // rows (pixels) and columns (output channels) of a block's tile: 32, 64 or 128
+#endif
+#ifndef TILE_N
+#define TILE_N 128
+#endif
+#ifndef VECTOR
+#define VECTOR 16   // bytes of a load along the channels: 16, 4 or 1
+#endif
+#ifndef SWITCH
+#define SWITCH 1    // 0: the same kernel at 8 bits, whatever the choices: what the switch is measured against
+#endif
+
+constexpr int THREADS = 128;                    // four warps, two by two; each makes a quarter of the tile
+constexpr int BLOCKS = TILE_M * TILE_N > 8192 ? 2 : 3;  // that a multiprocessor must have registers for
+constexpr int STEP = 64, CHUNK = 16;            // terms in a step; bytes that a thread moves at once
+constexpr int CHUNKS = STEP / CHUNK;            // of a row
+constexpr int ROWS_APART = THREADS / CHUNKS;    // a thread moves the same chunk of every 32nd row
+constexpr int X_CHUNKS = TILE_M / ROWS_APART, W_CHUNKS = TILE_N / ROWS_APART;
+constexpr int M_TILES = TILE_M / 32, N_TILES = TILE_N / 16;  // 16 x 8 products of a warp
+constexpr int STAGE_ROW = TILE_N + 16;          // bytes of a row of result codes in shared memory
+static_assert(TILE_M * STAGE_ROW <= 2 * (TILE_M + TILE_N) * STEP, "result codes take the place of the operands");
+
+struct Window { int H, W, C, kh, kw, stride, padding, OW, pixels; };
+struct Group { int choice, tile, first, images; };  // choice -1: there is no such tile
+struct Rounding { unsigned half, kept; };
+struct Term { int channel, kx, ky, offset; };       // of a sum; offset from the window's corner, in bytes
+struct Row { long long corner; unsigned inside; };  // of the left matrix; bits ky and 16 + kx: inside the image
+struct Staged { unsigned x[X_CHUNKS][4], weight[W_CHUNKS][4]; };
+struct Sums {
+    int products[M_TILES][N_TILES][4];
+#if FLOOR
+    int windows[M_TILES][4];  // sums of the codes of every window
+#endif
+};
+struct RowInfo { int output, skip_choice; };        // output pixel, -1 for a row without one
+
+// ---- which rows ----
+
+// The group of a row tile, and the tile's place in it. All loads are independent: one wait, not K.
+__device__ inline Group group_of(int tile, const int* starts, int choices, int pixels) {
+    Group group = {-1, 0, 0, 0};
+#pragma unroll 4
+    for (int choice = 0; choice < choices; choice++) {
+        int first = __ldg(starts + choice), images = __ldg(starts + choice + 1) - first;
+        int tiles = (images * pixels + TILE_M - 1) / TILE_M;
+        if (tile >= 0 && tile < tiles) group = {choice, tile, first, images};
+        tile -= tiles;
+    }
+    return group;
+}
+
+// Bits i of 0..taps-1 for which first + i lies in 0..size-1.
+__device__ inline unsigned taps_inside(int first, int taps, int size) {
+    int low = max(0, -first), high = min(taps, size - first);
+    return high > low ? (1u << high) - (1u << low) : 0;
+}
+
+__device__ inline Row row_of(int image, int pixel, const Window& w) {
+    int y = pixel / w.OW * w.stride - w.padding, x = pixel % w.OW * w.stride - w.padding;
+    long long corner = ((long long)image * w.H + y) * w.W + x;
+    return {corner * w.C, taps_inside(y, w.kh, w.H) | taps_inside(x, w.kw, w.W) << 16};
+}
+
+// ---- device memory to registers ----
+
+// Go on by some terms. Where a channel ends the next tap begins, and its bytes follow; where a row of taps ends,
+// the next one begins a row of the image further down.
+__device__ inline void advance(Term& term, int terms, const Window& w) {
+    term.channel += terms;
+    term.offset += terms;
+    while (term.channel >= w.C) {
+        term.channel -= w.C;
+        if (++term.kx < w.kw) continue;
+        term.kx = 0;
+        term.ky++;
+        term.offset += (w.W - w.kw) * w.C;
+    }
+}
+
+// Bytes piece * VECTOR .. of a chunk; zeros where they are outside.
+__device__ inline void read_piece(unsigned (&chunk)[4], int piece, const void* from, bool inside) {
+#if VECTOR == 16
+    uint4 four = make_uint4(0, 0, 0, 0);
+    if (inside) four = __ldg(static_cast<const uint4*>(from));
+    chunk[0] = four.x, chunk[1] = four.y, chunk[2] = four.z, chunk[3] = four.w;
+#elif VECTOR == 4
+    chunk[piece] = inside ? __ldg(static_cast<const unsigned*>(from)) : 0;
+#else
+    unsigned code = inside ? __ldg(static_cast<const unsigned char*>(from)) : 0;
+    chunk[piece / 4] = (piece % 4 ? chunk[piece / 4] : 0) | code << 8 * (piece % 4);
+#endif
+}
+
+// This thread's chunks of a step's rows of windows; `term` moves on to the next step.
+__device__ inline void fetch_windows(unsigned (&chunks)[X_CHUNKS][4], const Code* x, const Row (&rows)[X_CHUNKS],
+                                     Term& term, const Window& w) {
+    Term at = term;
+#pragma unroll
+    for (int piece = 0; piece < CHUNK / VECTOR; piece++) {
+        if (piece) advance(at, VECTOR, w);
+#pragma unroll
+        for (int i = 0; i < X_CHUNKS; i++) {
+            bool inside = at.ky < w.kh && rows[i].inside >> at.ky & rows[i].inside >> (16 + at.kx) & 1;
+            read_piece(chunks[i], piece, x + (rows[i].corner + at.offset), inside);
+        }
+    }
+    advance(term, STEP, w);
+}
+
+// The same of the kernels, from output channel `output` on and for terms `k`...
+__device__ inline void fetch_weights(unsigned (&chunks)[W_CHUNKS][4], const signed char* weight, int output, int O,
+                                     int k, int terms) {
+#pragma unroll
+    for (int piece = 0; piece < CHUNK / VECTOR; piece++)
+#pragma unroll
+        for (int i = 0; i < W_CHUNKS; i++) {
+            int row = output + ROWS_APART * i, at = k + VECTOR * piece;
+            read_piece(chunks[i], piece, weight + ((long long)row * terms + at), row < O && at < terms);
+        }
+}
+
+// ---- the switch, and registers to shared memory ----
+
+__device__ inline Rounding rounding_to(int width) {
+    int drop = SWITCH ? 8 - width : 0;
+    return {((1 << drop) >> 1) * EACH_BYTE, (0xFF << drop & 0xFF) * EACH_BYTE};
+}
+
+// 0xFF in every byte whose high bit is set, else 0x00.
+__device__ inline unsigned spread_high_bits(unsigned bytes) {
+#ifdef __CUDACC__
+    unsigned spread;
+    asm("prmt.b32 %0, %1, 0, 0xba98;" : "=r"(spread) : "r"(bytes));
+    return spread;
+#else
+    return (bytes >> 7 & EACH_BYTE) * 0xFF;
+#endif
+}
+
+// Four master codes switched, each left at the master's scale; the head of this file explains the steps.
+template <bool is_signed> __device__ inline unsigned switch_in_place(unsigned codes, Rounding to) {
+#if !SWITCH
+    return codes;
+#elif FLOOR
+    return codes & to.kept;
+#else
+    unsigned sum = codes + (codes & to.half);
+    unsigned ran_over = is_signed ? ~codes & sum : codes & ~sum;
+    return (sum ^ spread_high_bits(ran_over)) & to.kept;
+#endif
+}
+
+template <bool is_signed> __device__ inline uint4 switch_chunk(const unsigned (&chunk)[4], Rounding to) {
+    return make_uint4(switch_in_place<is_signed>(chunk[0], to), switch_in_place<is_signed>(chunk[1], to),
+                      switch_in_place<is_signed>(chunk[2], to), switch_in_place<is_signed>(chunk[3], to));
+}
+
+// Where a chunk of a row lies in its tile. Two rows of 64 bytes pass all 32 banks once, so the chunks of rows
+// 2, 3; 4, 5; 6, 7 change places: eight rows' chunks of the same number are then in different banks, and so are two
+// rows' four chunks. Reads (eight rows at once) and writes (two rows at once) are free of conflicts.
+__device__ inline int place_of(int row, int chunk) { return row * CHUNKS + (chunk ^ (row >> 1 & 3)); }
+
+__device__ inline void store_step(uint4* tile, const Staged& staged, Rounding x_to, Rounding weight_to) {
+    int row = threadIdx.x / CHUNKS, chunk = threadIdx.x % CHUNKS;
+#pragma unroll
+    for (int i = 0; i < X_CHUNKS; i++)
+        tile[place_of(row + ROWS_APART * i, chunk)] = switch_chunk<x_signed>(staged.x[i], x_to);
+#pragma unroll
+    for (int i = 0; i < W_CHUNKS; i++)
+        tile[place_of(TILE_M + row + ROWS_APART * i, chunk)] = switch_chunk<true>(staged.weight[i], weight_to);
+}
+
+// ---- products ----
+
+// Four 8 x 16-byte matrices from shared memory: lane l names the place of row l % 8 of matrix l / 8, and receives
+// bytes 4 * (l % 4).. of row l / 4 of every matrix, the fragments that mma_16x8x32 wants.
+__device__ inline void load_matrices(unsigned (&fragments)[4], const uint4* tile, int place) {
+#ifdef __CUDACC__
+    unsigned address = unsigned(__cvta_generic_to_shared(tile + place));
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(fragments[0]), "=r"(fragments[1]), "=r"(fragments[2]), "=r"(fragments[3]) : "r"(address));
+#else
+    int lane = threadIdx.x % 32;
+    for (int i = 0; i < 4; i++) {
+        int row = __shfl_sync(~0u, place, 8 * i + lane / 4);
+        fragments[i] = reinterpret_cast<const unsigned*>(tile + row)[lane % 4];
+    }
+#endif
+}
+
+// Add a step's products to the warp's quarter of the sums.
+__device__ inline void multiply(Sums& sums, const uint4* tile) {
+    int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    int first_row = warp / 2 * (TILE_M / 2), first_column = TILE_M + warp % 2 * (TILE_N / 2);
+#pragma unroll
+    for (int k = 0; k < CHUNKS; k += 2) {  // 32 terms at a time
+        unsigned a[M_TILES][4];
+#pragma unroll
+        for (int i = 0; i < M_TILES; i++)
+            load_matrices(a[i], tile, place_of(first_row + 16 * i + lane % 16, k + lane / 16));
+#pragma unroll
+        for (int j = 0; j < N_TILES; j += 2) {
+            unsigned b[4];  // of two columns of products
+            int column = first_column + 8 * j + lane / 16 * 8 + lane % 8;
+            load_matrices(b, tile, place_of(column, k + lane / 8 % 2));
+            const unsigned left[2] = {b[0], b[1]}, right[2] = {b[2], b[3]};
+#pragma unroll
+            for (int i = 0; i < M_TILES; i++) {
+                mma_16x8x32<x_signed>(sums.products[i][j], a[i], left);
+                mma_16x8x32<x_signed>(sums.products[i][j + 1], a[i], right);
+            }
+        }
+#if FLOOR
+        const unsigned ones[2] = {EACH_BYTE, EACH_BYTE};  // a kernel of ones sums the codes of the window
+#pragma unroll
+        for (int i = 0; i < M_TILES; i++) mma_16x8x32<x_signed>(sums.windows[i], a[i], ones);
+#endif
+    }
+}
+
+// ---- epilogue: sums to codes ----
+
+struct Epilogue {
+    int* acc_out;
+    unsigned char* codes_out;
+    const int* multiplier;
+    const long long* offset;
+    int r, lo, hi;
+    const void* skip;
+    int skip_kind;
+    const int* skip_multiplier;
+    const long long* skip_offset;
+    int skip_rows;
+    const int* skip_bits;
+    int O, weight_drop, input_drop;
+};
+// Scales of two neighbouring columns; `choice` is the row of the tables that they come from.
+struct Scales { int choice, drop, multiplier[2]; long long offset[2]; };
+
+__device__ inline void read_scales(Scales& s, const int* multiplier, const long long* offset, int row, int column,
+                                   int O) {
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+        bool inside = column + i < O;
+        s.multiplier[i] = inside ? __ldg(multiplier + (long long)row * O + column + i) : 0;
+        s.offset[i] = inside ? __ldg(offset + (long long)row * O + column + i) : 0;
+    }
+}
+
+// Add the skip's term to the sums of two columns. Its scales are read again only where the choice changes: rows of a
+// tile that follow each other mostly belong to one image.
+__device__ inline void add_skip(long long (&total)[2], Scales& s, const Epilogue& e, const RowInfo& info, int column,
+                                const unsigned char* staged) {
+    if (info.skip_choice != s.choice) {
+        s.choice = info.skip_choice;
+        read_scales(s, e.skip_multiplier, e.skip_offset, e.skip_rows > 1 ? s.choice : 0, column, e.O);
+        s.drop = e.skip_bits ? 16 - __ldg(e.skip_bits + 2 * s.choice) - __ldg(e.skip_bits + 2 * s.choice + 1) : 0;
+    }
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+        int a = 0;
+        if (e.skip_kind == 1) a = staged[i];
+        else if (e.skip_kind == 2) a = static_cast<signed char>(staged[i]);
+        else if (info.output >= 0 && column + i < e.O)
+            a = __ldg(static_cast<const int*>(e.skip) + ((long long)info.output * e.O + column + i));
+        total[i] += scaled(a, s.drop, s.multiplier[i]) + s.offset[i];
+    }
+}
+
+// What integer.conv2d returns: the sums without the master's scale.
+__device__ inline int plain_sum(int sum, const Epilogue& e) {
+    return FLOOR ? sum : sum >> (e.weight_drop + e.input_drop);
+}
+
+__device__ inline void store_sums(const int (&sums)[2], const Epilogue& e, int output, int column) {
+    int* to = e.acc_out + ((long long)output * e.O + column);
+    if (e.O % 2 == 0) {
+        *reinterpret_cast<int2*>(to) = make_int2(plain_sum(sums[0], e), plain_sum(sums[1], e));
+    } else {
+        to[0] = plain_sum(sums[0], e);
+        if (column + 1 < e.O) to[1] = plain_sum(sums[1], e);
+    }
+}
+
+// Two neighbouring sums of this thread, in row 8 * i + lane / 4 and columns 8 * j + 2 * (lane % 4).. of the warp's
+// quarter. With floor they count half steps: weights stand for the middle of their bin (integer.conv2d_mid_bin).
+__device__ inline void read_sums(int (&pair)[2], const Sums& sums, int i, int j, const Epilogue& e) {
+#pragma unroll
+    for (int k = 0; k < 2; k++) {
+        pair[k] = sums.products[i / 2][j][i % 2 * 2 + k];
+#if FLOOR
+        pair[k] = 2 * pair[k] + ((1 << e.weight_drop) - 1) * sums.windows[i / 2][i % 2 * 2];
+#endif
+    }
+}
+
+// Requantize this thread's sums into the tile of result codes, where the skip's codes already lie.
+__device__ inline void finish(const Sums& sums, const Epilogue& e, const RowInfo* infos, unsigned char* tile,
+                              int first_column) {
+    int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+#pragma unroll
+    for (int j = 0; j < N_TILES; j++) {
+        int tile_column = warp % 2 * (TILE_N / 2) + 8 * j + lane % 4 * 2, column = first_column + tile_column;
+        if (column >= e.O) break;
+        Scales own = {}, skip = {-1, 0, {0, 0}, {0, 0}};
+        if (e.codes_out) read_scales(own, e.multiplier, e.offset, 0, column, e.O);
+#pragma unroll
+        for (int i = 0; i < 2 * M_TILES; i++) {
+            int row = warp / 2 * (TILE_M / 2) + 8 * i + lane / 4;
+            RowInfo info = infos[row];
+            int pair[2];
+            read_sums(pair, sums, i, j, e);
+            if (e.acc_out && info.output >= 0) store_sums(pair, e, info.output, column);
+            if (!e.codes_out) continue;
+            unsigned char* staged = tile + (row * STAGE_ROW + tile_column);
+            long long total[2] = {scaled(pair[0], 0, own.multiplier[0]) + own.offset[0],
+                                  scaled(pair[1], 0, own.multiplier[1]) + own.offset[1]};
+            if (e.skip_kind) add_skip(total, skip, e, info, column, staged);
+            staged[0] = static_cast<unsigned char>(rounded(total[0], e.r, e.lo, e.hi));
+            staged[1] = static_cast<unsigned char>(rounded(total[1], e.r, e.lo, e.hi));
+        }
+    }
+}
+
+// Move codes between the tile in shared memory and their rows in device memory, 16 at a time where O allows.
+__device__ inline void move_codes(unsigned char* tile, unsigned char* codes, bool to_tile, const RowInfo* infos,
+                                  int first_column, int O) {
+    for (int i = threadIdx.x; i < TILE_M * TILE_N / 16; i += THREADS) {
+        int row = i / (TILE_N / 16), tile_column = i % (TILE_N / 16) * 16, column = first_column + tile_column;
+        int output = infos[row].output;
+        if (output < 0 || column >= O) continue;
+        unsigned char *staged = tile + (row * STAGE_ROW + tile_column), *there = codes + ((long long)output * O + column);
+        unsigned char *to = to_tile ? staged : there, *from = to_tile ? there : staged;
+        if (O % 16 == 0) {
+            *reinterpret_cast<uint4*>(to) = *reinterpret_cast<const uint4*>(from);
+        } else {
+            for (int k = 0; k < 16 && column + k < O; k++) to[k] = from[k];
+        }
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) conv(
+    const Code* __restrict__ x, const signed char* __restrict__ weight, const int* __restrict__ order,
+    const int* __restrict__ starts, const int* __restrict__ choice_bits, int choices, int N, int H, int W, int C,
+    int O, int kh, int kw, int stride, int padding, int OH, int OW, int* acc_out, void* codes_out,
+    const int* __restrict__ multiplier, const long long* __restrict__ offset, int multiplier_rows, int r, int lo,
+    int hi, const void* skip, int skip_kind, const int* __restrict__ skip_multiplier,
+    const long long* __restrict__ skip_offset, int skip_rows, const int* __restrict__ skip_picks,
+    const int* __restrict__ skip_bits) {
+    __shared__ uint4 tiles[2][(TILE_M + TILE_N) * CHUNKS];  // the step that is multiplied, the step that arrives
+    __shared__ RowInfo infos[TILE_M];
+
+    // Blocks of neighbouring numbers share their rows, so the codes come from device memory once, then from L2.
+    int column_tiles = (O + TILE_N - 1) / TILE_N, first_column = blockIdx.x % column_tiles * TILE_N;
+    Window window = {H, W, C, kh, kw, stride, padding, OW, OH * OW};
+    Group group = group_of(blockIdx.x / column_tiles, starts, choices, window.pixels);
+    if (group.choice < 0) return;
+    int weight_bits = choice_bits[2 * group.choice], input_bits = choice_bits[2 * group.choice + 1];
+    Rounding x_to = rounding_to(input_bits), weight_to = rounding_to(weight_bits);
+
+    int my_row = threadIdx.x / CHUNKS, my_chunk = threadIdx.x % CHUNKS;
+    Row rows[X_CHUNKS];
+#pragma unroll
+    for (int i = 0; i < X_CHUNKS; i++) {
+        int row = my_row + ROWS_APART * i, place = group.tile * TILE_M + row;
+        bool inside = place < group.images * window.pixels;
+        int image = inside ? order[group.first + place / window.pixels] : 0, pixel = place % window.pixels;
+        rows[i] = row_of(image, pixel, window);
+        if (!inside) rows[i].inside = 0;
+        if (my_chunk == 0)
+            infos[row] = {inside ? image * window.pixels + pixel : -1, skip_picks && inside ? skip_picks[image] : 0};
+    }
+
+    Sums sums = {};
+    Staged staged;
+    Term term = {0, 0, 0, 0};
+    advance(term, my_chunk * CHUNK, window);
+    int terms = kh * kw * C, steps = (terms + STEP - 1) / STEP;
+    fetch_windows(staged.x, x, rows, term, window);
+    fetch_weights(staged.weight, weight, first_column + my_row, O, my_chunk * CHUNK, terms);
+    store_step(tiles[0], staged, x_to, weight_to);
+    __syncthreads();
+    for (int step = 1; step < steps; step++) {
+        fetch_windows(staged.x, x, rows, term, window);  // on their way while the last step is multiplied
+        fetch_weights(staged.weight, weight, first_column + my_row, O, step * STEP + my_chunk * CHUNK, terms);
+        multiply(sums, tiles[(step - 1) % 2]);
+        store_step(tiles[step % 2], staged, x_to, weight_to);
+        __syncthreads();
+    }
+    multiply(sums, tiles[(steps - 1) % 2]);
+    __syncthreads();  // the operands have been read; their place is free for the result
+
+    long long table_row = multiplier_rows > 1 ? (long long)group.choice * O : 0;
+    Epilogue epilogue = {acc_out, static_cast<unsigned char*>(codes_out), multiplier + table_row, offset + table_row,
+                         r, lo, hi, skip, skip_kind, skip_multiplier, skip_offset, skip_rows, skip_bits, O,
+                         SWITCH ? 8 - weight_bits : 0, SWITCH ? 8 - input_bits : 0};
+    unsigned char* tile = reinterpret_cast<unsigned char*>(tiles);
+    if (codes_out && (skip_kind == 1 || skip_kind == 2)) {
+        move_codes(tile, static_cast<unsigned char*>(const_cast<void*>(skip)), true, infos, first_column, O);
+        __syncthreads();
+    }
+    finish(sums, epilogue, infos, tile, first_column);
+    if (!codes_out) return;
+    __syncthreads();
+    move_codes(tile, epilogue.codes_out, false, infos, first_column, O);
+}
