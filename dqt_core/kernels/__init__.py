@@ -1,6 +1,35 @@
-"""The CUDA sources, and an emulator that runs them without a GPU."""
+"""The CUDA kernels, and an emulator that runs them without a GPU.
+
+============= ====================================================================================
+file          what is in it
+============= ====================================================================================
+common.cuh    what kernels share: four codes switched in a register, products of bytes on ordinary
+              and on tensor cores, the one rounding
+switch.cu     codes to any width, 16 bytes a thread, with a walk through the kernel; start here
+planes.cu     bit planes: packing, unpacking, a matrix-vector product that reads b of 8 planes
+cuda_cpu.hpp  CUDA's threads, barriers and shuffles on the CPU
+`engine`      what runs a kernel, as the backend sees it
+`emulator`    the engine without a GPU
+============= ====================================================================================
+
+A source has variants, chosen by macros when it is compiled; `VARIANTS` lists all that are in use.
+"""
 
 from importlib import resources
+from itertools import product
+
+Variants = tuple[dict[str, int], ...]
+
+
+def _combined(**choices: tuple[int, ...]) -> Variants:
+    return tuple(dict(zip(choices, values, strict=True)) for values in product(*choices.values()))
+
+
+#: Every variant of every source that the backend asks for: these are compiled for every generation of GPU.
+VARIANTS: dict[str, Variants] = {
+    "switch": _combined(X_SIGNED=(0, 1), FLOOR=(0, 1)),
+    "planes": _combined(X_SIGNED=(0, 1), FLOOR=(0, 1)) + _combined(X_SIGNED=(0, 1), BATCH=(1, 2, 4, 8)),
+}
 
 
 def source(name: str) -> str:

@@ -39,6 +39,9 @@ __device__ inline unsigned switch4(unsigned codes, int width, bool is_signed) {
     return kept;
 }
 
+// Whether 16 bytes at this address may be read or written at once.
+__device__ inline bool aligned16(const void* address) { return ((size_t)address & 15) == 0; }
+
 // Sum of four products of bytes, plus `sum`; the bytes of a are signed, those of b as b_signed says.
 template <bool b_signed> __device__ inline int dot4(unsigned a, unsigned b, int sum) {
 #ifdef __CUDACC__

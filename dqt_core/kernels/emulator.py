@@ -31,7 +31,7 @@ HEADERS = ("common.cuh", "cuda_cpu.hpp")
 KERNEL = re.compile(r'extern "C" __global__ void\s+(?:__launch_bounds__\([^)]*\)\s*)?(\w+)\s*\(([^)]*)\)')
 FLAGS: tuple[str, ...] = (
     *("-std=c++17", "-O2", "-ftree-vectorize", "-fno-strict-aliasing", "-ffp-contract=off"),
-    *("-fPIC", "-shared", "-fvisibility=hidden", "-Wall", "-Wno-unused-function"),
+    *("-fPIC", "-shared", "-fvisibility=hidden", "-Wall", "-Wno-unused-function", "-Wno-unknown-pragmas"),
 )
 # Undefined behaviour becomes a trap. Shifts of negative numbers are defined in CUDA (and in C++20).
 CHECKS = ("-fsanitize=undefined", "-fno-sanitize=shift-base,vptr", "-fsanitize-undefined-trap-on-error")
@@ -202,15 +202,15 @@ def _guarded(args: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
 
 
 class _Guarded:
-    """A copy whose end, up to the 15 bytes that keep it aligned, is the end of the readable memory."""
+    """A copy as aligned as the array, whose end is, up to 15 bytes, the end of the readable memory."""
 
     def __init__(self, array: Array) -> None:
-        room = -(-array.nbytes // 16) * 16
+        shift = array.ctypes.data % 16
+        room = -(-(shift + array.nbytes) // 16) * 16
         self._pages = -(-room // PAGE) * PAGE
-        self._map = mmap.mmap(-1, self._pages + PAGE)
-        self._bytes = np.frombuffer(self._map, np.uint8)
+        self._bytes = np.frombuffer(mmap.mmap(-1, self._pages + PAGE), np.uint8)
         self._bytes[:] = FILL
-        self._start = self._pages - room
+        self._start = self._pages - room + shift
         self._end = self._start + array.nbytes
         self.array = self._bytes[self._start : self._end].view(array.dtype).reshape(array.shape)
         self.array[...] = array
