@@ -444,6 +444,227 @@ def largest_r(function):
     return _judge(function, cases, f"{len(cases)} layers")
 
 
+# Chapter 8
+
+
+def gradient_mask(function):
+    """function(w, step, lo, hi): 1 where the straight-through gradient reaches a weight, else 0."""
+    cases = []
+    for step, lo, hi in ((0.25, -128, 127), (0.01, -128, 127), (0.02, 0, 255), (0.5, -8, 7)):
+        w = np.random.default_rng(10).uniform(1.5 * lo - 9, 1.5 * hi, 60) * step
+        expected, _ = _gradients(w, step, lo, hi)
+        cases.append((f"gradient_mask(w, {step}, {lo}, {hi})", (w, step, lo, hi), expected != 0, 1))
+    return _judge(function, cases, "60 weights in 4 ranges", lambda i: f"weight {i}")
+
+
+def updates_until_jump(function):
+    """function(q, rate, width): updates until the view of a latent weight changes; 0 if it never does."""
+    cases = []
+    for width in (2, 3, 4, 6, 8):
+        for rate in (1, 3, 10):
+            for q in range(-128, 128):
+                path = np.minimum(q + rate * np.arange(257), 127).astype(np.int8)
+                views = nested.switch(path, width)
+                call = f"updates_until_jump({q} ({bits(q, 8)}), {rate}, {width})"
+                cases.append((call, (q, rate, width), int((views != views[0]).argmax()), 8))
+    return _judge(function, cases, f"{len(cases):,} starts")
+
+
+def exact_terms(function):
+    """function(b_w, b_a, significant): products that surely add up exactly in a float."""
+    cases = []
+    for significant in (8, 11, 24, 53):
+        for b_w, b_a in ((8, 8), (4, 4), (2, 2), (4, 8), (1, 1)):
+            largest = -nested.code_range(b_w, True)[0] * nested.code_range(b_a, False)[1]
+            arguments = (b_w, b_a, significant)
+            cases.append((f"exact_terms{arguments}", arguments, 2**significant // largest, 54))
+    return _judge(function, cases, f"{len(cases)} pairs of widths and floats")
+
+
+def step_pull(function):
+    """function(w, step, width): derivative of a view's value by the master step, straight-through."""
+    cases = []
+    for step in (0.25, 0.03):
+        w = np.random.default_rng(11).uniform(-170, 170, 40) * step
+        for width in range(1, 9):
+            expected = _gradients(w, step, -128, 127, width)[1]
+            cases.append((f"step_pull(w, {step}, {width})", (w, step, width), expected))
+    masters = nested.quantize(w / step, step=1.0)[0]
+    return _judge_reals(
+        function, cases, "40 weights at 8 widths", lambda i: f"master {masters[i]} ({bits(masters[i], 8)})"
+    )
+
+
+def common_statistics(function):
+    """function(means, variances): mean and variance of equally many values from each width."""
+    rng = np.random.default_rng(12)
+    cases = []
+    for count in (2, 5):
+        means, variances = rng.normal(size=count), rng.uniform(0.5, 2, count)
+        square = (variances + means**2).mean()
+        expected = np.array([means.mean(), square - means.mean() ** 2])
+        cases.append((f"common_statistics of {count} widths", (means, variances), expected))
+    return _judge_reals(function, cases, "2 channels", lambda i: ("the mean", "the variance")[i])
+
+
+def _gradients(w, step, lo, hi, width=8):
+    """Derivatives of a view's value by the weight and by the step, as the package's training has them."""
+    import torch  # chapters 1 to 7 do without
+
+    from dqt_core import fake
+
+    steps = torch.full(w.shape, step, requires_grad=True)
+    leaf = torch.tensor(w, dtype=torch.float32, requires_grad=True)
+    codes = fake.switch(fake.quantize(leaf, steps.log(), lo, hi), width, signed=lo < 0)
+    gradients = torch.autograd.grad((codes * 2.0 ** (8 - width) * steps).sum(), (leaf, steps))
+    return [gradient.numpy() for gradient in gradients]
+
+
+# Chapter 9
+
+
+def channel_sums(function):
+    """function(codes): sums of codes (N, H, W, C) over height and width, (N, C)."""
+    rng = np.random.default_rng(13)
+    cases = []
+    for dtype, size in ((np.uint8, 32), (np.int8, 8), (np.uint8, 1)):
+        codes = rng.integers(0, 256, (3, size, size, 5)).astype(np.uint8).view(dtype)
+        name = f"channel_sums({np.dtype(dtype)} codes, {size} x {size})"
+        cases.append((name, (codes,), codes.sum((1, 2), dtype=np.int64), 20))
+    return _judge(function, cases, "3 kinds of codes", lambda i: f"image {i // 5}, channel {i % 5}")
+
+
+def choose(function):
+    """function(logits, layers): index of the chosen width, (N, layers), ties to the narrower."""
+    rng = np.random.default_rng(14)
+    cases = []
+    for layers, choices in ((4, 5), (3, 3), (19, 5)):
+        tied = rng.integers(-3, 4, (20, layers, choices))
+        for name, logits in (("small", tied), ("large", 2**50 + tied)):
+            call = f"choose({name} logits, {layers})"
+            arguments = logits.reshape(20, -1), layers
+            cases.append((call, arguments, (logits == logits.max(-1, keepdims=True)).argmax(-1), 3))
+    return _judge(function, cases, f"20 images, {len(cases)} networks", lambda i: f"entry {i}")
+
+
+def image_bitops(function):
+    """function(macs, widths, fixed_macs): BitOPs of each image, fixed layers at 8 bits."""
+    rng = np.random.default_rng(15)
+    cases = []
+    for layers in (2, 19):
+        macs = rng.integers(10**6, 10**9, layers)
+        widths = rng.choice([2, 3, 4, 6, 8], (6, layers))
+        expected = (macs * widths**2).sum(1) + 64 * 12_345
+        call = f"image_bitops(macs of {layers} layers, widths, 12345)"
+        cases.append((call, (macs, widths, 12_345), expected, 48))
+    return _judge(function, cases, "6 images of 2 networks", lambda i: f"image {i}")
+
+
+def not_dominated(function):
+    """function(cost, correct): ascending indices of the settings that no other setting beats."""
+    rng = np.random.default_rng(16)
+    cases = [("not_dominated(two equal settings)", (np.array([3, 3]), np.array([5, 5])), np.arange(2), 5)]
+    for count in (6, 30):
+        cost, correct = rng.integers(1, 12, count), rng.integers(300, 309, count)
+        no_worse = (cost[:, None] <= cost) & (correct[:, None] >= correct)
+        better = (cost[:, None] < cost) | (correct[:, None] > correct)
+        expected = np.flatnonzero(~(no_worse & better).any(0))
+        cases.append((f"not_dominated({count} settings)", (cost, correct), expected, 5))
+    return _judge(function, cases, f"{len(cases)} sets of settings", lambda i: f"entry {i}")
+
+
+def best_static(function):
+    """function(loss, cost, budget): the choice of every layer with the least loss within the budget."""
+    rng = np.random.default_rng(17)
+    cases = []
+    for layers, budget in ((3, 90), (4, 90), (4, 60), (5, 150)):
+        loss = -np.sort(-rng.choice(1000, (layers, 3), replace=False), axis=1)
+        cost = rng.integers(1, 4, (layers, 1)) * np.array([4, 16, 64]) // 4
+        picks = np.stack(np.meshgrid(*[range(3)] * layers, indexing="ij"), -1).reshape(-1, layers)
+        totals = [table[np.arange(layers), picks].sum(1) for table in (loss, cost)]
+        expected = picks[np.where(totals[1] <= budget, totals[0], 10**6).argmin()]
+        cases.append((f"best_static({layers} layers, budget {budget})", (loss, cost, budget), expected, 2))
+    return _judge(function, cases, f"{len(cases)} networks", lambda i: f"layer {i}")
+
+
+# Chapter 6
+
+
+def network_bitops(function):
+    """function(macs, width): BitOPs with the first and last layer at 8 bits."""
+    cases = []
+    for macs in ([1000, 20_000, 30_000, 50], [7, 11, 13], [118_013_952, 12_845_056, 2_048_000]):
+        for width in (8, 4, 3, 2):
+            expected = 64 * macs[0] + width * width * sum(macs[1:-1]) + 64 * macs[-1]
+            cases.append((f"network_bitops({macs}, {width})", (macs, width), expected, 48))
+    return _judge(function, cases, f"{len(cases)} networks and widths")
+
+
+def switched_elements(function):
+    """function(layers, widths): weights and inputs that are read below 8 bits."""
+    layers = [(36_864, 65_536), (576, 1000), (10_240, 1)]
+    settings = [
+        [(4, 4), (4, 4), (4, 4)],
+        [(8, 8), (8, 8), (8, 8)],
+        [(8, 4), (2, 8), (4, 2)],
+        [(7, 8), (8, 1), (8, 8)],
+    ]
+    cases = []
+    for widths in settings:
+        expected = sum(
+            count
+            for layer, bits in zip(layers, widths, strict=True)
+            for count, b in zip(layer, bits, strict=True)
+            if b != 8
+        )
+        cases.append((f"switched_elements(layers, {widths})", (layers, widths), expected, 24))
+    return _judge(function, cases, f"{len(cases)} choices of widths")
+
+
+def plane_bytes(function):
+    """function(count, width, rounding): bytes of the planes that a view reads."""
+    cases = []
+    for count in (1, 8, 9, 1000, 36_864):
+        packed = nested.to_planes(np.zeros(count, np.int8))
+        for width in range(1, 9):
+            for rounding, planes in (("floor", width), ("half_up", min(width + 1, 8))):
+                call = f"plane_bytes({count}, {width}, {rounding!r})"
+                cases.append((call, (count, width, rounding), packed[:planes].nbytes, 24))
+    return _judge(function, cases, f"{len(cases)} views")
+
+
+def rescale(function):
+    """function(codes, M, r, width): int8 codes times M / 2**r, rounded to signed codes of a width."""
+    codes = np.sort(SIGNED)
+    cases = []
+    for width in range(2, 9):
+        lo, hi = nested.code_range(width, signed=True)
+        for ratio in (2.0 ** (width - 8), 1.1 * 2.0 ** (width - 8), 0.37):
+            multiplier, r = integer.fixed_point(ratio, limit=128)
+            expected = integer.requantize([(codes, 0, multiplier)], 0, r, lo, hi)
+            arguments = (codes, int(multiplier), r, width)
+            cases.append((f"rescale(codes, {int(multiplier)}, {r}, {width})", arguments, expected, width))
+    return _judge(
+        function,
+        cases,
+        f"256 codes at {len(cases)} ratios",
+        lambda i: f"master {codes[i]} ({bits(codes[i], 8)})",
+    )
+
+
+def bit_serial(function):
+    """function(x_planes, w_planes): the sum of products of floor views, from their bit planes."""
+    rng = np.random.default_rng(9)
+    x, w = rng.integers(0, 256, 504).astype(np.uint8), rng.integers(-128, 128, 504).astype(np.int8)
+    cases = []
+    for b_a, b_w in ((1, 1), (8, 8), (4, 4), (2, 8), (8, 2), (3, 1)):
+        views = (nested.switch(codes, b, rounding="floor").astype(int) for codes, b in ((x, b_a), (w, b_w)))
+        expected = int(np.multiply(*views).sum())
+        planes = nested.to_planes(x)[:b_a], nested.to_planes(w)[:b_w]
+        cases.append((f"bit_serial({b_a} planes, {b_w} planes)", planes, expected, 32))
+    return _judge(function, cases, f"504 products at {len(cases)} pairs of widths")
+
+
 def _judge_views(function, name, expected):
     cases = [
         (f"{name}({kind}, {width})", (codes, width), expected(codes, width), width)
@@ -484,6 +705,26 @@ def _judge(function, cases, right, element=None):
         problem = _first_wrong(np.asarray(got), np.asarray(expected), width, element)
         if problem:
             return Verdict(False, f"{call}: {problem}")
+    return Verdict(True, f"Right: {right}.")
+
+
+def _judge_reals(function, cases, right, element):
+    """As `_judge` for real numbers, equal to five digits; cases are (call, arguments, expected)."""
+    for call, arguments, expected in cases:
+        try:
+            got = function(*[a.copy() if isinstance(a, np.ndarray) else a for a in arguments])
+        except Exception as error:
+            return Verdict(False, f"{call} raised {type(error).__name__}: {error}")
+        if got is None or got is Ellipsis:
+            return Verdict(False, f"Not solved yet: {call.partition('(')[0].split()[0]} returned {got}.")
+        got = np.asarray(got, float)
+        if got.shape != expected.shape:
+            return Verdict(False, f"{call}: expected shape {expected.shape}, got {got.shape}")
+        wrong = np.flatnonzero(~np.isclose(got, expected, rtol=1e-5, atol=1e-4))
+        if wrong.size:
+            i = wrong[0]
+            values = f"expected {expected[i]:.6g}, got {got[i]:.6g}"
+            return Verdict(False, f"{call}: first wrong at {element(i)}: {values}")
     return Verdict(True, f"Right: {right}.")
 
 
