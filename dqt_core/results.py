@@ -1,5 +1,6 @@
 """Recorded runs: what was measured, on what data and hardware, from which commit."""
 
+import base64
 import datetime
 import hashlib
 import json
@@ -58,8 +59,9 @@ def evaluate(
     -------
     dict
         "widths", "correct", "images", "bitops" and "transitions" (mean an image), "mean_width", "logits"
-        (digest), "first" (correct and digest of the first 100 and 1,000 images), "backend", "seconds"; where
-        the widths vary, "layers": name, mean width and its standard deviation over the images.
+        (digest), "first" (correct and digest of the first 100 and 1,000 images), "hits" (which images are
+        correct, see `hits`), "backend", "seconds"; where the widths vary, "layers": name, mean width, its
+        standard deviation over the images, and how many images got each choice.
 
     Raises
     ------
@@ -82,6 +84,7 @@ def evaluate(
         "mean_width": float(result.widths.mean()),
         "transitions": float(cost.transitions(program, counted).mean()),
         "logits": result.digest,
+        "hits": packed(result.classes == labels),
         "first": {str(n): _first(result, labels, n) for n in PREFIXES if n <= len(images)},
         "backend": result.backend,
         "seconds": round(seconds, 2),
@@ -92,9 +95,10 @@ def evaluate(
 def _by_layer(program: Program, result: Result) -> list[Record]:
     widths = result.widths.reshape(len(result.widths), len(program.layers), -1).mean(-1)
     means, deviations = widths.mean(0).round(4).tolist(), widths.std(0).round(4).tolist()
+    counts = (result.choices[..., None] == np.arange(len(program.choices))).sum(0).tolist()
     return [
-        {"name": name, "mean": mean, "deviation": deviation}
-        for name, mean, deviation in zip(program.layers, means, deviations, strict=True)
+        {"name": name, "mean": mean, "deviation": deviation, "counts": count}
+        for name, mean, deviation, count in zip(program.layers, means, deviations, counts, strict=True)
     ]
 
 
@@ -247,6 +251,106 @@ def interval(correct: int, images: int, z: float = 1.96) -> tuple[float, float]:
     centre = (p + spread / 2) / (1 + spread)
     half = z * math.sqrt(p * (1 - p) / images + spread / (4 * images)) / (1 + spread)
     return centre - half, centre + half
+
+
+def packed(hits: NDArray[np.bool_]) -> str:
+    """One bit for every image, in base64: what `hits` reads.
+
+    Parameters
+    ----------
+    hits : bool array, (N,)
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> packed(np.array([True, False, True]))
+    'oA=='
+    """
+    return base64.b64encode(np.packbits(hits).tobytes()).decode()
+
+
+def hits(row: Mapping[str, Any]) -> NDArray[np.bool_]:
+    """Which images a recorded row classified correctly.
+
+    Parameters
+    ----------
+    row : mapping
+        As `evaluate` returns it.
+
+    Returns
+    -------
+    bool array, (N,)
+
+    Raises
+    ------
+    ResultError
+        If the bits and the recorded count differ.
+
+    Examples
+    --------
+    >>> hits({"hits": "oA==", "images": 3, "correct": 2})
+    array([ True, False,  True])
+    """
+    bits = np.unpackbits(np.frombuffer(base64.b64decode(row["hits"]), np.uint8)).astype(bool)
+    bits, rest = bits[: row["images"]], bits[row["images"] :]
+    if len(bits) != row["images"] or rest.any() or int(bits.sum()) != row["correct"]:
+        raise ResultError(
+            f"the row counts {row['correct']} correct of {row['images']}, its bits {int(bits.sum())} of "
+            f"{len(bits)}; run the reproduction again"
+        )
+    return bits
+
+
+def paired(first: NDArray[np.bool_], second: NDArray[np.bool_], z: float = 1.96) -> Record:
+    """Compare two classifiers on the same images.
+
+    Parameters
+    ----------
+    first, second : bool array, (N,)
+        As `hits` returns them.
+    z : float
+        Standard normal quantile; 1.96 for 95 %.
+
+    Returns
+    -------
+    dict
+        "difference" (accuracy of the first minus that of the second, in -1..1), "low", "high" (its interval
+        from the paired counts), "only_first", "only_second" (images that one alone classifies correctly),
+        "p" (exact two-sided McNemar test).
+
+    Raises
+    ------
+    ValueError
+        If the two are not about equally many images.
+
+    Examples
+    --------
+    >>> paired(np.array([True, True, False]), np.array([True, False, False]))["only_first"]
+    1
+    """
+    if first.shape != second.shape or not len(first):
+        raise ValueError(f"got {first.shape} and {second.shape} images; both must be of the same images")
+    only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
+    n, differing = len(first), only_first + only_second
+    difference = (only_first - only_second) / n
+    half = z * math.sqrt(max(differing / n - difference**2, 0.0) / n)
+    return {
+        "difference": difference,
+        "low": difference - half,
+        "high": difference + half,
+        "only_first": only_first,
+        "only_second": only_second,
+        "p": _two_sided(min(only_first, only_second), differing),
+    }
+
+
+def _two_sided(smaller: int, total: int) -> float:
+    """Probability of a split at least as uneven among `total` fair coins."""
+    tail = sum(math.comb(total, k) for k in range(smaller + 1))
+    return min(1.0, 2 * tail / 2**total)  # of integers: exact to the last bit, however many
 
 
 def _require(record: Record, path: Path) -> Record:
