@@ -74,14 +74,15 @@ constexpr int CHUNKS = STEP / CHUNK;            // of a row
 constexpr int ROWS_APART = THREADS / CHUNKS;    // a thread moves the same chunk of every 32nd row
 constexpr int X_CHUNKS = TILE_M / ROWS_APART, W_CHUNKS = TILE_N / ROWS_APART;
 constexpr int M_TILES = TILE_M / 32, N_TILES = TILE_N / 16;  // 16 x 8 products of a warp
-constexpr int STAGE_ROW = TILE_N + 16;          // bytes of a row of result codes in shared memory
-static_assert(TILE_M * STAGE_ROW <= 2 * (TILE_M + TILE_N) * STEP, "result codes take the place of the operands");
 
 struct Window { int H, W, C, kh, kw, stride, padding, OW, pixels; };
 struct Group { int choice, tile, first, images; };  // choice -1: there is no such tile
 struct Rounding { unsigned half, kept; };
-struct Term { int channel, kx, ky, offset; };       // of a sum; offset from the window's corner, in bytes
-struct Row { long long corner; unsigned inside; };  // of the left matrix; bits ky and 16 + kx: inside the image
+// The rows of windows that this thread moves: their corners, and as bits ky and 16 + kx the taps inside the image.
+struct Rows { long long corner[X_CHUNKS]; unsigned taps[X_CHUNKS]; };
+// A place in the sum: its tap, its offset from the window's corner, and as bits the rows whose tap is inside.
+struct Term { int channel, kx, ky, offset; unsigned inside; };
+struct Places { int store, a[2], b[2]; };           // of this thread in a tile of shared memory
 struct Staged { unsigned x[X_CHUNKS][4], weight[W_CHUNKS][4]; };
 struct Sums {
     int products[M_TILES][N_TILES][4];
@@ -112,26 +113,36 @@ __device__ inline unsigned taps_inside(int first, int taps, int size) {
     return high > low ? (1u << high) - (1u << low) : 0;
 }
 
-__device__ inline Row row_of(int image, int pixel, const Window& w) {
+__device__ inline void set_row(Rows& rows, int i, int image, int pixel, const Window& w) {
     int y = pixel / w.OW * w.stride - w.padding, x = pixel % w.OW * w.stride - w.padding;
-    long long corner = ((long long)image * w.H + y) * w.W + x;
-    return {corner * w.C, taps_inside(y, w.kh, w.H) | taps_inside(x, w.kw, w.W) << 16};
+    rows.corner[i] = (((long long)image * w.H + y) * w.W + x) * w.C;
+    rows.taps[i] = taps_inside(y, w.kh, w.H) | taps_inside(x, w.kw, w.W) << 16;
 }
 
 // ---- device memory to registers ----
 
-// Go on by some terms. Where a channel ends the next tap begins, and its bytes follow; where a row of taps ends,
-// the next one begins a row of the image further down.
-__device__ inline void advance(Term& term, int terms, const Window& w) {
+__device__ inline unsigned rows_inside(const Rows& rows, int ky, int kx, int kh) {
+    unsigned inside = 0;
+#pragma unroll
+    for (int i = 0; i < X_CHUNKS; i++) inside |= (rows.taps[i] >> ky & rows.taps[i] >> (16 + kx) & 1) << i;
+    return ky < kh ? inside : 0;
+}
+
+// Go on by some terms. Where the channels end the next tap begins, and its bytes follow; where a row of taps ends,
+// the next one begins a row of the image further down. Most steps stay in their tap.
+__device__ inline void advance(Term& term, int terms, const Rows& rows, const Window& w) {
     term.channel += terms;
     term.offset += terms;
-    while (term.channel >= w.C) {
+    if (term.channel < w.C) return;
+    do {
         term.channel -= w.C;
-        if (++term.kx < w.kw) continue;
-        term.kx = 0;
-        term.ky++;
-        term.offset += (w.W - w.kw) * w.C;
-    }
+        if (++term.kx == w.kw) {
+            term.kx = 0;
+            term.ky++;
+            term.offset += (w.W - w.kw) * w.C;
+        }
+    } while (term.channel >= w.C);
+    term.inside = rows_inside(rows, term.ky, term.kx, w.kh);
 }
 
 // Bytes piece * VECTOR .. of a chunk; zeros where they are outside.
@@ -148,32 +159,30 @@ __device__ inline void read_piece(unsigned (&chunk)[4], int piece, const void* f
 #endif
 }
 
-// This thread's chunks of a step's rows of windows; `term` moves on to the next step.
-__device__ inline void fetch_windows(unsigned (&chunks)[X_CHUNKS][4], const Code* x, const Row (&rows)[X_CHUNKS],
-                                     Term& term, const Window& w) {
+// This thread's chunks of a step's windows; `term` moves on to the next step.
+__device__ inline void fetch_windows(unsigned (&chunks)[X_CHUNKS][4], const Code* x, const Rows& rows, Term& term,
+                                     const Window& w) {
     Term at = term;
 #pragma unroll
     for (int piece = 0; piece < CHUNK / VECTOR; piece++) {
-        if (piece) advance(at, VECTOR, w);
+        if (piece) advance(at, VECTOR, rows, w);
 #pragma unroll
-        for (int i = 0; i < X_CHUNKS; i++) {
-            bool inside = at.ky < w.kh && rows[i].inside >> at.ky & rows[i].inside >> (16 + at.kx) & 1;
-            read_piece(chunks[i], piece, x + (rows[i].corner + at.offset), inside);
-        }
+        for (int i = 0; i < X_CHUNKS; i++)
+            read_piece(chunks[i], piece, x + (rows.corner[i] + at.offset), at.inside >> i & 1);
     }
-    advance(term, STEP, w);
+    advance(term, STEP, rows, w);
 }
 
-// The same of the kernels, from output channel `output` on and for terms `k`...
-__device__ inline void fetch_weights(unsigned (&chunks)[W_CHUNKS][4], const signed char* weight, int output, int O,
-                                     int k, int terms) {
+// The same of the kernels. Terms past the end meet windows of zeros, so any weight will do there: the first.
+__device__ inline void fetch_weights(unsigned (&chunks)[W_CHUNKS][4], const signed char* const (&rows)[W_CHUNKS],
+                                     int term, int terms) {
 #pragma unroll
-    for (int piece = 0; piece < CHUNK / VECTOR; piece++)
+    for (int piece = 0; piece < CHUNK / VECTOR; piece++) {
+        int at = term + VECTOR * piece;
+        if (at >= terms) at = 0;
 #pragma unroll
-        for (int i = 0; i < W_CHUNKS; i++) {
-            int row = output + ROWS_APART * i, at = k + VECTOR * piece;
-            read_piece(chunks[i], piece, weight + ((long long)row * terms + at), row < O && at < terms);
-        }
+        for (int i = 0; i < W_CHUNKS; i++) read_piece(chunks[i], piece, rows[i] + at, true);
+    }
 }
 
 // ---- the switch, and registers to shared memory ----
@@ -217,14 +226,20 @@ template <bool is_signed> __device__ inline uint4 switch_chunk(const unsigned (&
 // rows' four chunks. Reads (eight rows at once) and writes (two rows at once) are free of conflicts.
 __device__ inline int place_of(int row, int chunk) { return row * CHUNKS + (chunk ^ (row >> 1 & 3)); }
 
+__device__ inline Places places_of_thread() {
+    int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    int row = warp / 2 * (TILE_M / 2) + lane % 16, column = TILE_M + warp % 2 * (TILE_N / 2) + lane / 16 * 8 + lane % 8;
+    return {place_of(threadIdx.x / CHUNKS, threadIdx.x % CHUNKS),
+            {place_of(row, lane / 16), place_of(row, 2 + lane / 16)},
+            {place_of(column, lane / 8 % 2), place_of(column, 2 + lane / 8 % 2)}};
+}
+
 __device__ inline void store_step(uint4* tile, const Staged& staged, Rounding x_to, Rounding weight_to) {
-    int row = threadIdx.x / CHUNKS, chunk = threadIdx.x % CHUNKS;
 #pragma unroll
-    for (int i = 0; i < X_CHUNKS; i++)
-        tile[place_of(row + ROWS_APART * i, chunk)] = switch_chunk<x_signed>(staged.x[i], x_to);
+    for (int i = 0; i < X_CHUNKS; i++) tile[ROWS_APART * CHUNKS * i] = switch_chunk<x_signed>(staged.x[i], x_to);
 #pragma unroll
     for (int i = 0; i < W_CHUNKS; i++)
-        tile[place_of(TILE_M + row + ROWS_APART * i, chunk)] = switch_chunk<true>(staged.weight[i], weight_to);
+        tile[(TILE_M + ROWS_APART * i) * CHUNKS] = switch_chunk<true>(staged.weight[i], weight_to);
 }
 
 // ---- products ----
@@ -246,20 +261,16 @@ __device__ inline void load_matrices(unsigned (&fragments)[4], const uint4* tile
 }
 
 // Add a step's products to the warp's quarter of the sums.
-__device__ inline void multiply(Sums& sums, const uint4* tile) {
-    int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    int first_row = warp / 2 * (TILE_M / 2), first_column = TILE_M + warp % 2 * (TILE_N / 2);
+__device__ inline void multiply(Sums& sums, const uint4* tile, const Places& places) {
 #pragma unroll
-    for (int k = 0; k < CHUNKS; k += 2) {  // 32 terms at a time
+    for (int k = 0; k < 2; k++) {  // 32 terms at a time
         unsigned a[M_TILES][4];
 #pragma unroll
-        for (int i = 0; i < M_TILES; i++)
-            load_matrices(a[i], tile, place_of(first_row + 16 * i + lane % 16, k + lane / 16));
+        for (int i = 0; i < M_TILES; i++) load_matrices(a[i], tile, places.a[k] + 16 * CHUNKS * i);
 #pragma unroll
         for (int j = 0; j < N_TILES; j += 2) {
             unsigned b[4];  // of two columns of products
-            int column = first_column + 8 * j + lane / 16 * 8 + lane % 8;
-            load_matrices(b, tile, place_of(column, k + lane / 8 % 2));
+            load_matrices(b, tile, places.b[k] + 8 * CHUNKS * j);
             const unsigned left[2] = {b[0], b[1]}, right[2] = {b[2], b[3]};
 #pragma unroll
             for (int i = 0; i < M_TILES; i++) {
@@ -291,108 +302,137 @@ struct Epilogue {
     const int* skip_bits;
     int O, weight_drop, input_drop;
 };
-// Scales of two neighbouring columns; `choice` is the row of the tables that they come from.
-struct Scales { int choice, drop, multiplier[2]; long long offset[2]; };
+struct Scales { int choice, drop, multiplier[4]; long long offset[4]; };  // of four columns, from row `choice`
+struct Results {
+    int sums[2 * 16][TILE_N + 8];  // a sixteenth of rows of each half of the tile; 8 more keep banks apart
+    unsigned skip[TILE_M][TILE_N / 4];
+};
 
 __device__ inline void read_scales(Scales& s, const int* multiplier, const long long* offset, int row, int column,
                                    int O) {
 #pragma unroll
-    for (int i = 0; i < 2; i++) {
+    for (int i = 0; i < 4; i++) {
         bool inside = column + i < O;
         s.multiplier[i] = inside ? __ldg(multiplier + (long long)row * O + column + i) : 0;
         s.offset[i] = inside ? __ldg(offset + (long long)row * O + column + i) : 0;
     }
 }
 
-// Add the skip's term to the sums of two columns. Its scales are read again only where the choice changes: rows of a
-// tile that follow each other mostly belong to one image.
-__device__ inline void add_skip(long long (&total)[2], Scales& s, const Epilogue& e, const RowInfo& info, int column,
-                                const unsigned char* staged) {
+// The skip's codes under the tile. Where O allows they come 16 at a time, all loads on their way before the first
+// arrives.
+__device__ inline void fetch_skip(Results& results, const unsigned char* skip, const RowInfo* infos, int first_column,
+                                  int O) {
+    unsigned char* tile = reinterpret_cast<unsigned char*>(results.skip);
+    if (O % 16) {
+        for (int i = threadIdx.x; i < TILE_M * TILE_N; i += THREADS) {
+            int output = infos[i / TILE_N].output, column = first_column + i % TILE_N;
+            if (output >= 0 && column < O) tile[i] = __ldg(skip + ((long long)output * O + column));
+        }
+        return;
+    }
+    constexpr int EACH = TILE_M * TILE_N / 16 / THREADS;
+    uint4 chunks[EACH];
+#pragma unroll
+    for (int i = 0; i < EACH; i++) {
+        int at = 16 * (threadIdx.x + i * THREADS), output = infos[at / TILE_N].output;
+        int column = first_column + at % TILE_N;
+        bool inside = output >= 0 && column < O;
+        chunks[i] = make_uint4(0, 0, 0, 0);
+        if (inside) chunks[i] = __ldg(reinterpret_cast<const uint4*>(skip + ((long long)output * O + column)));
+    }
+#pragma unroll
+    for (int i = 0; i < EACH; i++) reinterpret_cast<uint4*>(tile)[threadIdx.x + i * THREADS] = chunks[i];
+}
+
+// 16 rows of the warp's quarter of the sums to shared memory. With floor they count half steps: a weight stands for
+// the middle of its bin (integer.conv2d_mid_bin).
+__device__ inline void share_sums(Results& results, const Sums& sums, int i, const Epilogue& e) {
+    int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+#pragma unroll
+    for (int j = 0; j < N_TILES; j++)
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            int left = sums.products[i][j][2 * half], right = sums.products[i][j][2 * half + 1];
+#if FLOOR
+            int middle = ((1 << e.weight_drop) - 1) * sums.windows[i][2 * half];
+            left = 2 * left + middle, right = 2 * right + middle;
+#endif
+            int row = warp / 2 * 16 + 8 * half + lane / 4, column = warp % 2 * (TILE_N / 2) + 8 * j + lane % 4 * 2;
+            *reinterpret_cast<int2*>(&results.sums[row][column]) = make_int2(left, right);
+        }
+}
+
+// Add the skip's term to the sums of four columns. Its scales are read again only where the choice changes: rows
+// that follow each other mostly belong to one image.
+__device__ inline void add_skip(long long (&total)[4], Scales& s, const Epilogue& e, RowInfo info, int column,
+                                unsigned codes) {
     if (info.skip_choice != s.choice) {
         s.choice = info.skip_choice;
         read_scales(s, e.skip_multiplier, e.skip_offset, e.skip_rows > 1 ? s.choice : 0, column, e.O);
         s.drop = e.skip_bits ? 16 - __ldg(e.skip_bits + 2 * s.choice) - __ldg(e.skip_bits + 2 * s.choice + 1) : 0;
     }
+    const int* sums = static_cast<const int*>(e.skip) + ((long long)info.output * e.O + column);
 #pragma unroll
-    for (int i = 0; i < 2; i++) {
-        int a = 0;
-        if (e.skip_kind == 1) a = staged[i];
-        else if (e.skip_kind == 2) a = static_cast<signed char>(staged[i]);
-        else if (info.output >= 0 && column + i < e.O)
-            a = __ldg(static_cast<const int*>(e.skip) + ((long long)info.output * e.O + column + i));
+    for (int i = 0; i < 4; i++) {
+        int a = codes >> 8 * i & 0xFF;
+        if (e.skip_kind == 2) a = static_cast<signed char>(a);
+        if (e.skip_kind == 3) a = column + i < e.O ? __ldg(sums + i) : 0;
         total[i] += scaled(a, s.drop, s.multiplier[i]) + s.offset[i];
     }
 }
 
 // What integer.conv2d returns: the sums without the master's scale.
-__device__ inline int plain_sum(int sum, const Epilogue& e) {
-    return FLOOR ? sum : sum >> (e.weight_drop + e.input_drop);
+__device__ inline void store_sums(const int (&sums)[4], const Epilogue& e, int output, int column) {
+    int drop = FLOOR ? 0 : e.weight_drop + e.input_drop, *to = e.acc_out + ((long long)output * e.O + column);
+    if (e.O % 4 == 0)
+        *reinterpret_cast<int4*>(to) = make_int4(sums[0] >> drop, sums[1] >> drop, sums[2] >> drop, sums[3] >> drop);
+    else
+        for (int i = 0; i < 4 && column + i < e.O; i++) to[i] = sums[i] >> drop;
 }
 
-__device__ inline void store_sums(const int (&sums)[2], const Epilogue& e, int output, int column) {
-    int* to = e.acc_out + ((long long)output * e.O + column);
-    if (e.O % 2 == 0) {
-        *reinterpret_cast<int2*>(to) = make_int2(plain_sum(sums[0], e), plain_sum(sums[1], e));
-    } else {
-        to[0] = plain_sum(sums[0], e);
-        if (column + 1 < e.O) to[1] = plain_sum(sums[1], e);
-    }
+__device__ inline void store_codes(const long long (&total)[4], const Epilogue& e, int output, int column) {
+    unsigned char* to = e.codes_out + ((long long)output * e.O + column);
+    uchar4 codes = make_uchar4(rounded(total[0], e.r, e.lo, e.hi), rounded(total[1], e.r, e.lo, e.hi),
+                               rounded(total[2], e.r, e.lo, e.hi), rounded(total[3], e.r, e.lo, e.hi));
+    if (e.O % 4 == 0) *reinterpret_cast<uchar4*>(to) = codes;
+    else for (int i = 0; i < 4 && column + i < e.O; i++) to[i] = reinterpret_cast<unsigned char*>(&codes)[i];
 }
 
-// Two neighbouring sums of this thread, in row 8 * i + lane / 4 and columns 8 * j + 2 * (lane % 4).. of the warp's
-// quarter. With floor they count half steps: weights stand for the middle of their bin (integer.conv2d_mid_bin).
-__device__ inline void read_sums(int (&pair)[2], const Sums& sums, int i, int j, const Epilogue& e) {
+// Requantize the shared rows: a warp writes TILE_N neighbouring codes of a row (or of two) at once.
+__device__ inline void finish_rows(const Results& results, int part, const RowInfo* infos, const Epilogue& e,
+                                   const Scales& own, Scales& skip, int first_column) {
+    int tile_column = threadIdx.x % (TILE_N / 4) * 4, column = first_column + tile_column;
+#pragma unroll 1
+    for (int i = threadIdx.x / (TILE_N / 4); i < 2 * 16; i += THREADS / (TILE_N / 4)) {
+        int row = i / 16 * (TILE_M / 2) + 16 * part + i % 16;
+        RowInfo info = infos[row];
+        if (info.output < 0 || column >= e.O) continue;
+        int4 four = *reinterpret_cast<const int4*>(&results.sums[i][tile_column]);
+        int sums[4] = {four.x, four.y, four.z, four.w};
+        if (e.acc_out) store_sums(sums, e, info.output, column);
+        if (!e.codes_out) continue;
+        long long total[4];
 #pragma unroll
-    for (int k = 0; k < 2; k++) {
-        pair[k] = sums.products[i / 2][j][i % 2 * 2 + k];
-#if FLOOR
-        pair[k] = 2 * pair[k] + ((1 << e.weight_drop) - 1) * sums.windows[i / 2][i % 2 * 2];
-#endif
+        for (int k = 0; k < 4; k++) total[k] = scaled(sums[k], 0, own.multiplier[k]) + own.offset[k];
+        unsigned codes = results.skip[row][tile_column / 4];
+        if (e.skip_kind) add_skip(total, skip, e, info, column, codes);
+        store_codes(total, e, info.output, column);
     }
 }
 
-// Requantize this thread's sums into the tile of result codes, where the skip's codes already lie.
-__device__ inline void finish(const Sums& sums, const Epilogue& e, const RowInfo* infos, unsigned char* tile,
+__device__ inline void finish(Results& results, const Sums& sums, const RowInfo* infos, const Epilogue& e,
                               int first_column) {
-    int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    if (e.codes_out && (e.skip_kind == 1 || e.skip_kind == 2))
+        fetch_skip(results, static_cast<const unsigned char*>(e.skip), infos, first_column, e.O);
+    Scales own = {}, skip = {-1, 0, {}, {}};
+    int column = first_column + threadIdx.x % (TILE_N / 4) * 4;
+    if (e.codes_out) read_scales(own, e.multiplier, e.offset, 0, column, e.O);
 #pragma unroll
-    for (int j = 0; j < N_TILES; j++) {
-        int tile_column = warp % 2 * (TILE_N / 2) + 8 * j + lane % 4 * 2, column = first_column + tile_column;
-        if (column >= e.O) break;
-        Scales own = {}, skip = {-1, 0, {0, 0}, {0, 0}};
-        if (e.codes_out) read_scales(own, e.multiplier, e.offset, 0, column, e.O);
-#pragma unroll
-        for (int i = 0; i < 2 * M_TILES; i++) {
-            int row = warp / 2 * (TILE_M / 2) + 8 * i + lane / 4;
-            RowInfo info = infos[row];
-            int pair[2];
-            read_sums(pair, sums, i, j, e);
-            if (e.acc_out && info.output >= 0) store_sums(pair, e, info.output, column);
-            if (!e.codes_out) continue;
-            unsigned char* staged = tile + (row * STAGE_ROW + tile_column);
-            long long total[2] = {scaled(pair[0], 0, own.multiplier[0]) + own.offset[0],
-                                  scaled(pair[1], 0, own.multiplier[1]) + own.offset[1]};
-            if (e.skip_kind) add_skip(total, skip, e, info, column, staged);
-            staged[0] = static_cast<unsigned char>(rounded(total[0], e.r, e.lo, e.hi));
-            staged[1] = static_cast<unsigned char>(rounded(total[1], e.r, e.lo, e.hi));
-        }
-    }
-}
-
-// Move codes between the tile in shared memory and their rows in device memory, 16 at a time where O allows.
-__device__ inline void move_codes(unsigned char* tile, unsigned char* codes, bool to_tile, const RowInfo* infos,
-                                  int first_column, int O) {
-    for (int i = threadIdx.x; i < TILE_M * TILE_N / 16; i += THREADS) {
-        int row = i / (TILE_N / 16), tile_column = i % (TILE_N / 16) * 16, column = first_column + tile_column;
-        int output = infos[row].output;
-        if (output < 0 || column >= O) continue;
-        unsigned char *staged = tile + (row * STAGE_ROW + tile_column), *there = codes + ((long long)output * O + column);
-        unsigned char *to = to_tile ? staged : there, *from = to_tile ? there : staged;
-        if (O % 16 == 0) {
-            *reinterpret_cast<uint4*>(to) = *reinterpret_cast<const uint4*>(from);
-        } else {
-            for (int k = 0; k < 16 && column + k < O; k++) to[k] = from[k];
-        }
+    for (int part = 0; part < M_TILES; part++) {
+        if (part) __syncthreads();  // the rows of the part before have been read
+        share_sums(results, sums, part, e);
+        __syncthreads();
+        finish_rows(results, part, infos, e, own, skip, first_column);
     }
 }
 
@@ -404,7 +444,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) conv(
     int hi, const void* skip, int skip_kind, const int* __restrict__ skip_multiplier,
     const long long* __restrict__ skip_offset, int skip_rows, const int* __restrict__ skip_picks,
     const int* __restrict__ skip_bits) {
-    __shared__ uint4 tiles[2][(TILE_M + TILE_N) * CHUNKS];  // the step that is multiplied, the step that arrives
+    __shared__ union {
+        uint4 tiles[2][(TILE_M + TILE_N) * CHUNKS];  // the step that is multiplied and the one that arrives
+        Results results;
+    } memory;
     __shared__ RowInfo infos[TILE_M];
 
     // Blocks of neighbouring numbers share their rows, so the codes come from device memory once, then from L2.
@@ -415,49 +458,46 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) conv(
     int weight_bits = choice_bits[2 * group.choice], input_bits = choice_bits[2 * group.choice + 1];
     Rounding x_to = rounding_to(input_bits), weight_to = rounding_to(weight_bits);
 
-    int my_row = threadIdx.x / CHUNKS, my_chunk = threadIdx.x % CHUNKS;
-    Row rows[X_CHUNKS];
+    int my_row = threadIdx.x / CHUNKS, my_chunk = threadIdx.x % CHUNKS, terms = kh * kw * C;
+    Rows rows;
 #pragma unroll
     for (int i = 0; i < X_CHUNKS; i++) {
         int row = my_row + ROWS_APART * i, place = group.tile * TILE_M + row;
         bool inside = place < group.images * window.pixels;
         int image = inside ? order[group.first + place / window.pixels] : 0, pixel = place % window.pixels;
-        rows[i] = row_of(image, pixel, window);
-        if (!inside) rows[i].inside = 0;
+        set_row(rows, i, image, pixel, window);
+        if (!inside) rows.taps[i] = 0;
         if (my_chunk == 0)
             infos[row] = {inside ? image * window.pixels + pixel : -1, skip_picks && inside ? skip_picks[image] : 0};
     }
+    const signed char* weight_rows[W_CHUNKS];
+#pragma unroll
+    for (int i = 0; i < W_CHUNKS; i++)  // columns past the last are made from its weights and not kept
+        weight_rows[i] = weight + (long long)min(first_column + my_row + ROWS_APART * i, O - 1) * terms;
+    Term term = {0, 0, 0, 0, rows_inside(rows, 0, 0, kh)};
+    advance(term, my_chunk * CHUNK, rows, window);
+    Places places = places_of_thread();
 
     Sums sums = {};
     Staged staged;
-    Term term = {0, 0, 0, 0};
-    advance(term, my_chunk * CHUNK, window);
-    int terms = kh * kw * C, steps = (terms + STEP - 1) / STEP;
     fetch_windows(staged.x, x, rows, term, window);
-    fetch_weights(staged.weight, weight, first_column + my_row, O, my_chunk * CHUNK, terms);
-    store_step(tiles[0], staged, x_to, weight_to);
+    fetch_weights(staged.weight, weight_rows, my_chunk * CHUNK, terms);
+    store_step(memory.tiles[0] + places.store, staged, x_to, weight_to);
     __syncthreads();
+    int steps = (terms + STEP - 1) / STEP;
     for (int step = 1; step < steps; step++) {
         fetch_windows(staged.x, x, rows, term, window);  // on their way while the last step is multiplied
-        fetch_weights(staged.weight, weight, first_column + my_row, O, step * STEP + my_chunk * CHUNK, terms);
-        multiply(sums, tiles[(step - 1) % 2]);
-        store_step(tiles[step % 2], staged, x_to, weight_to);
+        fetch_weights(staged.weight, weight_rows, step * STEP + my_chunk * CHUNK, terms);
+        multiply(sums, memory.tiles[(step - 1) % 2], places);
+        store_step(memory.tiles[step % 2] + places.store, staged, x_to, weight_to);
         __syncthreads();
     }
-    multiply(sums, tiles[(steps - 1) % 2]);
+    multiply(sums, memory.tiles[(steps - 1) % 2], places);
     __syncthreads();  // the operands have been read; their place is free for the result
 
     long long table_row = multiplier_rows > 1 ? (long long)group.choice * O : 0;
     Epilogue epilogue = {acc_out, static_cast<unsigned char*>(codes_out), multiplier + table_row, offset + table_row,
                          r, lo, hi, skip, skip_kind, skip_multiplier, skip_offset, skip_rows, skip_bits, O,
                          SWITCH ? 8 - weight_bits : 0, SWITCH ? 8 - input_bits : 0};
-    unsigned char* tile = reinterpret_cast<unsigned char*>(tiles);
-    if (codes_out && (skip_kind == 1 || skip_kind == 2)) {
-        move_codes(tile, static_cast<unsigned char*>(const_cast<void*>(skip)), true, infos, first_column, O);
-        __syncthreads();
-    }
-    finish(sums, epilogue, infos, tile, first_column);
-    if (!codes_out) return;
-    __syncthreads();
-    move_codes(tile, epilogue.codes_out, false, infos, first_column, O);
+    finish(memory.results, sums, infos, epilogue, first_column);
 }
