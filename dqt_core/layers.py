@@ -22,8 +22,8 @@ class Coded:
 
     Attributes
     ----------
-    codes : float32 tensor, (N, C, H, W) or (N, C)
-        Integers.
+    codes : float tensor, (N, C, H, W) or (N, C)
+        Integers; in float32, or in bfloat16 after a layer that was trained in it.
     step : float32 tensor, ()
     signed : bool
     """
@@ -108,7 +108,8 @@ class Codes(nn.Module):
             x = x.value
         if self.is_calibrating:
             self._calibrate(x.detach())
-        codes = fake.quantize(x, self.log_step, *self.range)
+        dtype = x.dtype if x.dtype == torch.bfloat16 else torch.float32
+        codes = fake.quantize(x, self.log_step, *self.range, dtype)
         return Coded(codes, self.log_step.exp(), self.signed)
 
     def _calibrate(self, x: Tensor) -> None:
@@ -123,7 +124,7 @@ class SwitchLayer(nn.Module):
     """A convolution or linear layer on codes, with its batch norm: one table for every choice of widths.
 
     Codes are convolved, not values: small integers are exact in bf16 and fp16, and in float32 the sum is
-    exact below 2**24. The steps multiply the result.
+    exact below 2**24. The steps multiply the result; in bf16 training the batch norm takes them in.
 
     Parameters
     ----------
@@ -185,28 +186,29 @@ class SwitchLayer(nn.Module):
         return torch.stack(outputs).sum(0)
 
     def _at(self, x: Coded, choice: int) -> Tensor:
-        weight_bits, input_bits = self.choices[choice]
-        rounding = self.selection.rounding
-        weight = fake.switch(self.master(), weight_bits, True, rounding)
-        drop = 2.0 ** (MASTER_WIDTH - weight_bits)
-        if rounding == "floor":
-            weight = weight + (drop - 1) / (2 * drop)  # the middle of the bin
-        accumulator = self._product(fake.switch(x.codes, input_bits, x.signed, rounding), weight)
-        step = self.log_step.exp().flatten() * x.step * (drop * 2.0 ** (MASTER_WIDTH - input_bits))
+        accumulator = self._product(x, self.choices[choice])
+        norm, dropped = self.norm_of(choice), 2 * MASTER_WIDTH - sum(self.choices[choice])
+        if norm is not None and norm.training and self.bias is None and accumulator.dtype == torch.bfloat16:
+            log_scale = self.log_step.flatten() + x.step.log() + dropped * math.log(2)
+            return fake.scaled_batch_norm(accumulator, log_scale, norm)
+        step = self.log_step.exp().flatten() * x.step * 2.0**dropped
         shape = [1, -1] + [1] * (accumulator.ndim - 2)
         out = accumulator.float() * step.reshape(shape)
         if self.bias is not None:
             out = out + self.bias.reshape(shape)
-        norm = self.norm_of(choice)
         return out if norm is None else norm(out)
 
-    def _product(self, codes: Tensor, weight: Tensor) -> Tensor:
+    def _product(self, x: Coded, choice: Choice) -> Tensor:
+        rounding = self.selection.rounding
         self.macs = self.weight.numel()
-        if not self.is_conv:
-            return functional.linear(codes, weight)
-        out = functional.conv2d(codes, weight, None, self.stride, self.padding, groups=self.groups)
-        self.macs *= out.shape[2] * out.shape[3]
-        return out
+        if self.is_conv:
+            geometry = self.stride, self.padding, self.groups
+            out = fake.switched_conv2d(x.codes, self.master(), choice, x.signed, rounding, geometry)
+            self.macs *= out.shape[2] * out.shape[3]
+            return out
+        weight = fake.switch(self.master(), choice[0], True, rounding)
+        weight = fake.mid_bin(weight, MASTER_WIDTH - choice[0]) if rounding == "floor" else weight
+        return functional.linear(fake.switch(x.codes, choice[1], x.signed, rounding), weight)
 
 
 class MaxPool(nn.Module):
@@ -225,7 +227,7 @@ class MeanPool(nn.Module):
     """Mean over height and width, as real numbers (N, C)."""
 
     def forward(self, x: Coded) -> Tensor:
-        return x.codes.mean((2, 3)) * x.step
+        return x.codes.mean((2, 3), dtype=torch.float32) * x.step
 
 
 def add(x: Tensor | Coded, y: Tensor | Coded) -> Tensor:
