@@ -99,10 +99,10 @@
     ".requantize-stepper .scroll{overflow-x:auto;margin-top:.9rem}" +
     ".requantize-stepper table{display:table;width:100%;margin:0;border-collapse:collapse;font-size:.85rem;" +
     "font-variant-numeric:tabular-nums}" +
-    ".requantize-stepper th,.requantize-stepper td{padding:.2rem .5rem;text-align:right;white-space:nowrap;" +
+    ".requantize-stepper th,.requantize-stepper td{padding:.2rem .3rem;text-align:right;white-space:nowrap;" +
     "border-bottom:1px solid var(--pst-color-border,#888)}" +
     ".requantize-stepper tr>:first-child{text-align:left}" +
-    ".requantize-stepper .code{font-family:monospace;font-size:.75rem}" +
+    ".requantize-stepper .code{font-family:monospace;font-size:.7rem}" +
     ".requantize-stepper .kept{font-weight:700}" +
     ".requantize-stepper .cut{border-left:2px solid var(--pst-color-text-muted,#777);padding-left:1px;" +
     "color:var(--pst-color-text-muted,#777)}" +
@@ -121,11 +121,12 @@
 
   function signed(n) { return n.toString().replace("-", "\u2212"); }
 
-  /* The bits of n; those right of the cut, the fraction, stand apart. */
-  function bitsCell(n, width, cut) {
+  /* The bits of n; those right of the cut, the fraction, stand apart. A whole number keeps `room` bits free there. */
+  function bitsCell(n, width, cut, room) {
     var all = bitString(n, width), parts = [element("span", { "class": "kept" }, [all.slice(0, width - cut)])];
     if (cut) parts.push(element("span", { "class": "cut" }, [all.slice(width - cut)]));
-    return element("td", { "class": "code" }, parts);
+    return element("td", { "class": "code" }, [element("span", { style: "margin-right:calc(" + room + "ch + " +
+      (room ? "3px" : "0px") + ")" }, parts)]);
   }
 
   function mount(root) {
@@ -148,10 +149,10 @@
       return element("label", {}, [shown, text, input]);
     }
 
-    function stepRow(role, title, n, width, cut) {
+    function stepRow(role, title, n, width, cut, room) {
       return element("tr", { "data-step": role }, [
         element("th", { scope: "row" }, [title]), element("td", { "data-role": "value" }, [signed(n)]),
-        bitsCell(n, width, cut)
+        bitsCell(n, width, cut, room)
       ]);
     }
 
@@ -174,7 +175,7 @@
         ["rounded", "\u226b r", got.rounded, 0], ["y", "clamp: y", got.y, 0]
       ].forEach(function (row) {
         var own = row[0] === "y" ? 8 : row[3] ? width : Math.max(bitLength(row[2]), 9);
-        steps.appendChild(stepRow(row[0], row[1], row[2], own, row[3]));
+        steps.appendChild(stepRow(row[0], row[1], row[2], own, row[3], /^(rounded|y)$/.test(row[0]) ? r : 0));
       });
     }
 
@@ -228,7 +229,7 @@
       field("s", "first of two shifts", "number", "1", "61"),
       field("lo", "lowest code", "number", "-128", "255"), field("hi", "highest code", "number", "-128", "255")
     ]);
-    results.appendChild(table("Every step of the requantize", ["step", "number", "bits; the fraction is right of the line"],
+    results.appendChild(table("Every step of the requantize", ["step", "number", "bits: whole | fraction"],
       steps, "steps, as numbers and in bits"));
     results.appendChild(table("Other ways to round", ["other ways", "code", "against y"], ways, "other ways to round"));
     [presets, fields, message, results, live].forEach(function (node) { root.appendChild(node); });
