@@ -65,12 +65,13 @@ def check_switch_of_every_length_and_alignment(engine):
             equal(switched(engine, part, 3, "half_up"), nested.switch(part, 3), length, start)
 
 
-def through_floats(engine, codes, step, width):
-    """The codes by two kernels and by the fused one."""
+def through_floats(engine, codes, step, width, start=0):
+    """The codes by two kernels and by the fused one, in arrays that begin `start` elements after a border."""
     n, lo_hi = np.int64(codes.size), nested.code_range(width, codes.dtype == np.int8)
     step, inverse = np.float32(step), np.float32(1 / (step * (1 << (8 - width))))
     kernel = functools.partial(engine.kernel, "switch", **variant(codes.dtype, "half_up"))
-    values, separate, fused = np.zeros(codes.size, np.float32), np.zeros_like(codes), np.zeros_like(codes)
+    room = codes.size + start
+    values, separate, fused = (np.zeros(room, dtype)[start:] for dtype in (np.float32, *[codes.dtype] * 2))
     by_four, by_sixteen = -(-codes.size // (4 * 128)), -(-codes.size // (16 * 128))
     launch(engine, kernel("dequantize"), by_four, 128, codes, values, step, n)
     equal(values, codes.astype(np.float32) * step, "dequantize", step)
@@ -82,11 +83,12 @@ def through_floats(engine, codes, step, width):
 
 def check_floats_give_the_same_codes_where_products_are_exact(engine):
     for dtype in DTYPES:
-        codes = np.arange(256).astype(np.uint8).view(dtype)
-        for length in (256, 243):
+        every_code = np.arange(256).astype(np.uint8).view(dtype)
+        for start, length in ((0, 256), (0, 243), (1, 255)):
+            codes = every_code[start : start + length]
             for width in WIDTHS:
-                for got in through_floats(engine, codes[:length], 2.0**-5, width):
-                    equal(got, nested.switch(codes[:length], width), dtype, width)
+                for got in through_floats(engine, codes, 2.0**-5, width, start):
+                    equal(got, nested.switch(codes, width), dtype, width, start, length)
 
 
 def check_floats_are_rounded_as_float32(engine):

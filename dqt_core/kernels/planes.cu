@@ -115,8 +115,8 @@ gemv_planes(const unsigned char* planes, const Code* x, int* y, int outputs, int
     // [vector][word of 32 codes][its upper, its lower half][lane]: a warp reads 512 bytes in a row.
     __shared__ uint4 inputs[BATCH][4][2][32];
     int lane = threadIdx.x % 32, row_bytes = (length + 7) / 8;
-    // A warp beyond the last output repeats it without writing: it must still meet the others at the barriers.
-    int wanted = blockIdx.x * WARPS + threadIdx.x / 32, output = min(wanted, outputs - 1);
+    // A warp beyond the last output computes that one again: it must meet the others at the barriers.
+    int output = min(int(blockIdx.x) * WARPS + int(threadIdx.x) / 32, outputs - 1);
     const unsigned char* row = planes + (long long)output * row_bytes;
     bool whole_planes = row_bytes % 16 == 0 && aligned16(planes), whole_x = length % 16 == 0 && aligned16(x);
     int sums[BATCH] = {};
@@ -165,7 +165,7 @@ gemv_planes(const unsigned char* planes, const Code* x, int* y, int outputs, int
 #pragma unroll
     for (int vector = 0; vector < BATCH; vector++) {
         for (int apart = 16; apart > 0; apart /= 2) sums[vector] += __shfl_down_sync(~0u, sums[vector], apart);
-        if (lane == 0 && wanted < outputs && vector < batch)
+        if (lane == 0 && vector < batch)
             y[(long long)vector * outputs + output] = sums[vector] >> (8 - width);
     }
 }
