@@ -61,7 +61,7 @@ MUTANTS = {
         ("__fmul_rn(x, inverse_step), 0.5f)", "__fmul_rn(x, inverse_step), 0.0f)", "requantize_float: floor"),
         ("floorf(__fadd_rn(", "truncf(__fadd_rn(", "requantize_float: truncated"),
         ("fminf(fmaxf(code, float(lo)), float(hi))", "fmaxf(code, float(lo))", "requantize_float: no clamp"),
-        ("(four.z, inverse_step, lo, hi) << 16", "(four.z, inverse_step, lo, hi)", "requantize_float: byte 2"),
+        ("(four.z, inverse_step, lo, hi) << 16", "(four.z, inverse_step, lo, hi)", "requantize_float: byte"),
         ("n && i < first + 4; i++) out[i]", "n && i < first + 3; i++) out[i]", "requantize_float: one fewer"),
         ("for (int w = 0; w < 4; w++)", "for (int w = 0; w < 3; w++)", "dequantize_requantize: 3 words"),
         (
