@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from browser import THEMES, browser, chromium, pages, served, visit
 
-from dqt_core import nested
+from dqt_core import integer, nested
 
 
 @pytest.fixture(scope="session")
@@ -96,6 +96,22 @@ def test_bit_slider_moves_by_the_arrow_keys(running, address):
         assert {width: int(cell.inner_text()) for width, cell in shown.items()} == {
             width: int(nested.switch(np.array([code]), width)[0]) for width in range(1, 9)
         }
+
+
+def test_requantize_stepper_steps_and_refuses_by_the_keyboard(running, address):
+    with visit(running, f"{address}/book/04-one-rounding.html") as opened:
+        widget = opened.page.locator(".requantize-stepper")
+        slider, multiplier = widget.get_by_role("slider"), widget.get_by_label("M multiplier")
+        code = widget.locator("tr[data-step=y] [data-role=value]")
+        term = (np.array([int(slider.input_value()) + 1]), 0, int(multiplier.input_value()))
+        slider.focus()
+        opened.page.keyboard.press("ArrowRight")
+        assert int(code.inner_text()) == integer.requantize([term], 0, 40, 0, 255)[0]
+        widget.get_by_label("r right shift").focus()
+        opened.page.keyboard.press("End")
+        opened.page.keyboard.type("0")
+        assert "Refused: r is outside 1 to 61" in widget.get_by_role("alert").inner_text()
+        assert not code.is_visible()
 
 
 # What the page test would miss must be caught by it.

@@ -203,7 +203,7 @@
       ]));
       others.forEach(function (way) { ways.appendChild(wayRow(way[0], way[1], way[2], got.y)); });
       live.textContent = "Code " + got.y + others.map(function (way) {
-        return way[2] === got.y ? "" : "; " + way[0] + " gives " + way[2];
+        return way[2] === got.y ? "" : "; " + way[1] + ": " + way[2];
       }).join("");
     }
 
