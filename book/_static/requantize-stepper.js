@@ -102,6 +102,7 @@
     ".requantize-stepper th,.requantize-stepper td{padding:.2rem .3rem;text-align:right;white-space:nowrap;" +
     "border-bottom:1px solid var(--pst-color-border,#888)}" +
     ".requantize-stepper tr>:first-child{text-align:left}" +
+    ".requantize-stepper [data-way] th{white-space:normal}" +
     ".requantize-stepper .code{font-family:monospace;font-size:.7rem}" +
     ".requantize-stepper .kept{font-weight:700}" +
     ".requantize-stepper .cut{border-left:2px solid var(--pst-color-text-muted,#777);padding-left:1px;" +
