@@ -398,7 +398,7 @@ def meet_budget(net: NestedNet, batches: list[Tensor], budget: float) -> float:
         return net.bitops(picks).mean().item()
 
     low, high = -64.0, 64.0
-    for _ in range(40):
+    for _ in range(20):  # finer, it would end on the brink of one image's decision, where rounding decides
         middle = (low + high) / 2
         low, high = (middle, high) if spent(middle) > budget else (low, middle)
     controller.fc2.bias.data -= (high * costs).flatten()

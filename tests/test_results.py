@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from dqt_core import cost, data, results
 
@@ -77,3 +78,35 @@ def test_evaluate_counts(shipped):
     assert (rows[0]["transitions"], rows[0]["mean_width"]) == (0, 8)
     with pytest.raises(ValueError, match="positive number of images"):
         results.evaluate(program, digits, 8, limit=0)
+
+
+@pytest.mark.parametrize("images", [1, 7, 8, 1001])
+def test_hits_come_back_as_packed(images):
+    right = np.random.default_rng(images).random(images) < 0.7
+    row = {"hits": results.packed(right), "images": images, "correct": int(right.sum())}
+    np.testing.assert_array_equal(results.hits(row), right)
+    for damage in ({"correct": row["correct"] + 1}, {"images": images + 8}, {"hits": ""}):
+        with pytest.raises(results.ResultError, match="run the reproduction again"):
+            results.hits(row | damage)
+
+
+def test_the_paired_comparison_against_an_independent_one():
+    random = np.random.default_rng(0)
+    first, second = random.random(2000) < 0.8, random.random(2000) < 0.78
+    found = results.paired(first, second)
+    b, c = found["only_first"], found["only_second"]
+    assert (b, c) == (np.sum(first > second), np.sum(first < second))
+    assert found["difference"] == pytest.approx(first.mean() - second.mean())
+    assert found["p"] == pytest.approx(stats.binomtest(b, b + c).pvalue, rel=1e-9)
+    differences = first.astype(float) - second
+    half = 1.96 * differences.std() / np.sqrt(len(first))
+    assert found["high"] - found["difference"] == pytest.approx(half)
+    assert found["difference"] - found["low"] == pytest.approx(half)
+
+
+def test_a_comparison_with_itself_finds_nothing():
+    same = np.array([True, False, True])
+    found = results.paired(same, same)
+    assert (found["difference"], found["low"], found["high"], found["p"]) == (0, 0, 0, 1)
+    with pytest.raises(ValueError, match="same images"):
+        results.paired(same, same[:2])

@@ -1,0 +1,215 @@
+"""The comparison's runner: baselines as their papers say, rows that resume, budgets that are met."""
+
+import functools
+import importlib
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from small_nets import CourseNet, images, nested_net, seeded, tensors
+from torch import nn
+
+from dqt_core import allocate, cost, lower, models, results
+from dqt_core.layers import SwitchLayer
+
+FOLDER = Path(__file__).resolve().parents[1] / "reproductions"
+
+
+@pytest.fixture(scope="module")
+def baselines():
+    return module("baselines")
+
+
+@pytest.fixture
+def compare(monkeypatch):
+    """The runner, with few images behind statistics."""
+    runner = module("compare_resnet18")
+    monkeypatch.setattr(runner, "CALIBRATION", 64)
+    monkeypatch.setattr(runner, "SENSITIVITY", 16)
+    return runner
+
+
+def module(name):
+    if str(FOLDER) not in sys.path:
+        sys.path.append(str(FOLDER))
+    return importlib.import_module(name)
+
+
+# Baselines
+
+
+def test_dorefa_weights_are_those_of_equation_9(baselines):
+    weight = torch.randn(4, 3, 3, 3, generator=torch.Generator().manual_seed(0))
+    for bits in (2, 3, 4):
+        found = baselines.dorefa_weight(weight, bits).double().numpy()
+        squashed = np.tanh(weight.double().numpy())
+        steps = 2**bits - 1
+        expected = 2 * np.round((squashed / (2 * np.abs(squashed).max()) + 0.5) * steps) / steps - 1
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+        assert len(np.unique(found.round(5))) <= 2**bits
+
+
+def test_pact_clips_rounds_and_learns_its_clip(baselines):
+    x = torch.tensor([-1.0, 0.2, 0.74, 1.5, 9.0], requires_grad=True)
+    alpha = torch.tensor(1.5, requires_grad=True)
+    y = baselines.pact(x, alpha, 2)
+    assert y.tolist() == pytest.approx([0, 0, 0.5, 1.5, 1.5])
+    (y * torch.tensor([1.0, 2.0, 4.0, 8.0, 16.0])).sum().backward()
+    assert x.grad[[0, 1, 2, 4]].tolist() == [0, 2, 4, 0]
+    assert alpha.grad.item() - 16 in (0, 4, 8)  # the clipped ones; x at the clip itself may be shared
+
+
+def test_a_baseline_rounds_all_but_the_first_input(baselines):
+    net = baselines.BaselineNet(models.resnet18(10, 8, small_images=True), "pact", (2,))
+    layers = [m for m in net.modules() if isinstance(m, baselines.QuantLayer)]
+    switched = [layer for layer in layers if layer.current is not None]
+    assert (len(layers), len(switched)) == (21, 19)
+    assert [layer.alpha is None for layer in layers] == [True] + [False] * 20
+    net.calibrate(tensors(4, 32))
+    assert all(layer.alpha.item() != 1 for layer in layers[1:])
+    seen = {}
+    for i, layer in enumerate(switched):
+        layer._product = functools.partial(_keep, seen, i, layer._product)
+    net.eval()(tensors(2, 32))
+    for x, weight in seen.values():
+        assert len(x.unique()) <= 4
+        assert len(weight.unique()) <= 4
+
+
+def _keep(seen, i, product, x, weight):
+    seen[i] = x, weight
+    return product(x, weight)
+
+
+def test_a_switchable_baseline_has_a_norm_for_every_width(baselines):
+    net = baselines.BaselineNet(seeded(CourseNet), "any-precision", (2, 8)).eval()
+    narrow, wide = net(tensors(), 2), net(tensors(), 8)
+    assert not torch.equal(narrow, wide)
+    for norm in (m for m in net.modules() if isinstance(m, baselines.SwitchNorm)):
+        norm.norms[0].weight.data.zero_()
+    assert torch.equal(net(tensors(), 8), wide)
+    assert not torch.equal(net(tensors(), 2), narrow)
+
+
+def test_narrow_widths_learn_from_the_next_wider(baselines):
+    net = baselines.BaselineNet(seeded(CourseNet), "any-precision", (2, 8))
+    labels = torch.tensor([0, 1, 2, 3])
+    loss, _ = baselines.BaselineLoss("any-precision")(net, tensors(), labels, 0.0)
+    wide, narrow = net(tensors(), 8), net(tensors(), 2)
+    cross_entropy = nn.functional.cross_entropy
+    expected = cross_entropy(wide, labels) + cross_entropy(narrow, wide.detach().softmax(1))
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+# Statistics and budgets
+
+
+def test_statistics_come_from_the_passes_of_the_row(compare):
+    net = nested_net()
+    first, second = net.switch_layers
+    unused = [norm.running_mean.clone() for norm in first.norms]
+    compare.estimate_norms(net, [lambda x: net(x, [2, 8])], [tensors(8, seed=s) for s in (1, 2)])
+    assert [int(norm.num_batches_tracked) for norm in first.norms] == [2, 0, 0]
+    for k in (1, 2):
+        assert torch.equal(first.norm_of(k).running_mean, unused[k])
+    assert not torch.equal(first.norm_of(0).running_mean, unused[0])
+    assert not len(second.norms)
+    assert all(norm.momentum == 0.1 for norm in net.modules() if isinstance(norm, nn.BatchNorm2d))
+    assert not net.training
+
+
+@pytest.mark.parametrize("share", [0.05, 0.3, 0.7])
+def test_the_bias_meets_the_budget(compare, share):
+    net = nested_net()
+    torch.nn.init.normal_(net.controller.fc2.weight, std=0.3, generator=torch.Generator().manual_seed(1))
+    batches = [tensors(32, seed=s) for s in range(4)]
+    net(batches[0], 8)
+    program = lower(net)
+    costs = allocate.layer_bitops(program)
+    controller = sum(size.macs for size in cost.layer_sizes(program) if size.controller) * 64
+    low, high = (int(f(costs, axis=1).sum()) for f in (np.min, np.max))
+    budget = low + share * (high - low) + allocate.fixed_bitops(program) + controller
+    compare.meet_budget(net, batches, budget)
+    picks = torch.cat([compare._picks(net, x)[1] for x in batches])
+    spent = net.bitops(picks).mean().item()
+    assert spent <= budget * (1 + 1e-6)
+    assert spent > budget - 0.5 * costs.max(), "within one layer's step of the budget"
+
+
+def test_the_chosen_allocation_is_the_best_candidate(compare, tmp_path):
+    program = lower(nested_net())
+    dataset = type("Images", (), {"train_images": images(16), "train_labels": np.arange(16) % 10})
+    settings = compare.Settings(out=tmp_path)
+    run = type("Run", (), {"images": dataset, "settings": settings, "training": {}})()
+    budget = allocate.uniform_bitops(program, 5)
+    chosen = compare.best_allocation(run, program, budget)
+    assert cost.bitops(program, chosen)[0] <= budget
+    candidates = run.training["candidates"]
+    assert candidates[run.training["chosen"]] == min(candidates.values())
+    assert {"uniform 2", "uniform 4", "sensitivities at 8"} <= set(candidates)
+    assert "uniform 8" not in candidates
+
+
+# Rows
+
+
+def test_every_row_is_named_and_described(compare):
+    assert {"float", "dqt-static", "any-precision", "lsq-6", "mixed-5", "dynamic-3"} <= set(compare.ROWS)
+    assert len({row.method for row in compare.ROWS.values()}) == len(compare.ROWS)
+
+
+def embedded(compare, tmp_path, **changes):
+    paths = {"out": tmp_path / "runs", "records": tmp_path / "records"}
+    return compare.Settings(dataset="embedded", channels=8, epochs=0.2, limit=40, **paths, **changes)
+
+
+def test_a_row_is_recorded_once_and_resumes(compare, tmp_path, monkeypatch):
+    settings = embedded(compare, tmp_path)
+    assert compare.make_all(settings, ["lsq-4"]) == 0
+    record = results.read(settings.record("lsq-4"))
+    (row,) = record["rows"]
+    assert (row["kind"], row["images"], record["training"]["steps"]) == ("integer", 40, 2)
+    assert int(results.hits(row).sum()) == row["correct"]
+    assert record["programs"] == {"trained": row["program"]}
+
+    with monkeypatch.context() as patch:
+        patch.setattr(compare, "Run", _fail)
+        assert compare.make_all(settings, ["lsq-4"]) == 0
+
+    settings.record("lsq-4").unlink()  # as if it had been stopped before the record: no step is taken twice
+    monkeypatch.setattr(SwitchLayer, "forward", _not_in_training(SwitchLayer.forward))
+    assert compare.make_all(settings, ["lsq-4"]) == 0
+    assert results.read(settings.record("lsq-4"))["rows"][0]["logits"] == row["logits"]
+
+
+def _fail(*_):
+    raise AssertionError("a recorded row was run again")
+
+
+def _not_in_training(forward):
+    def checked(layer, x):
+        assert not (layer.training and torch.is_grad_enabled()), "a step was taken again"
+        return forward(layer, x)
+
+    return checked
+
+
+def test_a_failing_row_is_counted_and_leaves_the_others_to_run(compare, tmp_path, capsys):
+    settings = embedded(compare, tmp_path, float_path=tmp_path / "absent.safetensors")
+    assert compare.make_all(settings, ["float", "lsq-2"]) == 2
+    assert "absent.safetensors" in capsys.readouterr().err
+
+
+def test_the_controllers_opponents_spend_the_same(compare, tmp_path):
+    settings = embedded(compare, tmp_path)
+    run = compare.Run(settings, "dynamic-4")
+    net = run.nested()
+    torch.nn.init.normal_(net.controller.fc2.weight, std=1.0, generator=torch.Generator().manual_seed(1))
+    looks, shuffled, usual = compare.opponents(run, lower(net), [2] * 19, 1e9)
+    assert looks["bitops"] == shuffled["bitops"]
+    assert looks["logits"] != shuffled["logits"]
+    assert usual["bitops"] == allocate.uniform_bitops(lower(net), 4)
+    assert looks["patterns"] > 1
+    assert set(looks["fewest"]).isdisjoint(looks["most"])
