@@ -22,12 +22,17 @@ from dqt_core.nested import MASTER_WIDTH, Rounding, require_width
 
 Choice: TypeAlias = tuple[int, int]
 Widths: TypeAlias = int | Literal["controller"] | Sequence[int | Choice] | NDArray[np.integer]
-BackendName: TypeAlias = Literal["auto", "numpy", "torch"]
+BackendName: TypeAlias = Literal["auto", "numpy", "torch", "cupy", "emulator"]
 
 FORMAT = "dqt-program-1"
 METADATA = "dqt_core"
 IMAGE = "image"
-BACKENDS = {"numpy": "dqt_core.backends.numpy_ref", "torch": "dqt_core.backends.torch_cpu"}
+BACKENDS = {
+    "numpy": "dqt_core.backends.numpy_ref",
+    "torch": "dqt_core.backends.torch_cpu",
+    "cupy": "dqt_core.backends.cupy_gpu",
+    "emulator": "dqt_core.backends.emulated",
+}
 
 
 class ProgramError(RuntimeError):
@@ -146,7 +151,7 @@ class Result:
     widths : int64 array, (N, L), or (N, L, 2) where weights and input differ
         Bits.
     backend : str
-        "numpy" or "torch".
+        That ran, one of `BACKENDS`.
     """
 
     logits: NDArray[np.int64]
@@ -220,8 +225,9 @@ class Program:
         widths : int, list of L, array (N, L) or (N, L, 2), or "controller"
             One width for all switchable layers; one (or a pair of weight and input bits) for each; one for
             each image and layer; or the controller's choice for each image.
-        backend : {"auto", "numpy", "torch"}
-            "auto" is torch where it is installed, else numpy. All return the same bits.
+        backend : {"auto", "numpy", "torch", "cupy", "emulator"}
+            "cupy" runs on an NVIDIA GPU, "emulator" the same kernels on the CPU, slowly. "auto" is cupy where
+            a GPU answers it, else torch where it is installed, else numpy. All return the same bits.
         batch_size : int
             Images at a time; the result does not depend on it.
 
@@ -234,7 +240,7 @@ class Program:
         TypeError, ValueError
             If the images or the widths do not fit the program.
         ImportError
-            If the backend is not installed.
+            If the backend is not installed, or there is no GPU for it.
         """
         self._require_images(images)
         if batch_size < 1:
@@ -243,10 +249,12 @@ class Program:
         backend_name = _resolve(backend)
         module = importlib.import_module(BACKENDS[backend_name])
         executor = module.Backend(self)
+        # A backend that plans the whole program runs it; others are led through it operation by operation.
+        run_batch = getattr(executor, "run", None) or functools.partial(execute, self, executor)
         logits, picks = [], []
         for start in range(0, len(images), batch_size):
             part = slice(start, start + batch_size)
-            out = execute(self, executor, images[part], None if chosen is None else chosen[part])
+            out = run_batch(images[part], None if chosen is None else chosen[part])
             logits.append(out[0])
             picks.append(out[1])
         all_picks = np.concatenate(picks)
@@ -407,6 +415,8 @@ def _last_uses(ops: Sequence[Op]) -> dict[int, list[str]]:
 
 def _resolve(backend: str) -> str:
     if backend == "auto":
+        if importlib.util.find_spec("cupy") and importlib.import_module(BACKENDS["cupy"]).available():
+            return "cupy"
         return "torch" if importlib.util.find_spec("torch") else "numpy"
     if backend not in BACKENDS:
         raise ValueError(f"backend {backend!r} is unknown; choose 'auto', {', '.join(map(repr, BACKENDS))}")

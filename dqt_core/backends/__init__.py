@@ -1,7 +1,9 @@
 """Backends: each runs every operation of a `Program` with the same bits.
 
-A backend module holds one class, ``Backend(program)``, with ``upload``, ``download`` and a method for every
-operation, called as ``method(op, values, choices)``. `numpy_ref` is the definition.
+A backend module holds one class, ``Backend(program)``. `numpy_ref` is the definition; it and `torch_cpu` have
+``upload``, ``download`` and a method for every operation, called as ``method(op, values, choices)``.
+`cupy_gpu` and `emulated`, the kernels of the GPU on a GPU and on a CPU, plan the whole program (`gpu_plan`)
+and have one method, ``run(images, choices)``.
 """
 
 from collections.abc import Iterator

@@ -64,7 +64,7 @@ class Emulator:
     '0110'
     """
 
-    xp = np
+    xp: Any = np
 
     def __init__(
         self, backwards: bool = False, checked: bool = False, sources: Mapping[str, str] | None = None

@@ -1,0 +1,297 @@
+"""Every operation of a program as a launch of a kernel: its variant, its grid and its arguments.
+
+What a kernel computes is told in its source (`dqt_core.kernels`); here is who calls it with what. Variants of
+a kernel are chosen by macros (signs, rounding, tiles), so a decision that is the same for a whole layer costs
+nothing at run time; what differs between images, their widths, is an argument.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from dqt_core.integer import LARGEST_PRODUCT, require_accumulator
+from dqt_core.kernels.engine import Engine, Kernel
+from dqt_core.nested import Rounding
+from dqt_core.program import Choice, Choose, Conv, Lookup, MaxPool, Requantize, Scale, SumPool, Term
+
+Values: TypeAlias = Mapping[str, Any]
+
+THREADS = 256
+CONV_THREADS = 128
+DEPTHWISE_TILE, DEPTHWISE_TAPS = (64, 32), 49  # channels and pixels of a block; taps that it has room for
+SUMMED_CHANNELS = 64  # of a block of `sum_pool`
+TILES = (128, 128), (128, 64), (64, 64), (64, 32), (32, 32)
+BUSY = 256  # blocks that keep a large GPU busy; with fewer, smaller tiles make more of them
+NOTHING, UNSIGNED_CODES, SIGNED_CODES, SUMS = map(np.int32, range(4))
+KINDS = {np.dtype(np.uint8): UNSIGNED_CODES, np.dtype(np.int8): SIGNED_CODES, np.dtype(np.int32): SUMS}
+
+
+@dataclass(frozen=True, eq=False)
+class FusedConv:
+    """A convolution and the requantize that alone reads it: its sums never reach memory.
+
+    skip : the other term of the requantize, added in the same epilogue; None: there is none
+    """
+
+    conv: Conv
+    term: Term
+    skip: Term | None
+    requantize: Requantize
+
+    @property
+    def out(self) -> str:
+        """The codes' name."""
+        return self.requantize.out
+
+
+@dataclass(frozen=True, eq=False)
+class Launch:
+    """A kernel with its grid and its arguments, ready to run on the current stream."""
+
+    kernel: Kernel
+    blocks: int
+    threads: int
+    args: tuple[Any, ...]
+
+    def __call__(self) -> None:
+        """Start the kernel."""
+        self.kernel((self.blocks, 1, 1), (self.threads, 1, 1), self.args)
+
+
+class Batch:
+    """The images of a batch, grouped by choice at every layer.
+
+    Attributes
+    ----------
+    picks : int32 array, (N, L)
+        Choice of every image and layer: written by the host, or by the controller's `choose`.
+    columns : int32 array, (L, N)
+        The same by layer.
+    order : int32 array, (L, N)
+        Images sorted by choice, for every layer.
+    starts : int32 array, (L, K + 1)
+        Where each choice's images begin in `order`.
+    everyone : pair of int32 arrays, (N,) and (2,)
+        The order and the starts of a layer that is always 8 bits: one group of all images.
+    """
+
+    def __init__(self, xp: Any, images: int, layers: int, choices: int) -> None:
+        self.images, self.layers, self.choices = images, layers, choices
+        self.picks = xp.zeros((images, layers), np.int32)
+        self.columns = xp.zeros((layers, images), np.int32)
+        self.order = xp.zeros((layers, images), np.int32)
+        self.starts = xp.zeros((layers, choices + 1), np.int32)
+        self.everyone = xp.arange(images, dtype=np.int32), xp.asarray(np.array([0, images], np.int32))
+
+
+class Launches:
+    """Makes the launches of a program's operations; holds its weights and tables on the device.
+
+    Parameters
+    ----------
+    engine : Engine
+    choices : sequence of (weight bits, input bits)
+    rounding : {"half_up", "floor"}
+    """
+
+    def __init__(self, engine: Engine, choices: Sequence[Choice], rounding: Rounding) -> None:
+        self.engine = engine
+        self._is_floor = rounding == "floor"
+        self._uploaded: dict[tuple[int, tuple[int, ...]], tuple[Any, Any]] = {}
+        self._bits = engine.xp.asarray(np.array(choices, np.int32))
+        self._full_bits = engine.xp.asarray(np.array([[8, 8]], np.int32))
+
+    def of(self, step: Any, values: Values, batch: Batch) -> Launch:
+        """The launch of one step of a plan.
+
+        Parameters
+        ----------
+        step : operation or `FusedConv`
+        values : mapping of name to array, (N, H, W, C)
+        batch : Batch
+        """
+        launch: Launch = getattr(self, f"_{type(step).__name__.lower()}")(step, values, batch)
+        return launch
+
+    def group_images(self, batch: Batch) -> Launch:
+        """Sort the images of every layer by choice."""
+        sizes = np.int32(batch.images), np.int32(batch.layers), np.int32(batch.choices)
+        kernel = self.engine.kernel("pointwise", "group_images")
+        return Launch(
+            kernel, batch.layers, 32, (batch.picks, *sizes, batch.columns, batch.order, batch.starts)
+        )
+
+    def _lookup(self, op: Lookup, values: Values, batch: Batch) -> Launch:
+        out = values[op.out]
+        return self._each("lookup", out.size, values[op.x], self._upload(op.table), out, np.int64(out.size))
+
+    def _conv(self, op: Conv, values: Values, batch: Batch) -> Launch:
+        sums = values[op.out]
+        return self._convolution(op, values[op.x], sums.shape, batch, (sums, *self._no_epilogue()))
+
+    def _fusedconv(self, step: FusedConv, values: Values, batch: Batch) -> Launch:
+        epilogue = self._epilogue(step, values, batch)
+        return self._convolution(
+            step.conv, values[step.conv.x], values[step.out].shape, batch, (None, *epilogue)
+        )
+
+    def _convolution(
+        self, op: Conv, x: Any, out_shape: tuple[int, ...], batch: Batch, results: tuple[Any, ...]
+    ) -> Launch:
+        largest = 256 * 255 if self._is_floor else LARGEST_PRODUCT  # floor counts half steps
+        require_accumulator(math.prod(op.weight.shape[1:]), largest)
+        _, out_height, out_width, outputs = out_shape
+        sizes = *x.shape, outputs, *op.weight.shape[1:3], op.stride, op.padding, out_height, out_width
+        order, starts, bits, choices = self._groups(op, batch)
+        args = (
+            x,
+            self._upload(op.weight),
+            order,
+            starts,
+            bits,
+            np.int32(choices),
+            *map(np.int32, sizes),
+            *results,
+        )
+        defines = {"X_SIGNED": int(x.dtype == np.int8), "FLOOR": int(self._is_floor)}
+        if op.groups == x.shape[3] == outputs and math.prod(op.weight.shape[1:]) <= DEPTHWISE_TAPS:
+            defines["VECTOR"] = _vector(outputs, widest=4)
+            channels, pixels = DEPTHWISE_TILE
+            tiles = len(x) * -(-outputs // channels) * -(-out_height * out_width // pixels)
+            return Launch(self.engine.kernel("depthwise", "depthwise", **defines), tiles, CONV_THREADS, args)
+        if op.groups > 1:
+            kernel = self.engine.kernel("grouped", "grouped", **defines)
+            return Launch(kernel, blocks(math.prod(out_shape)), THREADS, (*args, np.int32(op.groups)))
+        rows = batch.images * out_height * out_width
+        tile_m, tile_n = tile(rows, outputs)
+        defines |= {"TILE_M": tile_m, "TILE_N": tile_n, "VECTOR": _vector(x.shape[3])}
+        # A tile holds images of one choice: each choice after the first may add a tile that is partly filled.
+        tiles = (-(-rows // tile_m) + choices - 1) * -(-outputs // tile_n)
+        return Launch(self.engine.kernel("conv", "conv", **defines), tiles, CONV_THREADS, args)
+
+    def _groups(self, op: Conv, batch: Batch) -> tuple[Any, Any, Any, int]:
+        """Order and starts of the images, widths of every choice, and how many choices there are."""
+        if op.layer is None:
+            return *batch.everyone, self._full_bits, 1
+        return batch.order[op.layer], batch.starts[op.layer], self._bits, batch.choices
+
+    def _no_epilogue(self) -> tuple[Any, ...]:
+        zero = np.int32(0)
+        return None, None, None, zero, np.int32(1), zero, zero, *self._no_skip()
+
+    def _no_skip(self) -> tuple[Any, ...]:
+        return None, NOTHING, None, None, np.int32(0), None, None
+
+    def _epilogue(self, step: FusedConv, values: Values, batch: Batch) -> tuple[Any, ...]:
+        out, op = values[step.out], step.requantize
+        own = *self._tables(step.term, out.shape[3]), np.int32(op.r), np.int32(op.lo), np.int32(op.hi)
+        if step.skip is None:
+            return out, *own, *self._no_skip()
+        x = values[step.skip.x]
+        skip = x, KINDS[x.dtype], *self._tables(step.skip, out.shape[3]), *self._choice_of(step.skip, batch)
+        return out, *own, *skip
+
+    def _tables(self, term: Term, channels: int) -> tuple[Any, Any, np.int32]:
+        """Multipliers and offsets, (rows, channels), and their rows: one, or one for every choice."""
+        rows = max(len(term.multiplier), len(term.offset))
+        shape = rows, channels
+        return self._upload(term.multiplier, shape), self._upload(term.offset, shape), np.int32(rows)
+
+    def _choice_of(self, term: Term, batch: Batch) -> tuple[Any, Any]:
+        """Every image's choice at a term's layer, and the widths whose dropped bits it lacks."""
+        if term.layer is None:
+            return None, None
+        # floor sums are already at the master's scale, see integer.conv2d_mid_bin
+        return batch.columns[term.layer], None if self._is_floor else self._bits
+
+    def _requantize(self, op: Requantize, values: Values, batch: Batch) -> Launch:
+        out = values[op.out]
+        _, height, width, channels = out.shape
+        args: tuple[Any, ...] = ()
+        for term in op.terms:
+            x = values[term.x]
+            args += x, KINDS[x.dtype], *self._tables(term, channels), *self._choice_of(term, batch)
+        for _ in range(3 - len(op.terms)):
+            args += self._no_skip()
+        limits = np.int32(op.r), np.int32(op.lo), np.int32(op.hi)
+        sizes = np.int64(out.size), np.int32(height * width), np.int32(channels)
+        return self._each("requantize", out.size, *args, *limits, out, *sizes)
+
+    def _maxpool(self, op: MaxPool, values: Values, batch: Batch) -> Launch:
+        x, out = values[op.x], values[op.out]
+        sizes = *x.shape, op.kernel, op.stride, op.padding, *out.shape[1:3]
+        variant = _pool_variant(x)
+        return self._each("max_pool", out.size // variant["VECTOR"], x, out, *map(np.int32, sizes), **variant)
+
+    def _sumpool(self, op: SumPool, values: Values, batch: Batch) -> Launch:
+        x, out = values[op.x], values[op.out]
+        images, height, width, channels = x.shape
+        require_accumulator(height * width, 128 if x.dtype == np.int8 else 255)
+        sizes = map(np.int32, (images, height * width, channels))
+        kernel = self.engine.kernel("pointwise", "sum_pool", **_pool_variant(x))
+        return Launch(kernel, images * -(-channels // SUMMED_CHANNELS), THREADS, (x, out, *sizes))
+
+    def _scale(self, op: Scale, values: Values, batch: Batch) -> Launch:
+        x, out = values[op.term.x], values[op.out]
+        multiplier, offset, _ = self._tables(op.term, out.shape[3])
+        return self._each(
+            "scale", out.size, x, multiplier, offset, out, np.int64(out.size), np.int32(out.shape[3])
+        )
+
+    def _choose(self, op: Choose, values: Values, batch: Batch) -> Launch:
+        sizes = np.int32(batch.images), np.int32(batch.layers), np.int32(batch.choices)
+        return self._each("choose", batch.picks.size, values[op.x], batch.picks, *sizes)
+
+    def _each(self, name: str, count: int, *args: Any, **defines: int) -> Launch:
+        """A kernel in which one thread makes one value."""
+        return Launch(self.engine.kernel("pointwise", name, **defines), blocks(count), THREADS, args)
+
+    def _upload(self, table: Any, shape: tuple[int, ...] | None = None) -> Any:
+        """A table on the device, once; broadcast to a shape."""
+        if not isinstance(table, np.ndarray):
+            return table  # it is there already
+        shape = table.shape if shape is None else shape
+        key = id(table), shape
+        if key not in self._uploaded:
+            whole = np.ascontiguousarray(np.broadcast_to(table, shape))
+            # The table is kept beside its copy: an id names one object only while that object lives.
+            self._uploaded[key] = table, self.engine.xp.asarray(whole)
+        return self._uploaded[key][1]
+
+
+def tile(rows: int, outputs: int) -> tuple[int, int]:
+    """Rows and columns of a convolution's tiles: the largest that still keep a GPU busy.
+
+    Large tiles use each loaded byte more often; small ones leave fewer sums unused at the edges.
+
+    Examples
+    --------
+    >>> tile(128 * 56 * 56, 64), tile(128 * 7 * 7, 2048), tile(128, 2048), tile(20, 10)
+    ((128, 64), (128, 128), (32, 32), (32, 32))
+    """
+    fitting = [(height, width) for height, width in TILES if width < 2 * outputs]
+    busy = (size for size in fitting if -(-rows // size[0]) * -(-outputs // size[1]) >= BUSY)
+    return next(busy, TILES[-1])
+
+
+def _vector(channels: int, widest: int = 16) -> int:
+    """Bytes that one load may take along the channels."""
+    return next(size for size in (16, 4, 1) if size <= widest and channels % size == 0)
+
+
+def _pool_variant(x: Any) -> dict[str, int]:
+    return {"X_SIGNED": int(x.dtype == np.int8), "VECTOR": _vector(x.shape[3], widest=4)}
+
+
+def blocks(values: int) -> int:
+    """How many blocks have a thread for every value.
+
+    Examples
+    --------
+    >>> blocks(1000)
+    4
+    """
+    return -(-values // THREADS)
