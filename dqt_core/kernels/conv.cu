@@ -122,10 +122,11 @@ __device__ inline void set_row(Rows& rows, int i, int image, int pixel, const Wi
 // ---- device memory to registers ----
 
 __device__ inline unsigned rows_inside(const Rows& rows, int ky, int kx, int kh) {
+    if (ky >= kh) return 0;  // past the last term
     unsigned inside = 0;
 #pragma unroll
     for (int i = 0; i < X_CHUNKS; i++) inside |= (rows.taps[i] >> ky & rows.taps[i] >> (16 + kx) & 1) << i;
-    return ky < kh ? inside : 0;
+    return inside;
 }
 
 // Go on by some terms. Where the channels end the next tap begins, and its bytes follow; where a row of taps ends,
@@ -330,18 +331,19 @@ __device__ inline void fetch_skip(Results& results, const unsigned char* skip, c
         }
         return;
     }
-    constexpr int EACH = TILE_M * TILE_N / 16 / THREADS;
+    constexpr int ALL = TILE_M * TILE_N / 16, EACH = (ALL + THREADS - 1) / THREADS;
     uint4 chunks[EACH];
 #pragma unroll
     for (int i = 0; i < EACH; i++) {
-        int at = 16 * (threadIdx.x + i * THREADS), output = infos[at / TILE_N].output;
-        int column = first_column + at % TILE_N;
-        bool inside = output >= 0 && column < O;
+        int at = threadIdx.x + i * THREADS, output = at < ALL ? infos[at / (TILE_N / 16)].output : -1;
+        int column = first_column + at % (TILE_N / 16) * 16;
         chunks[i] = make_uint4(0, 0, 0, 0);
-        if (inside) chunks[i] = __ldg(reinterpret_cast<const uint4*>(skip + ((long long)output * O + column)));
+        if (output >= 0 && column < O)
+            chunks[i] = __ldg(reinterpret_cast<const uint4*>(skip + ((long long)output * O + column)));
     }
 #pragma unroll
-    for (int i = 0; i < EACH; i++) reinterpret_cast<uint4*>(tile)[threadIdx.x + i * THREADS] = chunks[i];
+    for (int i = 0; i < EACH; i++)
+        if (threadIdx.x + i * THREADS < ALL) reinterpret_cast<uint4*>(tile)[threadIdx.x + i * THREADS] = chunks[i];
 }
 
 // 16 rows of the warp's quarter of the sums to shared memory. With floor they count half steps: a weight stands for
