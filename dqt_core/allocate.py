@@ -63,6 +63,20 @@ def uniform_bitops(program: Program, width: float) -> float:
     return sum(size.macs for size in sizes if size.layer is not None) * width**2 + fixed_bitops(program)
 
 
+def scale(program: Program) -> int:
+    """The r of a program's logits: 2**-r times the integers are real logits.
+
+    Parameters
+    ----------
+    program : Program
+
+    Returns
+    -------
+    int
+    """
+    return next(op.r for op in program.ops if isinstance(op, Scale) and not op.controller)
+
+
 def loss(
     program: Program,
     images: NDArray[np.uint8],
@@ -85,8 +99,8 @@ def loss(
     float
         In nats.
     """
-    scale = next(op for op in program.ops if isinstance(op, Scale) and not op.controller)
-    logits = np.ldexp(program.run(images, widths, backend).logits.astype(np.float64), -scale.r)
+    logits = program.run(images, widths, backend).logits.astype(np.float64)
+    logits = np.ldexp(logits, -scale(program))
     shifted = logits - logits.max(axis=1, keepdims=True)
     log_probabilities = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
     return float(-log_probabilities[np.arange(len(labels)), labels].mean())

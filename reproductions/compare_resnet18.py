@@ -133,7 +133,22 @@ class Run:
     def integer(self, program: Program, widths: Any, label: str, **more: Any) -> results.Record:
         """A row evaluated by integers on the test images."""
         row = results.evaluate(program, self.images, widths, self.settings.limit, "torch", label)
-        return row | {"kind": "integer", "program": program.digest} | more
+        again = {} if isinstance(widths, np.ndarray) else {"run": widths}  # what `Program.run` takes
+        return row | {"kind": "integer", "program": program.digest} | again | more
+
+    def twin(self, net: NestedNet, program: Program, width: int) -> results.Record:
+        """How the integer program and the network it came from, in float32, classify the same images."""
+        test_images = self.images.test_images[: self.settings.limit]
+        logits = program.run(test_images, width, "torch").logits
+        theirs = _classes(net, self.images, self.settings.limit, widths=width)
+        mine, rows = logits.argmax(1), np.arange(len(logits))
+        differing = np.flatnonzero(mine != theirs)
+        gaps = np.ldexp((logits[rows, mine] - logits[rows, theirs]).astype(float), -allocate.scale(program))
+        return {
+            "same": int((mine == theirs).sum()),
+            "images": len(logits),
+            "differing": {str(i): round(gaps[i], 6) for i in differing},  # gap of the two classes' logits
+        }
 
     def simulated(self, net: Callable[..., Tensor], label: str, width: int | None) -> results.Record:
         """A row evaluated in float32; without a width, that of the float network."""
@@ -280,7 +295,8 @@ def switchable(run: Run, **options: Any) -> list[results.Record]:
     rows = [run.integer(program, width, f"{width}, statistics of training") for width in WIDTHS]
     train.recalibrate(net, run.images, CALIBRATION)
     program = run.lower(net)
-    return [run.integer(program, width, str(width)) for width in WIDTHS] + rows
+    twins = {width: run.twin(net, program, width) for width in WIDTHS}
+    return [run.integer(program, width, str(width), twin=twins[width]) for width in WIDTHS] + rows
 
 
 def mixed(run: Run, bits: int) -> list[results.Record]:
