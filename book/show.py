@@ -54,4 +54,6 @@ class Table:
         rows = "".join(
             "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in self.rows
         )
-        return f'<table class="table dataframe"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>'
+        # A wide table scrolls by itself on a narrow page: it must be reachable by keyboard.
+        opening = '<table class="table dataframe" tabindex="0">'
+        return f"{opening}<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"

@@ -114,7 +114,7 @@ def test_a_wrong_calculator_is_caught(mutant, tmp_path, monkeypatch):
     ("change", "said"),
     [
         ({}, ""),
-        ({"height": 0}, "input height must be a whole number from 1 to 4096"),
+        ({"height": 0}, "image height must be a whole number from 1 to 4096"),
         ({"stride": 1.5}, "stride must be a whole number from 1 to 31"),
         ({"inputs": None}, "input channels must be a whole number from 1 to 65536"),
         ({"groups": 3}, "groups must divide both channel numbers"),

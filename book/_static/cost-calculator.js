@@ -3,7 +3,7 @@
   "use strict";
 
   var SIZES = {
-    height: ["input height", 1, 4096], width: ["input width", 1, 4096],
+    height: ["image height", 1, 4096], width: ["image width", 1, 4096],
     inputs: ["input channels", 1, 65536], outputs: ["output channels", 1, 65536],
     kernel: ["kernel", 1, 31], stride: ["stride", 1, 31], groups: ["groups", 1, 65536]
   };
@@ -196,7 +196,7 @@
     [
       preset.label,
       element("div", { "class": "fields" }, numbers.concat([
-        bitsField("weightBits", "weight width"), bitsField("inputBits", "input width"), roundingField()])),
+        bitsField("weightBits", "bits of the weights"), bitsField("inputBits", "bits of the input"), roundingField()])),
       problem,
       element("div", { "class": "scroll", tabindex: "0", role: "region", "aria-label": "costs of the layer" }, [table]),
       element("p", { "class": "note" }, ["One image. The padding keeps the size at stride 1. Bars compare within a " +
