@@ -62,7 +62,7 @@
     "font-variant-numeric:tabular-nums}",
     " :is(th,td){padding:.1rem .5rem;text-align:right;white-space:nowrap;border-bottom:1px solid " +
     "var(--pst-color-border,#888)}",
-    " tbody th{font-weight:400;text-align:left}", " td.bar{width:45%;text-align:left}",
+    " tbody th{font-weight:400}", " tr>th:first-child{text-align:left}", " td.bar{width:45%;text-align:left}",
     " td.bar span{display:block;height:.7rem;background:var(--pst-color-primary,#2e86c1);border-radius:.15rem}",
     " tr.changed :is(th,td){font-weight:700}",
     " tr.changed td.bar span{background:repeating-linear-gradient(45deg,var(--pst-color-primary,#2e86c1) 0 .3rem," +
