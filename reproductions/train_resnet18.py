@@ -32,14 +32,16 @@ def train_resnet18(
     out: Path,
     width_multiplier: float = 0.25,
     epochs: float = 24,
-    nested_epochs: float = 2.5,
+    nested_epochs: float | None = None,
     seed: int = 0,
 ) -> Trained:
     """Train, lower, and write the three networks into `out`, each with its digest in its name.
 
+    Without `nested_epochs`, the nested codes train for a tenth of `epochs`.
     A run that was interrupted goes on from its last checkpoint under ``out/<data set>/``.
     """
     channels, folder = round(64 * width_multiplier), out / images.name
+    nested_epochs = epochs / 10 if nested_epochs is None else nested_epochs
     flip = images.name != "embedded"  # a mirrored digit is another sign
     torch.manual_seed(seed)
     float_net = models.resnet18(len(images.classes), channels, small_images=True)
@@ -95,7 +97,7 @@ if __name__ == "__main__":
     parser.add_argument("--out", type=Path, default=Path("runs/resnet18_cifar"))
     parser.add_argument("--width-multiplier", type=float, default=0.25)
     parser.add_argument("--epochs", type=float, default=24)
-    parser.add_argument("--nested-epochs", type=float, default=2.5)
+    parser.add_argument("--nested-epochs", type=float, help="a tenth of --epochs if not given")
     parser.add_argument("--seed", type=int, default=0)
     options = vars(parser.parse_args())
     train_resnet18(data.load(options.pop("dataset")), **options)

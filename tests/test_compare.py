@@ -2,6 +2,7 @@
 
 import functools
 import importlib
+import json
 import sys
 from pathlib import Path
 
@@ -150,6 +151,90 @@ def test_the_chosen_allocation_is_the_best_candidate(compare, tmp_path):
     assert candidates[run.training["chosen"]] == min(candidates.values())
     assert {"uniform 2", "uniform 4", "sensitivities at 8"} <= set(candidates)
     assert "uniform 8" not in candidates
+
+
+# Tables
+
+
+def record(folder, row, seed, rows, channels=8):
+    whole = {"row": row, "seed": seed, "channels": channels, "epochs": 1, "rows": rows, "programs": {}}
+    whole |= {"name": row, "dataset": {"name": "cifar10", "limit": None}, "provenance": {}}
+    results.write(whole, folder / f"{row}_c{channels}_e1_s{seed}.json")
+
+
+def result(label, right, bitops=1e9):
+    hits = np.asarray(right, bool)
+    counts = {"correct": int(hits.sum()), "images": len(hits), "hits": results.packed(hits)}
+    return {"widths": label, "bitops": bitops, "kind": "integer", **counts}
+
+
+@pytest.fixture
+def tables(tmp_path):
+    """Two seeds of a controller that gets 60 images right, against 40 of the best static widths."""
+    comparison = module("comparison")
+    for seed in (0, 1):
+        looks = np.arange(100) < 60 + 2 * seed
+        rows = [result("controller", looks), result("another image's widths", looks, 2e9)]
+        record(tmp_path, "dynamic-4", seed, [*rows, result("each layer's usual width", ~looks)])
+        record(tmp_path, "mixed-4", seed, [result("mixed", np.arange(100) < 40)])
+    record(tmp_path, "float", 0, [result("float", np.ones(100), None)])
+    record(tmp_path, "float", 0, [result("float", np.ones(100), None)], channels=16)
+    return comparison, tmp_path
+
+
+def test_groups_are_network_sizes_and_lengths(tables):
+    comparison, folder = tables
+    assert comparison.groups(folder) == [(16, 1), (8, 1)]
+
+
+def test_a_table_has_every_line_and_names_what_is_missing(tables):
+    comparison, folder = tables
+    rows = {row[0]: row[1:] for row in comparison.Records(folder, 8, 1).table(comparison.MAIN)}
+    assert len(rows) == len(comparison.MAIN)
+    assert rows["controller at 4-bit BitOPs"] == ["61.00 % ± 1.41", "2", "1.000", "integer"]
+    assert rows["float"][0].startswith("100.00 % (")
+    assert rows["DQT static, 2 bits"] == ["not yet run", "", "", "--row dqt-static"]
+
+
+def test_duels_are_of_one_seed_and_budget(tables):
+    comparison, folder = tables
+    duels = comparison.duels(comparison.Records(folder, 8, 1))
+    assert [(d["bits"], d["seed"]) for d in duels] == [(4, 0), (4, 1)] * 3
+    static, shuffled = duels[0], duels[2]
+    assert (static["only_first"], static["only_second"], static["difference"]) == (20, 0, pytest.approx(0.2))
+    assert (shuffled["difference"], shuffled["p"], shuffled["bitops"]) == (0, 1, 0.5)
+    assert comparison.verdict(duels, "the best static widths").startswith("better in 2, worse in 0")
+    assert comparison.verdict(duels, "another image's widths").startswith("better in 0, worse in 0")
+    assert comparison.verdict([], "another image's widths") == "not yet run"
+    assert comparison.over_seeds(duels, "the best static widths", 4) == "+21.00 ± 1.41 (2 seeds)"
+    assert comparison.over_seeds(duels, "the best static widths", 3) == "not yet run"
+
+
+def test_a_band_that_is_missed_is_not_reproduced(tables):
+    comparison, folder = tables
+    band = {"row": "dynamic-4/controller", "against": "mixed-4/mixed"}
+    bands = [band | {"at_least": 20}, band | {"at_least": 22}, band | {"row": "lsq-2/2", "at_least": 0}]
+    found = comparison.statuses(comparison.Records(folder, 8, 1), bands)
+    assert [row[3] for row in found] == ["within band", "not reproduced", "not attempted"]
+
+
+def test_the_front_holds_what_nothing_cheaper_beats():
+    points = [(2, 80.0), (1, 70.0), (3, 79.0), (4, 90.0), (2, 60.0)]
+    assert module("comparison").pareto(points) == [(1, 70.0), (2, 80.0), (4, 90.0)]
+
+
+def test_entropy_of_widths():
+    entropy = module("comparison").entropy
+    assert (entropy([0, 10, 0]), entropy([5, 5, 0]), entropy([2, 2, 2, 2])) == (0, 1, 2)
+
+
+def test_every_line_and_band_names_a_row(compare):
+    comparison = module("comparison")
+    lines = [*comparison.MAIN, *(line for lines in comparison.ABLATIONS.values() for line in lines)]
+    assert {line.row for line in lines} == set(compare.ROWS)
+    known = {f"{line.row}/{line.result}" for line in lines}
+    for band in json.loads((FOLDER / "expected" / "resnet18_cifar.json").read_text())["comparison"]:
+        assert {band["row"], band["against"]} <= known
 
 
 # Rows

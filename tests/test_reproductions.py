@@ -1,6 +1,7 @@
 """The committed records, programs and notebooks agree with each other and with a run."""
 
 import json
+import sys
 from pathlib import Path
 
 import jupytext
@@ -85,9 +86,40 @@ def test_a_notebook_has_one_parameters_cell_and_was_run(path):
     assert all(output["output_type"] != "error" for cell in code for output in cell["outputs"])
 
 
+@pytest.mark.parametrize("path", [p for p in RECORDS if "_s" in p.stem], ids=lambda path: path.stem)
+def test_a_record_of_the_comparison_holds_together(path):
+    record = results.read(path)
+    assert path.stem == "{row}_c{channels}_e{epochs:g}_s{seed}".format(**record)
+    assert record["dataset"] == results.read(RECORDS[0].parent / "cifar10.json")["dataset"]
+    for row in record["rows"]:
+        assert results.hits(row).sum() == row["correct"]
+        assert row["kind"] in ("float", "float simulation", "integer")
+        assert (row["kind"] == "integer") == (row["logits"] is not None)
+        if row["kind"] == "integer":
+            assert row["program"] in record["programs"].values()
+
+
+def test_the_comparison_is_of_one_float_network():
+    floats = {}
+    for record in (results.read(path) for path in RECORDS if "_s" in path.stem):
+        floats.setdefault(record["channels"], set()).add(record["training"]["float"])
+    assert floats
+    assert all(len(digests) == 1 for digests in floats.values())
+
+
+def test_a_network_is_trained_and_lowered_from_nothing(tmp_path):
+    sys.path.append(str(FOLDER))
+    from train_resnet18 import train_resnet18
+
+    trained = train_resnet18(data.embedded(), tmp_path, width_multiplier=0.125, epochs=0.4, nested_epochs=0.2)
+    assert trained.program.has_controller
+    assert len(trained.program.run(data.embedded().test_images[:2], "controller").logits) == 2
+    assert len(list(tmp_path.glob("*.safetensors"))) == 3
+
+
 def test_the_expected_bands_name_rows_of_the_record():
     record = results.read(FOLDER / "results" / "resnet18_cifar" / "cifar10.json")
     rows = {"float"} | {row["widths"] for row in record["rows"]}
     rows |= {f"cut {row['widths']}" for row in record["cut_rows"]}
-    for band in json.loads((FOLDER / "expected" / "resnet18_cifar.json").read_text()):
+    for band in json.loads((FOLDER / "expected" / "resnet18_cifar.json").read_text())["cifar10"]:
         assert {band["row"], band["against"]} <= rows
