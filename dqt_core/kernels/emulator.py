@@ -30,7 +30,7 @@ Array = NDArray[Any]
 HEADERS = ("common.cuh", "cuda_cpu.hpp")
 KERNEL = re.compile(r'extern "C" __global__ void\s+(?:__launch_bounds__\([^)]*\)\s*)?(\w+)\s*\(([^)]*)\)')
 FLAGS: tuple[str, ...] = (
-    *("-std=c++17", "-O2", "-ftree-vectorize", "-fno-strict-aliasing", "-ffp-contract=off"),
+    *("-std=c++17", "-O3", "-fno-strict-aliasing", "-ffp-contract=off"),
     *("-fPIC", "-shared", "-fvisibility=hidden", "-Wall", "-Wno-unused-function", "-Wno-unknown-pragmas"),
 )
 # Undefined behaviour becomes a trap. Shifts of negative numbers are defined in CUDA (and in C++20).
