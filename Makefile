@@ -25,7 +25,7 @@ RESULT := _build/reproduce/$(NOTEBOOK)
 NOTEBOOKS := $(wildcard reproductions/*.ipynb)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv reproduce test lint format outputs book book-report clean
+.PHONY: help venv reproduce test lint format outputs book book-report gpu gpu-train clean
 .DELETE_ON_ERROR:
 
 help: ## show this list
@@ -74,6 +74,16 @@ book: $(STAMP) ## build the book into _build/html
 
 book-report: $(STAMP) ## build the book twice; print its times, the weight of each page, what axe-core finds
 	$(RUN) book/report.py
+
+# On a GPU machine PYTHON is used as it is: it needs torch for CUDA, one CuPy, numpy, safetensors, pytest and
+# hypothesis, and nothing of the environment above. Without such a Python: make venv, then
+# .venv/bin/pip install cupy-cuda13x (or cupy-cuda12x), then make gpu PYTHON=.venv/bin/python
+gpu: ## tests, measurements and sanitizer on this machine's GPU (PYTHON=python3 is used as it is)
+	$(PYTHON) benchmarks/gpu/run.py
+
+gpu-train: ## train ResNet-18 at full width on this machine's GPU (PYTHON, DQT_DATA); goes on where it stopped
+	PYTHONPATH=. $(PYTHON) reproductions/train_resnet18.py --dataset cifar10 --width-multiplier 1 --epochs 100 \
+		--nested-epochs 20 --out runs/resnet18_cifar_64
 
 clean: ## remove what was built; the environment stays
 	rm -rf _build build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,5 +1,6 @@
 """Fixtures and rules that all tests share."""
 
+import functools
 import os
 import re
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from dqt_core import data, results
+from dqt_core.backends import cupy_gpu
 from dqt_core.program import Program, load
 
 # The networks of the tests are too small for threads to help, and threads that wait for each other are slow
@@ -18,24 +20,25 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 ROOT = Path(__file__).resolve().parents[1]
 REPRODUCTIONS = ROOT / "reproductions"
+sys.path += [str(ROOT / "benchmarks" / "gpu"), str(ROOT / "book")]  # what is tested and is no package
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "cifar10" in getattr(item, "fixturenames", ()):
             item.add_marker("data")
-        if item.get_closest_marker("gpu") and not gpu_answers():
-            item.add_marker(
-                pytest.mark.skip(reason="needs a CUDA device and cupy: pip install 'dqt_core[gpu]'")
-            )
+        if item.get_closest_marker("gpu") and (reason := without_gpu()):
+            item.add_marker(pytest.mark.skip(reason=reason))
 
 
-def gpu_answers() -> bool:
+@functools.cache
+def without_gpu() -> str:
+    """Why no GPU can be used; empty where one can."""
     try:
-        import cupy
-    except ImportError:
-        return False
-    return bool(cupy.cuda.is_available())
+        cupy_gpu.require_gpu()
+    except cupy_gpu.GpuError as error:
+        return str(error)
+    return ""
 
 
 @pytest.fixture(scope="session")

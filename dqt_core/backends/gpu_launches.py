@@ -95,10 +95,12 @@ class Launches:
     engine : Engine
     choices : sequence of (weight bits, input bits)
     rounding : {"half_up", "floor"}
+    **macros : int
+        More macros for `conv`, to measure one of its variants.
     """
 
-    def __init__(self, engine: Engine, choices: Sequence[Choice], rounding: Rounding) -> None:
-        self.engine = engine
+    def __init__(self, engine: Engine, choices: Sequence[Choice], rounding: Rounding, **macros: int) -> None:
+        self.engine, self._macros = engine, macros
         self._is_floor = rounding == "floor"
         self._uploaded: dict[tuple[int, tuple[int, ...]], tuple[Any, Any]] = {}
         self._bits = engine.xp.asarray(np.array(choices, np.int32))
@@ -167,7 +169,7 @@ class Launches:
             return Launch(kernel, blocks(math.prod(out_shape)), THREADS, (*args, np.int32(op.groups)))
         rows = batch.images * out_height * out_width
         tile_m, tile_n = tile(rows, outputs)
-        defines |= {"TILE_M": tile_m, "TILE_N": tile_n, "VECTOR": _vector(x.shape[3])}
+        defines |= {"TILE_M": tile_m, "TILE_N": tile_n, "VECTOR": _vector(x.shape[3]), **self._macros}
         # A tile holds images of one choice: each choice after the first may add a tile that is partly filled.
         tiles = (-(-rows // tile_m) + choices - 1) * -(-outputs // tile_n)
         return Launch(self.engine.kernel("conv", "conv", **defines), tiles, CONV_THREADS, args)
