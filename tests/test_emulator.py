@@ -5,6 +5,7 @@ import re
 import numpy as np
 import pytest
 
+from dqt_core import kernels
 from dqt_core.kernels import emulator
 from dqt_core.kernels.emulator import Emulator, EmulatorError
 
@@ -267,6 +268,8 @@ def test_portable_fibers(backwards, monkeypatch):
         kernel(FAULTS["null"][0])((1, 1, 1), (64, 1, 1), (int32(0),))
 
 
-def test_no_warnings(monkeypatch):
-    monkeypatch.setattr(emulator, "FLAGS", (*emulator.FLAGS, "-Wextra", "-Werror"))
-    kernel("kernel(int* out) { out[0] = 1; }")
+@pytest.mark.parametrize("source", kernels.VARIANTS)
+def test_no_warnings(source, monkeypatch):
+    monkeypatch.setattr(emulator, "FLAGS", (*emulator.FLAGS, "-Wextra", "-Werror", "-Wno-unused-parameter"))
+    name, _ = emulator.KERNEL.findall(kernels.source(f"{source}.cu"))[0]
+    Emulator().kernel(source, name, **kernels.VARIANTS[source][0])
