@@ -7,97 +7,90 @@ On a CPU the time of a training step is mostly that of reading and writing activ
 work on them keep bfloat16, and their gradients make few passes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from dqt_core.nested import MASTER_WIDTH, Rounding, code_range, require_rounding
+from dqt_core.nested import MASTER_WIDTH, Rounding, code_range, require_rounding, require_width
+
+_BLOCK = 1 << 17  # elements: half a MB in float32
 
 
 class _Quantize(torch.autograd.Function):
+    """Codes of x at a width, in the type of x; the arithmetic is float32, block by block."""
+
     @staticmethod
-    def forward(ctx: Any, x: Tensor, log_step: Tensor, lo: int, hi: int) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, log_step: Tensor, lo: int, hi: int, drop: int, rounding: Rounding
+    ) -> Tensor:
         step = log_step.exp()
-        scaled = x / step
-        ctx.save_for_backward(scaled, step)
-        ctx.range = lo, hi
-        clamped = scaled.clamp(lo, hi)
-        # bfloat16 holds many exact ties: rounding all of them up would shift the mean
-        return clamped.round_() if x.dtype == torch.bfloat16 else clamped.add_(0.5).floor_()
+        ctx.save_for_backward(x, step)
+        ctx.range, ctx.drop = (lo, hi), drop
+        limits = _limits(lo, hi, drop, rounding)
+        codes = torch.empty_like(x)
+        for (part, out), (work,) in _blocks(step, (x, codes), buffers=1):
+            rounded = work.copy_(part).div_(step).add_(0.5).floor_()
+            torch.clamp(_shift_(rounded, drop, rounding), *limits, out=work)
+            out.copy_(work)
+        return codes
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
-        scaled, step = ctx.saved_tensors
-        inside = torch.empty_like(scaled)  # in the layout of x, whatever that of the gradient is
-        torch.ops.aten.hardtanh_backward(grad, scaled, *ctx.range, grad_input=inside)  # 0 outside the clamp
-        grad_log_step = _dot(inside, scaled, step).neg() if ctx.needs_input_grad[1] else None
-        return inside.div_(step), grad_log_step, None, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, step = ctx.saved_tensors
+        by_x, by_log_step = torch.empty_like(x), torch.zeros_like(step)
+        for (part, arriving, out), (scaled, inside) in _blocks(step, (x, grad, by_x), buffers=2):
+            scaled.copy_(part).div_(step)
+            inside.copy_(arriving)
+            torch.ops.aten.hardtanh_backward(inside, scaled, *ctx.range, grad_input=inside)  # 0 outside
+            inside.mul_(2.0**-ctx.drop)  # straight through: the shift is a division
+            if ctx.needs_input_grad[1]:
+                by_log_step -= scaled.mul_(inside).sum_to_size(step.shape)
+            out.copy_(inside.div_(step))
+        return by_x, by_log_step if ctx.needs_input_grad[1] else None, None, None, None, None
 
 
-def _dot(x: Tensor, y: Tensor, like: Tensor) -> Tensor:
-    """Sum of products in float32, one sum for each element of `like`."""
-    product = x * y
-    if like.ndim == 0:
-        return product.sum(dtype=like.dtype)
-    return product.to(like.dtype).sum_to_size(like.shape)
+def _blocks(
+    step: Tensor, tensors: tuple[Tensor, ...], buffers: int
+) -> Iterator[tuple[tuple[Tensor, ...], list[Tensor]]]:
+    """Parts along the first axis with float32 buffers of their size, such that a CPU's cache holds them.
+
+    All at once on other devices, or where there are many steps.
+    """
+    x = tensors[0]
+    is_whole = x.device.type != "cpu" or step.ndim > 0 or x.numel() <= _BLOCK
+    rows = max(len(x), 1) if is_whole else max(1, _BLOCK * len(x) // x.numel())
+    work = [torch.empty_like(x[:rows], dtype=torch.float32) for _ in range(buffers)]
+    for parts in zip(*(tensor.split(rows) for tensor in tensors), strict=True):
+        yield parts, [buffer[: len(parts[0])] for buffer in work]
 
 
-def _shift(codes: Tensor, drop: int, hi: int, rounding: Rounding) -> Tensor:
-    """Exact in bfloat16 too: above 256 the sum may lose its last bit, but there the clamp takes all."""
+def _shift_(codes: Tensor, drop: int, rounding: Rounding) -> Tensor:
+    """Drop bits in place; the clamp is the caller's."""
     if drop == 0:
         return codes
-    if rounding == "floor":
-        return (codes * 2.0**-drop).floor_()
-    half = torch.full((), 0.5, dtype=codes.dtype, device=codes.device)
-    return torch.add(half, codes, alpha=2.0**-drop).floor_().clamp_(max=hi)
+    codes.mul_(2.0**-drop)
+    return codes.floor_() if rounding == "floor" else codes.add_(0.5).floor_()
+
+
+def _limits(lo: int, hi: int, drop: int, rounding: Rounding) -> tuple[int, int]:
+    """The lowest and highest code after `drop` bits are dropped."""
+    half = 1 << drop >> 1 if rounding == "half_up" else 0
+    largest = code_range(MASTER_WIDTH - drop, signed=lo < 0)[1]
+    return (lo + half) >> drop, min((hi + half) >> drop, largest)
 
 
 class _Switch(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, codes: Tensor, drop: int, hi: int, rounding: Rounding) -> Tensor:
         ctx.drop = drop
-        return _shift(codes, drop, hi, rounding)
+        return _shift_(codes.clone(), drop, rounding).clamp_(max=hi)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
         # straight through, the shift by d bits is a division by 2**d
         return grad * 2.0**-ctx.drop, None, None, None
-
-
-class _SwitchedConv(torch.autograd.Function):
-    """Convolution of switched codes, with the gradient of the master codes: no pass for the shift."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, codes: Tensor, master: Tensor, drops: tuple[int, int], signed: bool, rounding: Rounding,
-        geometry: tuple[int, int, int],
-    ) -> Tensor:  # fmt: skip
-        weight_drop, input_drop = drops
-        x = _shift(codes, input_drop, code_range(MASTER_WIDTH - input_drop, signed)[1], rounding)
-        weight = _shift(master, weight_drop, code_range(MASTER_WIDTH - weight_drop, True)[1], rounding)
-        weight = mid_bin(weight, weight_drop) if rounding == "floor" else weight
-        device = codes.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else codes.dtype
-        x, weight = x.to(dtype), weight.to(dtype)
-        ctx.save_for_backward(x, weight)
-        ctx.drops, ctx.geometry = drops, geometry
-        stride, padding, groups = geometry
-        return functional.conv2d(x, weight, None, stride, padding, groups=groups)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight = ctx.saved_tensors
-        weight_drop, input_drop = ctx.drops
-        stride, padding, groups = ctx.geometry
-        by_codes, by_weight, _ = torch.ops.aten.convolution_backward(
-            grad, x, weight * 2.0**-input_drop, None, (stride,) * 2, (padding,) * 2, (1, 1), False, (0, 0),
-            groups, (ctx.needs_input_grad[0], ctx.needs_input_grad[1], False),
-        )  # fmt: skip
-        by_master = None if by_weight is None else by_weight.float().mul_(2.0**-weight_drop)
-        return by_codes, by_master, None, None, None, None
 
 
 class _ScaledNorm(torch.autograd.Function):
@@ -124,18 +117,7 @@ class _ScaledNorm(torch.autograd.Function):
         return by_x, weight * by_weight * own_eps / widened, by_weight, by_bias, None
 
 
-def mid_bin(codes: Tensor, drop: int) -> Tensor:
-    """Weights' codes after "floor" dropped `drop` bits, moved to the middle of their bin.
-
-    Examples
-    --------
-    >>> mid_bin(torch.tensor([3.0]), 1)
-    tensor([3.2500])
-    """
-    return codes + (2.0**drop - 1) / (2 * 2.0**drop)
-
-
-def quantize(x: Tensor, log_step: Tensor, lo: int, hi: int, dtype: torch.dtype = torch.float32) -> Tensor:
+def quantize(x: Tensor, log_step: Tensor, lo: int, hi: int) -> Tensor:
     """Master codes of real numbers, straight-through inside the clamp.
 
     Parameters
@@ -145,13 +127,10 @@ def quantize(x: Tensor, log_step: Tensor, lo: int, hi: int, dtype: torch.dtype =
         Natural logarithm of the step, broadcastable to `x`.
     lo, hi : int
         Clamp in codes.
-    dtype : torch.dtype
-        Of the arithmetic and the codes. In bfloat16, `x` in steps is rounded to 8 bits first, and ties go to
-        the even code; a training step in bfloat16 saves passes by it.
 
     Returns
     -------
-    tensor of `dtype`
+    float32 tensor
         Integers lo..hi, the shape of `x`.
 
     Notes
@@ -164,7 +143,38 @@ def quantize(x: Tensor, log_step: Tensor, lo: int, hi: int, dtype: torch.dtype =
     >>> quantize(torch.tensor([0.26, -9.0]), torch.tensor(0.1).log(), -8, 7)
     tensor([ 3., -8.])
     """
-    codes: Tensor = _Quantize.apply(x.to(dtype), log_step, lo, hi)  # type: ignore[no-untyped-call]
+    return quantize_at(x.float(), log_step, lo, hi, MASTER_WIDTH)
+
+
+def quantize_at(
+    x: Tensor, log_step: Tensor, lo: int, hi: int, width: int, rounding: Rounding = "half_up"
+) -> Tensor:
+    """The codes of real numbers at a width: `quantize`, then `switch`, in one function.
+
+    Parameters
+    ----------
+    x : float32 or bfloat16 tensor
+    log_step : float32 tensor
+        Natural logarithm of the master code's step, broadcastable to `x`.
+    lo, hi : int
+        Clamp of the master code.
+    width : int
+        Bits, 1..8.
+    rounding : {"half_up", "floor"}
+
+    Returns
+    -------
+    tensor of the type of `x`
+        Integers, exact in both types.
+
+    Examples
+    --------
+    >>> quantize_at(torch.tensor([8.8, 99.0]), torch.tensor(0.1).log(), 0, 255, width=4)
+    tensor([ 6., 15.])
+    """
+    require_rounding(rounding)
+    drop = MASTER_WIDTH - require_width(width)
+    codes: Tensor = _Quantize.apply(x, log_step, lo, hi, drop, rounding)  # type: ignore[no-untyped-call]
     return codes
 
 
@@ -173,7 +183,7 @@ def switch(codes: Tensor, width: int, signed: bool, rounding: Rounding = "half_u
 
     Parameters
     ----------
-    codes : float32 or bfloat16 tensor
+    codes : float32 tensor
         Master codes.
     width : int
         Bits, 1..8.
@@ -182,8 +192,8 @@ def switch(codes: Tensor, width: int, signed: bool, rounding: Rounding = "half_u
 
     Returns
     -------
-    tensor
-        Integers in ``code_range(width, signed)``, exact in both types.
+    float32 tensor
+        Integers in ``code_range(width, signed)``.
 
     Examples
     --------
@@ -197,47 +207,6 @@ def switch(codes: Tensor, width: int, signed: bool, rounding: Rounding = "half_u
         return codes
     switched: Tensor = _Switch.apply(codes, drop, hi, rounding)  # type: ignore[no-untyped-call]
     return switched
-
-
-def switched_conv2d(
-    codes: Tensor,
-    master: Tensor,
-    choice: tuple[int, int],
-    signed: bool,
-    rounding: Rounding = "half_up",
-    geometry: tuple[int, int, int] = (1, 0, 1),
-) -> Tensor:
-    """Convolution of master codes switched to a choice of widths, for training: `switch` and conv2d in one.
-
-    Parameters
-    ----------
-    codes : float tensor, (N, C, H, W)
-        Master codes of the input; the convolution takes place in their type.
-    master : float32 tensor, (O, C / groups, kernel, kernel)
-        Master codes of the weights.
-    choice : (weight bits, input bits)
-    signed : bool
-        Whether the input's codes are.
-    rounding : {"half_up", "floor"}
-    geometry : (stride, padding, groups)
-
-    Returns
-    -------
-    tensor of the type of `codes`
-        The accumulator, in units of the two switched steps.
-
-    Notes
-    -----
-    The gradients are those of `switch`: straight through, divided by 2**(dropped bits).
-
-    Examples
-    --------
-    >>> switched_conv2d(torch.full((1, 1, 1, 1), 88.0), torch.full((1, 1, 1, 1), -64.0), (2, 4), False).item()
-    -6.0
-    """
-    drops = MASTER_WIDTH - choice[0], MASTER_WIDTH - choice[1]
-    out: Tensor = _SwitchedConv.apply(codes, master, drops, signed, rounding, geometry)  # type: ignore[no-untyped-call]
-    return out
 
 
 def scaled_batch_norm(x: Tensor, log_scale: Tensor, norm: nn.BatchNorm2d) -> Tensor:

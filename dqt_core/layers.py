@@ -37,6 +37,31 @@ class Coded:
         """The real numbers, step * codes."""
         return self.codes * self.step
 
+    def at(self, width: int, rounding: Rounding) -> Tensor:
+        """The codes at a width."""
+        return fake.switch(self.codes, width, self.signed, rounding)
+
+
+class Rounded(Coded):
+    """Codes of real activations, computed at the widths that are read: one or two in a pass."""
+
+    def __init__(self, x: Tensor, log_step: Tensor, lo: int, hi: int) -> None:
+        self.x, self.log_step, self.limits = x, log_step, (lo, hi)
+        self.step, self.signed = log_step.exp(), lo < 0
+        self._at: dict[tuple[int, Rounding], Tensor] = {}
+
+    @property
+    def codes(self) -> Tensor:  # type: ignore[override]
+        """The master codes."""
+        return self.at(MASTER_WIDTH, "half_up")
+
+    def at(self, width: int, rounding: Rounding) -> Tensor:
+        """The codes at a width."""
+        key = width, rounding
+        if key not in self._at:
+            self._at[key] = fake.quantize_at(self.x, self.log_step, *self.limits, width, rounding)
+        return self._at[key]
+
 
 @dataclass
 class Selection:
@@ -108,9 +133,8 @@ class Codes(nn.Module):
             x = x.value
         if self.is_calibrating:
             self._calibrate(x.detach())
-        dtype = x.dtype if x.dtype == torch.bfloat16 else torch.float32
-        codes = fake.quantize(x, self.log_step, *self.range, dtype)
-        return Coded(codes, self.log_step.exp(), self.signed)
+        x = x if x.dtype == torch.bfloat16 else x.float()
+        return Rounded(x, self.log_step, *self.range)
 
     def _calibrate(self, x: Tensor) -> None:
         low, high = -math.inf if self.signed else 0.0, math.inf if self.limit is None else self.limit
@@ -199,16 +223,19 @@ class SwitchLayer(nn.Module):
         return out if norm is None else norm(out)
 
     def _product(self, x: Coded, choice: Choice) -> Tensor:
+        weight_bits, input_bits = choice
         rounding = self.selection.rounding
+        weight = fake.switch(self.master(), weight_bits, True, rounding)
+        if rounding == "floor":
+            drop = 2.0 ** (MASTER_WIDTH - weight_bits)
+            weight = weight + (drop - 1) / (2 * drop)  # the middle of the bin
+        codes = x.at(input_bits, rounding)
         self.macs = self.weight.numel()
-        if self.is_conv:
-            geometry = self.stride, self.padding, self.groups
-            out = fake.switched_conv2d(x.codes, self.master(), choice, x.signed, rounding, geometry)
-            self.macs *= out.shape[2] * out.shape[3]
-            return out
-        weight = fake.switch(self.master(), choice[0], True, rounding)
-        weight = fake.mid_bin(weight, MASTER_WIDTH - choice[0]) if rounding == "floor" else weight
-        return functional.linear(fake.switch(x.codes, choice[1], x.signed, rounding), weight)
+        if not self.is_conv:
+            return functional.linear(codes, weight)
+        out = functional.conv2d(codes, weight, None, self.stride, self.padding, groups=self.groups)
+        self.macs *= out.shape[2] * out.shape[3]
+        return out
 
 
 class MaxPool(nn.Module):
