@@ -7,13 +7,14 @@
 import importlib
 from typing import Any
 
-from dqt_core import cost, data, integer, nested, program, results
+from dqt_core import allocate, cost, data, integer, nested, program, results
 from dqt_core.program import Program, ProgramError, load
 
 __version__ = "0.1.0"
 __all__ = [
     "Program",
     "ProgramError",
+    "allocate",
     "convert",
     "cost",
     "data",
