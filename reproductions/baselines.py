@@ -13,6 +13,7 @@ starts where it rounds the data best instead of at 10, because training is short
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -41,10 +42,26 @@ def channel_weight(weight: Tensor) -> Tensor:
     return weight + ((weight / step).round() * step - weight).detach()
 
 
-def pact(x: Tensor, alpha: Tensor, bits: int) -> Tensor:
-    """PACT, Eqs. 1-3: clip at a learned alpha and round; alpha's gradient is 1 where x is clipped, else 0."""
-    clipped = torch.minimum(x.relu(), alpha)
-    return clipped + (alpha * round_to_levels(clipped / alpha, bits) - clipped).detach()
+class _ClipAndRound(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, limit: Tensor, bits: int) -> Tensor:
+        steps = 2**bits - 1
+        ctx.save_for_backward(x, limit)
+        return torch.minimum(x.relu(), limit).mul_(steps / limit).round_().mul_(limit / steps)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None]:
+        x, limit = ctx.saved_tensors
+        grad_limit = (grad * (x >= limit)).sum() if ctx.needs_input_grad[1] else None
+        return torch.ops.aten.hardtanh_backward(grad, x, 0, limit.item()), grad_limit, None
+
+
+def clip_and_round(x: Tensor, limit: Tensor, bits: int) -> Tensor:
+    """Clip to 0..limit and round to 2**bits levels: PACT, Eqs. 1-3, and DoReFa-Net's with the limit 1.
+
+    The gradient passes where x is not clipped; the limit's is 1 where x reaches it, else 0.
+    """
+    return _ClipAndRound.apply(x.float(), limit, bits)
 
 
 @dataclass
@@ -77,9 +94,9 @@ class QuantLayer(nn.Module):
         return self._product(self._input(x, bits), weight)
 
     def _input(self, x: Tensor, bits: int) -> Tensor:
-        if self.alpha is not None:
-            return pact(x.float(), self.alpha, bits)
-        return x if self.rounds_input == "no" else round_to_levels(x.float().clamp(0, 1), bits)
+        if self.rounds_input == "no":
+            return x
+        return clip_and_round(x, x.new_ones(()).float() if self.alpha is None else self.alpha, bits)
 
     def _product(self, x: Tensor, weight: Tensor) -> Tensor:
         layer = self.layer
