@@ -297,12 +297,12 @@ def check_grouping_of_images(engine):
 CONV_CHECKS = (
     check_three_by_three_with_mixed_widths,
     check_skips,
-    check_one_by_one,
     check_floor,
-    check_grouping_of_images,
     check_wide_sums,
-    check_every_code_at_every_width,
     check_stems,
+    check_one_by_one,
+    check_grouping_of_images,
+    check_every_code_at_every_width,
     check_extremes,
     check_large_tiles,
 )

@@ -1,16 +1,22 @@
 """The kernels' checks kill every mutant: a source with one small, plausible mistake, run on the emulator."""
 
+import conv_mutants
 import pytest
+from conv_checks import CONV_CHECKS, DEPTHWISE_CHECKS
 from kernel_checks import PLANES_CHECKS, SWITCH_CHECKS
+from pointwise_checks import POINTWISE_CHECKS
 
 from dqt_core import kernels
 from dqt_core.kernels.emulator import KERNEL, Emulator, EmulatorError
 
 # file: checks that run its kernels, the quickest killers first
 CHECKS = {
-    "common.cuh": (*PLANES_CHECKS, *SWITCH_CHECKS),
+    "common.cuh": (*PLANES_CHECKS, *SWITCH_CHECKS, *POINTWISE_CHECKS),
     "switch.cu": SWITCH_CHECKS,
     "planes.cu": PLANES_CHECKS,
+    "conv.cu": CONV_CHECKS,
+    "depthwise.cu": DEPTHWISE_CHECKS,
+    "pointwise.cu": POINTWISE_CHECKS,
 }
 
 # file: (text that occurs once, its replacement, the kernel and what is wrong with it)
@@ -104,6 +110,8 @@ MUTANTS = {
         ("length % 16 == 0 && aligned16(x);", "aligned16(x);", "gemv_planes: any row of inputs as a vector"),
     ],
 }  # fmt: skip
+MUTANTS |= conv_mutants.MUTANTS
+MUTANTS["common.cuh"] += conv_mutants.ROUNDING_MUTANTS
 
 
 def fault(engine, file):

@@ -303,19 +303,36 @@ struct Epilogue {
     const int* skip_bits;
     int O, weight_drop, input_drop;
 };
-struct Scales { int choice, drop, multiplier[4]; long long offset[4]; };  // of four columns, from row `choice`
+// What makes codes of the sums of four columns; read again where the skip's choice changes. Rows that follow each
+// other mostly belong to one image.
+struct Scales { int choice, drop, multiplier[4], skip_multiplier[4]; long long offset[4]; };
 struct Results {
     int sums[2 * 16][TILE_N + 8];  // a sixteenth of rows of each half of the tile; 8 more keep banks apart
     unsigned skip[TILE_M][TILE_N / 4];
 };
 
-__device__ inline void read_scales(Scales& s, const int* multiplier, const long long* offset, int row, int column,
-                                   int O) {
+// sum + a * b in one instruction.
+__device__ inline long long multiply_add(int a, int b, long long sum) {
+#ifdef __CUDACC__
+    asm("mad.wide.s32 %0, %1, %2, %0;" : "+l"(sum) : "r"(a), "r"(b));
+    return sum;
+#else
+    return sum + (long long)a * b;
+#endif
+}
+
+__device__ inline void read_scales(Scales& s, const Epilogue& e, int choice, int column) {
+    s.choice = choice;
+    s.drop = e.skip_bits ? 16 - __ldg(e.skip_bits + 2 * choice) - __ldg(e.skip_bits + 2 * choice + 1) : 0;
 #pragma unroll
     for (int i = 0; i < 4; i++) {
-        bool inside = column + i < O;
-        s.multiplier[i] = inside ? __ldg(multiplier + (long long)row * O + column + i) : 0;
-        s.offset[i] = inside ? __ldg(offset + (long long)row * O + column + i) : 0;
+        if (column + i >= e.O) continue;
+        s.multiplier[i] = __ldg(e.multiplier + column + i);
+        s.offset[i] = __ldg(e.offset + column + i) + (1ll << (e.r - 1));  // ties up
+        if (!e.skip_kind) continue;
+        long long at = multiply_add(e.skip_rows > 1 ? choice : 0, e.O, column + i);
+        s.skip_multiplier[i] = __ldg(e.skip_multiplier + at);
+        s.offset[i] += __ldg(e.skip_offset + at);
     }
 }
 
@@ -364,61 +381,73 @@ __device__ inline void share_sums(Results& results, const Sums& sums, int i, con
         }
 }
 
-// Add the skip's term to the sums of four columns. Its scales are read again only where the choice changes: rows
-// that follow each other mostly belong to one image.
-__device__ inline void add_skip(long long (&total)[4], Scales& s, const Epilogue& e, RowInfo info, int column,
-                                unsigned codes) {
-    if (info.skip_choice != s.choice) {
-        s.choice = info.skip_choice;
-        read_scales(s, e.skip_multiplier, e.skip_offset, e.skip_rows > 1 ? s.choice : 0, column, e.O);
-        s.drop = e.skip_bits ? 16 - __ldg(e.skip_bits + 2 * s.choice) - __ldg(e.skip_bits + 2 * s.choice + 1) : 0;
-    }
-    const int* sums = static_cast<const int*>(e.skip) + ((long long)info.output * e.O + column);
+// Add the skip's term: codes that fetch_skip brought, or sums. At the master's scale both fit 32 bits.
+__device__ inline void add_skip(long long (&total)[4], const Scales& s, const Epilogue& e, unsigned codes,
+                                long long at, int column) {
+    int a[4];
+    const int* sums = static_cast<const int*>(e.skip) + at;
+    if (e.skip_kind < 3) {
 #pragma unroll
-    for (int i = 0; i < 4; i++) {
-        int a = codes >> 8 * i & 0xFF;
-        if (e.skip_kind == 2) a = static_cast<signed char>(a);
-        if (e.skip_kind == 3) a = column + i < e.O ? __ldg(sums + i) : 0;
-        total[i] += scaled(a, s.drop, s.multiplier[i]) + s.offset[i];
+        for (int i = 0; i < 4; i++)
+            a[i] = e.skip_kind == 2 ? int(static_cast<signed char>(codes >> 8 * i)) : int(codes >> 8 * i & 0xFF);
+    } else if (e.O % 4 == 0) {
+        int4 four = __ldg(reinterpret_cast<const int4*>(sums));
+        a[0] = four.x, a[1] = four.y, a[2] = four.z, a[3] = four.w;
+    } else {
+#pragma unroll
+        for (int i = 0; i < 4; i++) a[i] = column + i < e.O ? __ldg(sums + i) : 0;
     }
+#pragma unroll
+    for (int i = 0; i < 4; i++) total[i] = multiply_add(a[i] << s.drop, s.skip_multiplier[i], total[i]);
 }
 
 // What integer.conv2d returns: the sums without the master's scale.
-__device__ inline void store_sums(const int (&sums)[4], const Epilogue& e, int output, int column) {
-    int drop = FLOOR ? 0 : e.weight_drop + e.input_drop, *to = e.acc_out + ((long long)output * e.O + column);
+__device__ inline void store_sums(const int (&sums)[4], const Epilogue& e, long long at, int column) {
+    int drop = FLOOR ? 0 : e.weight_drop + e.input_drop, *to = e.acc_out + at;
     if (e.O % 4 == 0)
         *reinterpret_cast<int4*>(to) = make_int4(sums[0] >> drop, sums[1] >> drop, sums[2] >> drop, sums[3] >> drop);
     else
         for (int i = 0; i < 4 && column + i < e.O; i++) to[i] = sums[i] >> drop;
 }
 
-__device__ inline void store_codes(const long long (&total)[4], const Epilogue& e, int output, int column) {
-    unsigned char* to = e.codes_out + ((long long)output * e.O + column);
-    uchar4 codes = make_uchar4(rounded(total[0], e.r, e.lo, e.hi), rounded(total[1], e.r, e.lo, e.hi),
-                               rounded(total[2], e.r, e.lo, e.hi), rounded(total[3], e.r, e.lo, e.hi));
-    if (e.O % 4 == 0) *reinterpret_cast<uchar4*>(to) = codes;
-    else for (int i = 0; i < 4 && column + i < e.O; i++) to[i] = reinterpret_cast<unsigned char*>(&codes)[i];
+// Shift and clamp: the codes. A sum is below 2^62, so from r = 31 on the shifted one fits 32 bits.
+__device__ inline void store_codes(const long long (&total)[4], const Epilogue& e, long long at, int column) {
+    int codes[4];
+    if (e.r >= 31) {
+#pragma unroll
+        for (int i = 0; i < 4; i++) codes[i] = int(total[i] >> e.r);
+    } else {
+#pragma unroll
+        for (int i = 0; i < 4; i++) codes[i] = int(max(min(total[i] >> e.r, (long long)e.hi), (long long)e.lo));
+    }
+#pragma unroll
+    for (int i = 0; i < 4; i++) codes[i] = max(min(codes[i], e.hi), e.lo) & 0xFF;
+    unsigned four = codes[0] | codes[1] << 8 | codes[2] << 16 | unsigned(codes[3]) << 24;
+    if (e.O % 4 == 0) *reinterpret_cast<unsigned*>(e.codes_out + at) = four;
+    else for (int i = 0; i < 4 && column + i < e.O; i++) e.codes_out[at + i] = (unsigned char)(four >> 8 * i);
 }
 
-// Requantize the shared rows: a warp writes TILE_N neighbouring codes of a row (or of two) at once.
+// Requantize the shared rows: a warp writes TILE_N neighbouring codes of a row (or of several rows) at once.
 __device__ inline void finish_rows(const Results& results, int part, const RowInfo* infos, const Epilogue& e,
-                                   const Scales& own, Scales& skip, int first_column) {
+                                   Scales& scales, int first_column) {
     int tile_column = threadIdx.x % (TILE_N / 4) * 4, column = first_column + tile_column;
+    if (column >= e.O) return;
 #pragma unroll 1
     for (int i = threadIdx.x / (TILE_N / 4); i < 2 * 16; i += THREADS / (TILE_N / 4)) {
         int row = i / 16 * (TILE_M / 2) + 16 * part + i % 16;
         RowInfo info = infos[row];
-        if (info.output < 0 || column >= e.O) continue;
+        if (info.output < 0) continue;
+        long long at = multiply_add(info.output, e.O, column);
         int4 four = *reinterpret_cast<const int4*>(&results.sums[i][tile_column]);
         int sums[4] = {four.x, four.y, four.z, four.w};
-        if (e.acc_out) store_sums(sums, e, info.output, column);
+        if (e.acc_out) store_sums(sums, e, at, column);
         if (!e.codes_out) continue;
+        if (info.skip_choice != scales.choice) read_scales(scales, e, info.skip_choice, column);
         long long total[4];
 #pragma unroll
-        for (int k = 0; k < 4; k++) total[k] = scaled(sums[k], 0, own.multiplier[k]) + own.offset[k];
-        unsigned codes = results.skip[row][tile_column / 4];
-        if (e.skip_kind) add_skip(total, skip, e, info, column, codes);
-        store_codes(total, e, info.output, column);
+        for (int k = 0; k < 4; k++) total[k] = multiply_add(sums[k], scales.multiplier[k], scales.offset[k]);
+        if (e.skip_kind) add_skip(total, scales, e, results.skip[row][tile_column / 4], at, column);
+        store_codes(total, e, at, column);
     }
 }
 
@@ -426,15 +455,13 @@ __device__ inline void finish(Results& results, const Sums& sums, const RowInfo*
                               int first_column) {
     if (e.codes_out && (e.skip_kind == 1 || e.skip_kind == 2))
         fetch_skip(results, static_cast<const unsigned char*>(e.skip), infos, first_column, e.O);
-    Scales own = {}, skip = {-1, 0, {}, {}};
-    int column = first_column + threadIdx.x % (TILE_N / 4) * 4;
-    if (e.codes_out) read_scales(own, e.multiplier, e.offset, 0, column, e.O);
+    Scales scales = {-1, 0, {}, {}, {}};
 #pragma unroll
     for (int part = 0; part < M_TILES; part++) {
         if (part) __syncthreads();  // the rows of the part before have been read
         share_sums(results, sums, part, e);
         __syncthreads();
-        finish_rows(results, part, infos, e, own, skip, first_column);
+        finish_rows(results, part, infos, e, scales, first_column);
     }
 }
 
@@ -468,7 +495,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) conv(
         bool inside = place < group.images * window.pixels;
         int image = inside ? order[group.first + place / window.pixels] : 0, pixel = place % window.pixels;
         set_row(rows, i, image, pixel, window);
-        if (!inside) rows.taps[i] = 0;
         if (my_chunk == 0)
             infos[row] = {inside ? image * window.pixels + pixel : -1, skip_picks && inside ? skip_picks[image] : 0};
     }

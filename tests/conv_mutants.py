@@ -1,0 +1,254 @@
+"""Small, plausible mistakes in conv.cu, depthwise.cu and pointwise.cu.
+
+Each is a text that occurs once, its replacement, and a name: the kernel's, a colon, the mistake.
+"""
+
+MUTANTS = {
+    "conv.cu": [
+        ("((1 << drop) >> 1) * EACH_BYTE", "(1 << drop & 0xFF) * EACH_BYTE", "conv: epsilon one bit up"),
+        ("unsigned sum = codes + (codes & to.half);", "unsigned sum = codes;", "conv: no epsilon"),
+        ("(sum ^ spread_high_bits(ran_over)) & to.kept", "sum & to.kept", "conv: epsilon overflows"),
+        (
+            "(sum ^ spread_high_bits(ran_over)) & to.kept",
+            "sum ^ spread_high_bits(ran_over)",
+            "conv: dropped bits stay",
+        ),
+        ("is_signed ? ~codes & sum : codes & ~sum", "codes & ~sum", "conv: signed codes clamped as unsigned"),
+        ("(0xFF << drop & 0xFF) * EACH_BYTE", "0xFF << drop & 0xFF", "conv: one code of four kept"),
+        (
+            "= switch_chunk<true>(staged.weight[i], weight_to)",
+            "= switch_chunk<true>(staged.weight[i], x_to)",
+            "conv: weights at the width of the input",
+        ),
+        (
+            "tiles[step % 2] + places.store, staged, x_to, weight_to);\n        __syncthreads();",
+            "tiles[step % 2] + places.store, staged, x_to, weight_to);",
+            "conv: no barrier after a step",
+        ),
+        (
+            "    store_step(memory.tiles[0] + places.store, staged, x_to, weight_to);\n    __syncthreads();",
+            "    store_step(memory.tiles[0] + places.store, staged, x_to, weight_to);",
+            "conv: no barrier after the first step",
+        ),
+        (
+            "    __syncthreads();  // the operands have been read",
+            "    // the operands",
+            "conv: results over operands in use",
+        ),
+        ("if (part) __syncthreads();", "", "conv: no barrier before the next part of the results"),
+        (
+            "share_sums(results, sums, part, e);\n        __syncthreads();",
+            "share_sums(results, sums, part, e);",
+            "conv: sums read before they are there",
+        ),
+        ("min(taps, size - first)", "min(taps, size - first - 1)", "conv: last tap of the image left out"),
+        ("max(0, -first)", "max(0, -first - 1)", "conv: a tap outside the image"),
+        ("max(0, -first)", "max(0, 1 - first)", "conv: first tap of the image left out"),
+        ("w.OW * w.stride - w.padding, x", "w.OW * w.stride, x", "conv: no padding above"),
+        (
+            "term.offset += (w.W - w.kw) * w.C;",
+            "term.offset += (w.W - w.kw + 1) * w.C;",
+            "conv: next row one pixel off",
+        ),
+        ("if (++term.kx == w.kw) {", "if (++term.kx >= w.kh) {", "conv: rows of taps as long as columns"),
+        ("if (ky >= kh) return 0;", "", "conv: terms past the last"),
+        ("if (at >= terms) at = 0;", "", "conv: reads past the last weight"),
+        (
+            "min(first_column + my_row + ROWS_APART * i, O - 1)",
+            "(first_column + my_row + ROWS_APART * i)",
+            "conv: reads kernels that are not there",
+        ),
+        (
+            "(images * pixels + TILE_M - 1) / TILE_M",
+            "images * pixels / TILE_M",
+            "conv: a group's last rows lost",
+        ),
+        (
+            "order[group.first + place / window.pixels]",
+            "(group.first + place / window.pixels)",
+            "conv: images not in their group's order",
+        ),
+        (
+            "multiplier_rows > 1 ? (long long)group.choice * O : 0",
+            "0",
+            "conv: every group takes the first row of multipliers",
+        ),
+        (
+            "skip_picks && inside ? skip_picks[image] : 0",
+            "group.choice",
+            "conv: skip at the convolution's own choice",
+        ),
+        (
+            "if (info.skip_choice != scales.choice) read",
+            "if (scales.choice < 0) read",
+            "conv: all images take the first one's skip scales",
+        ),
+        ("16 - __ldg(e.skip_bits", "15 - __ldg(e.skip_bits", "conv: skip shifted by one less"),
+        (
+            "e.skip_kind == 2 ? int(static_cast<signed",
+            "false ? int(static_cast<signed",
+            "conv: signed skip as unsigned",
+        ),
+        ("if (column >= e.O) return;", "", "conv: columns without a channel written"),
+        ("+ (1ll << (e.r - 1));  // ties up", ";", "conv: rounds down"),
+        ("if (e.r >= 31) {", "if (true) {", "conv: 32 bits of a shifted sum that has more"),
+        ("max(min(codes[i], e.hi), e.lo) & 0xFF", "codes[i] & 0xFF", "conv: no clamp"),
+        ("a[i] << s.drop, s.skip_multiplier", "a[i], s.skip_multiplier", "conv: skip not shifted"),
+        ("s.offset[i] += __ldg(e.skip_offset + at);", "", "conv: no offset of the skip"),
+        ("mma_16x8x32<x_signed>(sums.windows[i], a[i], ones);", ";", "conv: no sums of windows in floor"),
+        (
+            "((1 << e.weight_drop) - 1) * sums.windows",
+            "(1 << e.weight_drop) * sums.windows",
+            "conv: middle of the bin half a step high",
+        ),
+        (
+            "FLOOR ? 0 : e.weight_drop + e.input_drop, *to",
+            "FLOOR ? 0 : e.weight_drop, *to",
+            "conv: sums at the master's scale",
+        ),
+        ("(terms + STEP - 1) / STEP", "max(terms / STEP, 1)", "conv: last step left out"),
+        ("column + i < e.O; i++) to[i] =", "true; i++) to[i] =", "conv: sums written past the last channel"),
+        (
+            "column + i < e.O; i++) e.codes_out",
+            "true; i++) e.codes_out",
+            "conv: codes written past the last channel",
+        ),
+        ("if (info.output < 0) continue;", "", "conv: rows without a pixel written"),
+    ],
+    "depthwise.cu": [
+        ("    __syncthreads();\n", "", "depthwise: no barrier after the weights"),
+        ("ky < min(kh, H - row)", "ky < min(kh, H - row - 1)", "depthwise: last row of the image left out"),
+        (
+            "int kx = max(0, -left)",
+            "int kx = max(0, 1 - left)",
+            "depthwise: first column of the image left out",
+        ),
+        ("while (place >= starts[choice + 1]) choice++;", "", "depthwise: every image at the first choice"),
+        ("image = order[place]", "image = place", "depthwise: images not in their group's order"),
+        ("min(first_pixel + PIXELS, OH * OW)", "first_pixel + PIXELS", "depthwise: pixels past the last"),
+        ("count = min(4, C - channel)", "count = C - channel", "depthwise: channels of the next thread"),
+        ("channel < C ? weight[", "true ? weight[", "depthwise: reads kernels that are not there"),
+        (
+            "switch4(master & 0xFF, weight_bits, true)",
+            "switch4(master & 0xFF, input_bits, true)",
+            "depthwise: weights at the width of the input",
+        ),
+        ("windows[i] += code;", "", "depthwise: no sums of windows in floor"),
+        (
+            "(multiplier_rows > 1 ? choice : 0)",
+            "0",
+            "depthwise: every group takes the first row of multipliers",
+        ),
+        (
+            "skip_picks ? skip_picks[image] : 0, at",
+            "choice, at",
+            "depthwise: skip at the convolution's own choice",
+        ),
+    ],
+    "pointwise.cu": [
+        (
+            "% 3 * (blockDim.x % 3) + threadIdx.x) % 3",
+            "+ threadIdx.x) % 3 % 2",
+            "lookup: third channel by the first's table",
+        ),
+        (
+            "blockIdx.x % 3 * (blockDim.x % 3) + threadIdx.x",
+            "threadIdx.x",
+            "lookup: every block begins with a first channel",
+        ),
+        (
+            "    if (i >= count) return;\n    int channel = (",
+            "    int channel = (",
+            "lookup: bytes past the last",
+        ),
+        ("y < min(row + kernel, H)", "y < min(row + kernel, H - 1)", "max_pool: last row left out"),
+        ("int z = max(column, 0)", "int z = max(column + 1, 0)", "max_pool: first column left out"),
+        ("x_signed ? 0x80 * EACH_BYTE : 0", "0", "max_pool: padding wins over negative codes"),
+        ("(~(a ^ b) & low_decides)", "low_decides", "max_pool: high bits do not decide"),
+        ("(a | 0x80 * EACH_BYTE) - (b & 0x7F * EACH_BYTE)", "a - b", "max_pool: borrows from the neighbour"),
+        (
+            "    __syncthreads();\n    int mine",
+            "    int mine",
+            "sum_pool: no barrier before the parts are added",
+        ),
+        (
+            "pixel < pixels; pixel += GROUPS",
+            "pixel < pixels - 1; pixel += GROUPS",
+            "sum_pool: last pixel left out",
+        ),
+        (
+            "if (mine >= 64 || first + mine >= C) return;",
+            "if (mine >= 64) return;",
+            "sum_pool: channels past the last",
+        ),
+        (
+            "sums[i] += Code(word >> 8 * i);",
+            "sums[i] += (unsigned char)(word >> 8 * i);",
+            "sum_pool: signed codes as unsigned",
+        ),
+        ("(term.rows > 1 ? choice : 0) * C", "choice * C", "requantize: rows of a table of one"),
+        ("(term.rows > 1 ? choice : 0) * C", "0 * C", "requantize: first row for all"),
+        ("int drop = term.bits ? 16 -", "int drop = term.bits ? 15 -", "requantize: shifted by one less"),
+        ("image = int(i / C / pixels)", "image = int(i / C)", "requantize: a pixel taken for an image"),
+        (
+            "else if (term.kind == 2) a = static_cast<const signed char*>",
+            "else if (term.kind == 2) a = static_cast<const unsigned char*>",
+            "requantize: signed codes as unsigned",
+        ),
+        (
+            "scaled(x[i], 0, multiplier[i % C]) + offset[i % C]",
+            "x[i] * multiplier[i % C] + offset[i % C]",
+            "scale: products of 32 bits",
+        ),
+        (
+            "if (i < count) out[i] = scaled(x[i], 0,",
+            "if (i <= count) out[i] = scaled(x[i], 0,",
+            "scale: one logit too many",
+        ),
+        (
+            "logits[i * K + k] > logits[i * K + best]",
+            "logits[i * K + k] >= logits[i * K + best]",
+            "choose: ties to the wider",
+        ),
+        ("for (int k = 1; k < K; k++)", "for (int k = 1; k < K - 1; k++)", "choose: the widest never chosen"),
+        (
+            "column[n] = picks[(long long)n * L + layer];\n    __syncthreads();",
+            "column[n] = picks[(long long)n * L + layer];",
+            "group_images: no barrier before counting",
+        ),
+        (
+            "start += column[n] < choice;",
+            "start += column[n] <= choice;",
+            "group_images: begins after itself",
+        ),
+        (
+            "if (column[n] == choice) *next++ = n;",
+            "if (column[n] == choice) *next++ = N - 1 - n;",
+            "group_images: images in reverse",
+        ),
+        (
+            "choice <= K; choice += blockDim.x",
+            "choice < K; choice += blockDim.x",
+            "group_images: the end of the last group not written",
+        ),
+    ],
+}
+
+#: What the pointwise checks see of common.cuh.
+ROUNDING_MUTANTS = [
+    (
+        "(long long)a * multiplier << drop",
+        "(long long)(a * multiplier) << drop",
+        "requantize: products of 32 bits",
+    ),
+    ("(long long)a * multiplier << drop", "(long long)a * multiplier", "requantize: no shift"),
+    ("(sum + (1ll << (r - 1))) >> r", "sum >> r", "requantize: rounds down"),
+    ("(sum + (1ll << (r - 1))) >> r", "(sum + (1 << (r - 1))) >> r", "requantize: half of 32 bits"),
+    ("(sum + (1ll << (r - 1))) >> r", "(sum + (1ll << (r - 1)) - 1) >> r", "requantize: ties down"),
+    ("shifted < lo ? lo : shifted > hi ? hi : int(shifted)", "int(shifted)", "requantize: no clamp"),
+    (
+        "shifted < lo ? lo : shifted > hi ? hi",
+        "int(shifted) < lo ? lo : int(shifted) > hi ? hi",
+        "requantize: clamp of 32 bits",
+    ),
+]
