@@ -1,0 +1,87 @@
+"""Writing ONNX files: the one place that imports onnx, and only when a file is written."""
+
+import itertools
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from dqt_core.program import Program
+
+if TYPE_CHECKING:
+    from onnx import GraphProto, NodeProto, TensorProto, ValueInfoProto
+
+OPSET, IR_VERSION = 17, 8
+
+
+class Writer:
+    """The nodes and constants of a graph under construction; its methods return the name of a value."""
+
+    def __init__(self) -> None:
+        try:
+            import onnx  # noqa: F401
+        except ImportError as error:
+            raise ImportError('exporting needs onnx: pip install "dqt_core[export]"') from error
+        self.nodes: list[NodeProto] = []
+        self.constants: list[TensorProto] = []
+        self._numbers = itertools.count()
+
+    def constant(self, values: ArrayLike, dtype: Any) -> str:
+        """An array stored in the file."""
+        from onnx import numpy_helper
+
+        name = f"constant{len(self.constants)}"
+        self.constants.append(numpy_helper.from_array(np.asarray(values, dtype).copy(order="C"), name))
+        return name
+
+    def add(self, kind: str, *inputs: str, out: str = "", **attributes: Any) -> str:
+        """The first result of an operator, under a name of its own unless `out` is given."""
+        return self.add_all(kind, inputs, [out or f"{kind}{next(self._numbers)}"], **attributes)[0]
+
+    def add_all(self, kind: str, inputs: tuple[str, ...], outs: list[str], **attributes: Any) -> list[str]:
+        """The results of an operator that has several."""
+        from onnx import helper
+
+        self.nodes.append(helper.make_node(kind, inputs, outs, f"node of {outs[0]}", **attributes))
+        return outs
+
+    def cast(self, x: str, dtype: Any) -> str:
+        """The same numbers in another type."""
+        return self.add("Cast", x, to=element_type(dtype))
+
+
+def element_type(dtype: Any) -> int:
+    """ONNX's number of a NumPy type."""
+    from onnx import helper
+
+    return cast(int, helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
+
+
+def value(name: str, dtype: Any, shape: tuple[int | str, ...]) -> "ValueInfoProto":
+    """An input or output of a graph."""
+    from onnx import helper
+
+    return helper.make_tensor_value_info(name, element_type(dtype), shape)
+
+
+def graph(
+    name: str, nodes: list["NodeProto"], inputs: Any, outputs: Any, constants: Any = ()
+) -> "GraphProto":
+    """A graph of nodes."""
+    from onnx import helper
+
+    return helper.make_graph(nodes, name, inputs, outputs, constants)
+
+
+def save(whole: "GraphProto", program: Program, path: str | Path) -> Path:
+    """Check a graph against ONNX's specification and write it; equal graphs make equal files."""
+    from onnx import checker, helper
+
+    model = helper.make_model(whole, ir_version=IR_VERSION, opset_imports=[helper.make_opsetid("", OPSET)])
+    model.producer_name = "dqt_core"
+    helper.set_model_props(model, {"program": program.name, "digest": program.digest})
+    checker.check_model(model, full_check=True)
+    path = Path(path)
+    path.write_bytes(model.SerializeToString(deterministic=True))
+    return path
