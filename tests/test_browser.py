@@ -6,6 +6,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urldefrag, urlsplit
 
+import controller_explorer
 import numpy as np
 import pytest
 from browser import THEMES, browser, chromium, pages, served, visit
@@ -112,6 +113,22 @@ def test_requantize_stepper_steps_and_refuses_by_the_keyboard(running, address):
         opened.page.keyboard.type("0")
         assert "Refused: r is outside 1 to 61" in widget.get_by_role("alert").inner_text()
         assert not code.is_visible()
+
+
+def test_controller_explorer_answers_the_keyboard(running, address):
+    record = controller_explorer.explorer_data()
+    with visit(running, f"{address}/book/09-the-controller.html") as opened:
+        widget = opened.page.locator(".controller-explorer")
+        widget.get_by_role("button", name="digit 7").focus()
+        opened.page.keyboard.press("Enter")
+        widget.get_by_role("slider", name="Brightness").focus()
+        opened.page.keyboard.press("Home")
+        entry = 7 * len(record["brightness"]) * len(record["noise"])
+        shown = [int(text[0]) for text in widget.locator("[data-role=width]").all_inner_texts()]
+        assert shown == [int(width) for width in record["widths"][entry]]
+        assert widget.locator("[data-role=class]").inner_text() == str(record["classes"][entry])
+        assert widget.locator("[data-role=cost]").inner_text() == f"{record['bitops'][entry] / 1e6:.2f} M"
+        assert widget.locator("tr.changed").count() > 0
 
 
 # What the page test would miss must be caught by it.
