@@ -62,14 +62,16 @@
     "font-variant-numeric:tabular-nums}",
     " :is(th,td){padding:.1rem .5rem;text-align:right;white-space:nowrap;border-bottom:1px solid " +
     "var(--pst-color-border,#888)}",
-    " tbody th{font-weight:400}", " tr>th:first-child{text-align:left}", " td.bar{width:45%;text-align:left}",
+    " tbody th{font-weight:400}", " tr>th:first-child{text-align:left}", " td.bar{width:45%;min-width:4rem;text-align:left}",
     " td.bar span{display:block;height:.7rem;background:var(--pst-color-primary,#2e86c1);border-radius:.15rem}",
     " tr.changed :is(th,td){font-weight:700}",
     " tr.changed td.bar span{background:repeating-linear-gradient(45deg,var(--pst-color-primary,#2e86c1) 0 .3rem," +
     "var(--pst-color-text-base,#333) .3rem .5rem)}",
     " .note{font-size:.9rem;margin:.6rem 0 0;color:var(--pst-color-text-muted,#666)}",
     " .unseen{position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%)}"
-  ].map(function (rule) { return ROOT + rule; }).join("");
+  ].map(function (rule) { return ROOT + rule; }).join("") +
+    "@media(max-width:600px){" + ROOT + "{padding:.7rem .5rem}" + ROOT + " table{font-size:.72rem}" +
+    ROOT + " :is(th,td){padding:.1rem .2rem}}";
 
   function element(tag, attributes, children) {
     var node = document.createElement(tag);
