@@ -3,6 +3,7 @@
 import conv_mutants
 import pytest
 from conv_checks import CONV_CHECKS, DEPTHWISE_CHECKS
+from grouped_checks import GROUPED_CHECKS, GROUPED_MUTANTS
 from kernel_checks import PLANES_CHECKS, SWITCH_CHECKS
 from pointwise_checks import POINTWISE_CHECKS
 
@@ -16,6 +17,7 @@ CHECKS = {
     "planes.cu": PLANES_CHECKS,
     "conv.cu": CONV_CHECKS,
     "depthwise.cu": DEPTHWISE_CHECKS,
+    "grouped.cu": GROUPED_CHECKS,
     "pointwise.cu": POINTWISE_CHECKS,
 }
 
@@ -110,7 +112,7 @@ MUTANTS = {
         ("length % 16 == 0 && aligned16(x);", "aligned16(x);", "gemv_planes: any row of inputs as a vector"),
     ],
 }  # fmt: skip
-MUTANTS |= conv_mutants.MUTANTS
+MUTANTS |= conv_mutants.MUTANTS | {"grouped.cu": GROUPED_MUTANTS}
 MUTANTS["common.cuh"] += conv_mutants.ROUNDING_MUTANTS
 
 
@@ -154,3 +156,7 @@ def test_every_kernel_with_a_barrier_has_a_mutant_without_it():
             assert any(
                 "__syncthreads" in text and "__syncthreads" not in new for text, new, _ in MUTANTS[file]
             ), file
+
+
+def test_every_source_is_checked():
+    assert set(CHECKS) == set(MUTANTS) == {"common.cuh"} | {f"{source}.cu" for source in kernels.VARIANTS}

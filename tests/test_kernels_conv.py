@@ -2,6 +2,7 @@
 
 import pytest
 from conv_checks import CONV_CHECKS, DEPTHWISE_CHECKS
+from grouped_checks import GROUPED_CHECKS
 
 from dqt_core.kernels.emulator import Emulator
 
@@ -9,6 +10,8 @@ ENGINES = {"forward": Emulator(), "backward": Emulator(backwards=True), "checked
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("check", CONV_CHECKS + DEPTHWISE_CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize(
+    "check", CONV_CHECKS + DEPTHWISE_CHECKS + GROUPED_CHECKS, ids=lambda check: check.__name__
+)
 def test_convolution(check, engine):
     check(ENGINES[engine])
