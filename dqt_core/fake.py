@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from dqt_core.nested import MASTER_WIDTH, Rounding, code_range, require_rounding, require_width
 
+Statistics = tuple[Tensor, Tensor]  # mean and variance of every channel
 _BLOCK = 1 << 17  # elements: half a MB in float32
 
 
@@ -96,25 +97,54 @@ class _Switch(torch.autograd.Function):
 class _ScaledNorm(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, log_scale: Tensor, weight: Tensor, bias: Tensor, eps: float
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        unused = torch.zeros_like(weight)  # its dtype makes the statistics float32
-        mean, variance = torch.batch_norm_update_stats(x, unused, unused, 0.0)
+        ctx: Any,
+        x: Tensor,
+        log_scale: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        eps: float,
+        statistics: Statistics,
+    ) -> Tensor:
+        mean, variance = statistics
         own_eps = eps * (-2 * log_scale).exp()  # eps in the units of x
         widened = variance + own_eps
-        out = torch.native_batch_norm(x, weight, bias, mean, widened, False, 0.0, 0.0)[0]
         ctx.save_for_backward(x, weight, mean, widened, own_eps)
-        ctx.mark_non_differentiable(mean, variance)
-        return out, mean, variance
+        return torch.native_batch_norm(x, weight, bias, mean, widened, False, 0.0, 0.0)[0]
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, mean, widened, own_eps = ctx.saved_tensors
         by_x, by_weight, by_bias = torch.ops.aten.native_batch_norm_backward(
             grad, x, weight, None, None, mean, widened.rsqrt(), True, 0.0, (True, True, True)
         )
         # the norm takes a scale out again, all but the part of eps
-        return by_x, weight * by_weight * own_eps / widened, by_weight, by_bias, None
+        return by_x, weight * by_weight * own_eps / widened, by_weight, by_bias, None, None
+
+
+class _SortedRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, order: Tensor) -> Tensor:
+        ctx.save_for_backward(order)
+        return x[order]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (order,) = ctx.saved_tensors
+        return grad[order.argsort()], None  # torch's own adds rows one by one
+
+
+class _Selected(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, chosen: Tensor, weights: Tensor, *outputs: Tensor) -> Tensor:
+        ctx.save_for_backward(*outputs)
+        return chosen.view_as(chosen)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        outputs = ctx.saved_tensors
+        axes = tuple(range(1, grad.ndim))
+        by_weights = torch.stack([(grad * out).sum(axes).float() for out in outputs], 1)
+        return grad, by_weights, *(None for _ in outputs)
 
 
 def quantize(x: Tensor, log_step: Tensor, lo: int, hi: int) -> Tensor:
@@ -209,7 +239,16 @@ def switch(codes: Tensor, width: int, signed: bool, rounding: Rounding = "half_u
     return switched
 
 
-def scaled_batch_norm(x: Tensor, log_scale: Tensor, norm: nn.BatchNorm2d) -> Tensor:
+def batch_statistics(x: Tensor) -> Statistics:
+    """Mean and variance (biased) of every channel of (N, C, H, W), in float32; no gradient."""
+    unused = torch.zeros(x.shape[1], device=x.device)  # its dtype makes the statistics float32
+    mean, variance = torch.batch_norm_update_stats(x.detach(), unused, unused, 0.0)
+    return mean, variance
+
+
+def scaled_batch_norm(
+    x: Tensor, log_scale: Tensor, norm: nn.BatchNorm2d, statistics: Statistics | None = None
+) -> Tensor:
     """Batch norm of ``exp(log_scale) * x`` in training mode, without computing the product.
 
     Parameters
@@ -220,6 +259,9 @@ def scaled_batch_norm(x: Tensor, log_scale: Tensor, norm: nn.BatchNorm2d) -> Ten
         Natural logarithm of the real value of 1.
     norm : BatchNorm2d
         Its running statistics are updated, in real units.
+    statistics : (mean, variance) of float32 tensors, (C,), optional
+        Taken for those of `x`, of which `x` is a part; the running statistics stay. The gradient is that of
+        a batch norm of the part.
 
     Returns
     -------
@@ -237,22 +279,63 @@ def scaled_batch_norm(x: Tensor, log_scale: Tensor, norm: nn.BatchNorm2d) -> Ten
     >>> bool(torch.allclose(scaled_batch_norm(x, torch.full((2,), 0.01).log(), norm), expected, atol=1e-5))
     True
     """
-    out, mean, variance = _ScaledNorm.apply(x, log_scale, norm.weight, norm.bias, norm.eps)  # type: ignore[no-untyped-call]
-    _update(norm, mean, variance, log_scale.detach().exp(), x.numel() // x.shape[1])
-    result: Tensor = out
-    return result
+    if statistics is None:
+        statistics = batch_statistics(x)
+        _update(norm, statistics, log_scale.detach().exp(), x.numel() // x.shape[1])
+    out: Tensor = _ScaledNorm.apply(x, log_scale, norm.weight, norm.bias, norm.eps, statistics)  # type: ignore[no-untyped-call]
+    return out
 
 
 @torch.no_grad()
-def _update(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor, scale: Tensor, count: int) -> None:
+def _update(norm: nn.BatchNorm2d, statistics: Statistics, scale: Tensor, count: int) -> None:
     """Running statistics as `BatchNorm2d` keeps them."""
     assert norm.running_mean is not None, "convert keeps batch norm's running statistics"
     assert norm.running_var is not None
     assert norm.num_batches_tracked is not None
+    mean, variance = statistics
     norm.num_batches_tracked.add_(1)
     factor = 1 / norm.num_batches_tracked.item() if norm.momentum is None else norm.momentum
     norm.running_mean.lerp_(mean * scale, factor)
     norm.running_var.lerp_(variance * scale**2 * (count / (count - 1)), factor)
+
+
+def sorted_rows(x: Tensor, order: Tensor) -> Tensor:
+    """Rows of `x` in another order; `order` holds every row once.
+
+    Examples
+    --------
+    >>> sorted_rows(torch.tensor([5.0, 6.0, 7.0]), torch.tensor([2, 0, 1]))
+    tensor([7., 5., 6.])
+    """
+    out: Tensor = _SortedRows.apply(x, order)  # type: ignore[no-untyped-call]
+    return out
+
+
+def selected(chosen: Tensor, weights: Tensor, outputs: Sequence[Tensor]) -> Tensor:
+    """The output of each image's choice, with the gradient of ``sum_k weights[:, k] * outputs[k]``.
+
+    Parameters
+    ----------
+    chosen : float tensor, (N, ...)
+        The output that `weights` picks for each image.
+    weights : float32 tensor, (N, K)
+        One-hot.
+    outputs : K tensors of the shape of `chosen`
+        What every choice would have given; without a gradient of their own.
+
+    Returns
+    -------
+    tensor, `chosen`
+
+    Examples
+    --------
+    >>> weights = torch.tensor([[1.0, 0.0]], requires_grad=True)
+    >>> selected(torch.tensor([[2.0]]), weights, [torch.tensor([[2.0]]), torch.tensor([[5.0]])]).backward()
+    >>> weights.grad
+    tensor([[2., 5.]])
+    """
+    out: Tensor = _Selected.apply(chosen, weights, *outputs)  # type: ignore[no-untyped-call]
+    return out
 
 
 def initial_log_step(x: Tensor, lo: int, hi: int, widths: Sequence[int], per_channel: bool = False) -> Tensor:

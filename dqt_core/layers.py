@@ -37,6 +37,14 @@ class Coded:
         """The real numbers, step * codes."""
         return self.codes * self.step
 
+    def sorted(self, order: Tensor) -> "Coded":
+        """The images in another order."""
+        return Coded(fake.sorted_rows(self.codes, order), self.step, self.signed)
+
+    def split(self, counts: list[int]) -> list["Coded"]:
+        """Consecutive groups of images."""
+        return [Coded(codes, self.step, self.signed) for codes in self.codes.split(counts)]
+
     def at(self, width: int, rounding: Rounding) -> Tensor:
         """The codes at a width."""
         return fake.switch(self.codes, width, self.signed, rounding)
@@ -48,16 +56,21 @@ class Rounded(Coded):
     def __init__(self, x: Tensor, log_step: Tensor, lo: int, hi: int) -> None:
         self.x, self.log_step, self.limits = x, log_step, (lo, hi)
         self.step, self.signed = log_step.exp(), lo < 0
-        self._at: dict[tuple[int, Rounding], Tensor] = {}
+        self._at: dict[tuple[int, Rounding, bool], Tensor] = {}
 
     @property
     def codes(self) -> Tensor:  # type: ignore[override]
         """The master codes."""
         return self.at(MASTER_WIDTH, "half_up")
 
+    def sorted(self, order: Tensor) -> Coded:
+        return Rounded(fake.sorted_rows(self.x, order), self.log_step, *self.limits)
+
+    def split(self, counts: list[int]) -> list[Coded]:
+        return [Rounded(x, self.log_step, *self.limits) for x in self.x.split(counts)]
+
     def at(self, width: int, rounding: Rounding) -> Tensor:
-        """The codes at a width."""
-        key = width, rounding
+        key = width, rounding, torch.is_grad_enabled()
         if key not in self._at:
             self._at[key] = fake.quantize_at(self.x, self.log_step, *self.limits, width, rounding)
         return self._at[key]
@@ -205,17 +218,49 @@ class SwitchLayer(nn.Module):
         chosen = 0 if self.index is None else self.selection.of_layer(self.index)
         if isinstance(chosen, int):
             return self._at(x, chosen)
+        if self.training and self.selection.by_controller:
+            return self._selected(x, chosen)
         shape = [-1] + [1] * (x.codes.ndim - 1)
         outputs = [chosen[:, k].reshape(shape) * self._at(x, k) for k in range(len(self.choices))]
         return torch.stack(outputs).sum(0)
 
+    def _selected(self, x: Coded, weights: Tensor) -> Tensor:
+        """Each image at the choice that one-hot weights pick: every choice forward, one backward."""
+        with torch.no_grad():
+            products = [self._product(x, choice) for choice in self.choices]
+            statistics = [self._statistics(product, k) for k, product in enumerate(products)]
+            outputs = [
+                self._real(product, x.step, k, statistics[k]).to(product.dtype)
+                for k, product in enumerate(products)
+            ]
+            picked = weights.argmax(1)
+            order, counts = picked.argsort(stable=True), picked.bincount(minlength=len(products)).tolist()
+        groups = x.sorted(order).split(counts)
+        parts = [
+            self._real(self._product(group, self.choices[k]), x.step, k, statistics[k])
+            for k, group in enumerate(groups)
+            if counts[k]
+        ]
+        return fake.selected(fake.sorted_rows(torch.cat(parts), order.argsort()), weights, outputs)
+
+    def _statistics(self, accumulator: Tensor, choice: int) -> fake.Statistics | None:
+        """Where the batch norm of a choice takes its statistics from the batch: those."""
+        norm = self.norm_of(choice)
+        return fake.batch_statistics(accumulator) if norm is not None and norm.training else None
+
     def _at(self, x: Coded, choice: int) -> Tensor:
-        accumulator = self._product(x, self.choices[choice])
+        return self._real(self._product(x, self.choices[choice]), x.step, choice)
+
+    def _real(
+        self, accumulator: Tensor, input_step: Tensor, choice: int, statistics: fake.Statistics | None = None
+    ) -> Tensor:
+        """Real values of an accumulator, through bias and batch norm."""
         norm, dropped = self.norm_of(choice), 2 * MASTER_WIDTH - sum(self.choices[choice])
-        if norm is not None and norm.training and self.bias is None and accumulator.dtype == torch.bfloat16:
-            log_scale = self.log_step.flatten() + x.step.log() + dropped * math.log(2)
-            return fake.scaled_batch_norm(accumulator, log_scale, norm)
-        step = self.log_step.exp().flatten() * x.step * 2.0**dropped
+        is_fast = self.bias is None and accumulator.dtype == torch.bfloat16
+        if norm is not None and norm.training and (is_fast or statistics is not None):
+            log_scale = self.log_step.flatten() + input_step.log() + dropped * math.log(2)
+            return fake.scaled_batch_norm(accumulator, log_scale, norm, statistics)
+        step = self.log_step.exp().flatten() * input_step * 2.0**dropped
         shape = [1, -1] + [1] * (accumulator.ndim - 2)
         out = accumulator.float() * step.reshape(shape)
         if self.bias is not None:

@@ -1,5 +1,6 @@
 """The three-term loss: the task at the controller's widths, consistency at fixed widths, and cost."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -29,6 +30,9 @@ class Objective:
         Fraction of the training after which the controller's pass joins; before, only consistency is trained.
     temperature : tuple of two floats
         Of the Gumbel-softmax, first and last.
+    controller_share : float
+        Part of the batch, 0..1, that the controller's pass takes: that pass computes every layer at every
+        width. Less than 1 makes the gradients of J_task and J_cost as noisy as a smaller batch would [ours].
 
     Notes
     -----
@@ -41,6 +45,7 @@ class Objective:
     target_bitops: float | None = None
     controller_from: float = 0.0
     temperature: tuple[float, float] = (2.0, 0.5)
+    controller_share: float = 1.0
 
     def __call__(
         self, net: NestedNet, images: Tensor, labels: Tensor, progress: float
@@ -70,7 +75,8 @@ class Objective:
                 terms["consistency"] = torch.stack(losses).sum()
             if net.controller is not None and progress >= self.controller_from:
                 net.controller.temperature = self._temperature(progress)
-                terms["task"] = _task(net(images, "controller"), labels)
+                part = slice(math.ceil(self.controller_share * len(images)))
+                terms["task"] = _task(net(images[part], "controller"), labels[part])
                 terms["cost"] = self._cost(net)
         if not terms:
             raise ValueError(

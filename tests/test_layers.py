@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional
 
 from dqt_core import cost, fake, lower, nested
-from dqt_core.layers import Coded, Codes, MaxPool, MeanPool, Selection, SwitchLayer, add, calibrating
+from dqt_core.layers import Coded, Codes, MaxPool, MeanPool, Rounded, Selection, SwitchLayer, add, calibrating
 
 CHOICES = ((2, 2), (2, 4), (4, 4), (8, 8))
 ROUNDINGS = pytest.mark.parametrize("rounding", ["half_up", "floor"])
@@ -444,3 +444,62 @@ def test_controller_reads_means_of_the_stem_in_codes():
     assert net.controller.input.log_step.item() != 0, "calibrated"
     assert net.controller.hidden.log_step.item() != 0
     assert images().dtype == np.uint8
+
+
+# The controller's pass in training: every choice forward, each image's own backward
+
+
+def leaves(layer, x):
+    return [x, layer.weight, layer.log_step, *(p for norm in layer.norms for p in norm.parameters())]
+
+
+def plain_selected(layer, x, weights):
+    """In plain autograd: statistics are those of all images, their gradient that of each choice's images."""
+    total = 0
+    for choice, norm in enumerate(layer.norms):
+        value = layer._product(x, layer.choices[choice])
+        dropped = 16 - sum(layer.choices[choice])
+        eps = norm.eps / (layer.log_step.exp().flatten() * x.step * 2.0**dropped) ** 2
+        group = value[weights[:, choice] > 0.5]
+        mean, variance = (z.detach() for z in (value.mean((0, 2, 3)), value.var((0, 2, 3), unbiased=False)))
+        if len(group):
+            by_mean = group.mean((0, 2, 3))
+            by_variance = ((group - mean.reshape(1, -1, 1, 1)) ** 2).mean((0, 2, 3))
+            mean, variance = mean + by_mean - by_mean.detach(), variance + by_variance - by_variance.detach()
+        mean, variance, gain, bias = (
+            z.reshape(1, -1, 1, 1) for z in (mean, variance + eps, norm.weight, norm.bias)
+        )
+        out = (value - mean) * variance.rsqrt() * gain + bias
+        keep = weights[:, choice].reshape(-1, 1, 1, 1)
+        total = total + keep * out.detach() + keep.detach() * (out - out.detach())
+    return total
+
+
+@pytest.mark.parametrize("picks", [[0, 2, 1, 2, 0, 2], [3] * 6, [1, 0, 0, 0, 0, 0]], ids=str)
+def test_controllers_pass_in_training_is_the_plain_formulation(picks):
+    norm = nn.BatchNorm2d(4)
+    layer = layer_of(nn.Conv2d(6, 4, 3, bias=False), norm).train()
+    for k, norm in enumerate(layer.norms):
+        nn.init.uniform_(norm.weight, 0.5 + k, 1.5 + k)
+        nn.init.uniform_(norm.bias)
+    layer.selection.by_controller = True
+    before = [norm.running_mean.clone() for norm in layer.norms]
+    found = []
+    for form in (SwitchLayer.forward, lambda layer, x: plain_selected(layer, x, layer.selection.of_layer(0))):
+        real = (3 * tensors(6, 7)).repeat(1, 2, 1, 1).requires_grad_()
+        step = torch.tensor(-2.0, requires_grad=True)
+        weights = functional.one_hot(torch.tensor(picks), 4).float().requires_grad_()
+        layer.selection.per_layer = weights[:, None]
+        x = Rounded(real, step, 0, 255)
+        out = form(layer, x)
+        loss = (out * tensors(6, 5, seed=3).repeat(1, 2, 1, 1)[:, :4]).sum() + (x.value**2).sum()
+        wanted = [*leaves(layer, real), step, weights]
+        found.append((out, torch.autograd.grad(loss, wanted, allow_unused=True)))
+    (out, gradients), (expected, expected_gradients) = found
+    torch.testing.assert_close(out, expected, rtol=1e-4, atol=1e-4)
+    for mine, plain in zip(gradients, expected_gradients, strict=True):
+        if mine is None:  # the norm of a choice that no image took
+            assert plain is None or not plain.any()
+        else:
+            torch.testing.assert_close(mine, plain, rtol=1e-3, atol=1e-3 * plain.abs().max().item())
+    assert all(torch.equal(norm.running_mean, mean) for norm, mean in zip(layer.norms, before, strict=True))
