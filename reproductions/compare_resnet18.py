@@ -125,7 +125,8 @@ class Run:
         return net
 
     def lower(self, net: NestedNet, label: str = "trained") -> Program:
-        program = lower(net, self.settings.name(self.row) + ("" if label == "trained" else f"_{label}"))
+        ending = "" if label == "trained" else f"_{label.replace(' ', '-')}"
+        program = lower(net, self.settings.name(self.row) + ending)
         program.save(self.folder.parent / "programs")
         self.programs[label] = program.digest
         return program
