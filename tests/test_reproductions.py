@@ -8,7 +8,7 @@ import jupytext
 import numpy as np
 import pytest
 
-from dqt_core import data, results
+from dqt_core import data, load, results
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "reproductions"
@@ -97,6 +97,18 @@ def test_a_record_of_the_comparison_holds_together(path):
         assert (row["kind"] == "integer") == (row["logits"] is not None)
         if row["kind"] == "integer":
             assert row["program"] in record["programs"].values()
+
+
+def test_the_comparisons_shipped_programs_equal_their_records(cifar10):
+    checked = 0
+    for record in (results.read(path) for path in RECORDS if "_s" in path.stem):
+        for row in record["rows"]:
+            paths = list((FOLDER / "checkpoints").glob(f"*-{row.get('program', 'none')[:12]}.safetensors"))
+            if paths and "run" in row:
+                again = results.evaluate(load(paths[0]), cifar10, row["run"], 100, "torch", row["widths"])
+                assert results.differences(again, row) == []
+                checked += 1
+    assert checked, "no program of the comparison is shipped"
 
 
 def test_the_comparison_is_of_one_float_network():
