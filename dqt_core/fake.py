@@ -41,14 +41,15 @@ class _Quantize(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, step = ctx.saved_tensors
         by_x, by_log_step = torch.empty_like(x), torch.zeros_like(step)
+        shift = 2.0**-ctx.drop  # straight through: the shift is a division
+        factor = shift / step
         for (part, arriving, out), (scaled, inside) in _blocks(step, (x, grad, by_x), buffers=2):
             scaled.copy_(part).div_(step)
             inside.copy_(arriving)
             torch.ops.aten.hardtanh_backward(inside, scaled, *ctx.range, grad_input=inside)  # 0 outside
-            inside.mul_(2.0**-ctx.drop)  # straight through: the shift is a division
             if ctx.needs_input_grad[1]:
-                by_log_step -= scaled.mul_(inside).sum_to_size(step.shape)
-            out.copy_(inside.div_(step))
+                by_log_step -= scaled.mul_(inside).sum_to_size(step.shape) * shift
+            out.copy_(inside.mul_(factor))
         return by_x, by_log_step if ctx.needs_input_grad[1] else None, None, None, None, None
 
 

@@ -211,3 +211,69 @@ def test_initial_steps_keep_the_axes_of_a_weight():
 
 def test_initial_step_of_zeros_is_finite():
     assert fake.initial_log_step(torch.zeros(3, 4), -128, 127, (2, 8), per_channel=True).isfinite().all()
+
+
+# Codes at a width, block by block
+
+
+@SIGNS
+@ROUNDINGS
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_codes_at_a_width_are_the_switched_master_codes(width, signed, rounding, dtype, monkeypatch):
+    monkeypatch.setattr(fake, "_BLOCK", 300)  # four images: several blocks, the last one smaller
+    lo, hi = nested.code_range(8, signed)
+    x = (40 * tensors(7, 5)).to(dtype)
+    gradient, found = torch.randn(x.shape).to(dtype), []
+    for form in ("one", "two"):
+        leaf, log_step = x.float().requires_grad_(), torch.tensor(-0.7, requires_grad=True)
+        if form == "one":
+            out = fake.quantize_at(leaf.to(dtype), log_step, lo, hi, width, rounding)
+            assert out.dtype == dtype
+        else:
+            out = fake.switch(fake.quantize(leaf, log_step, lo, hi), width, signed, rounding)
+        found.append((out.float(), torch.autograd.grad(out, (leaf, log_step), gradient.to(out.dtype))))
+    (one, by_one), (two, by_two) = found
+    assert torch.equal(one, two), "exact in bfloat16 too: the arithmetic is float32"
+    precision = 1e-5 if dtype == torch.float32 else 2**-8
+    torch.testing.assert_close(by_one[0], by_two[0], rtol=precision, atol=0)
+    torch.testing.assert_close(by_one[1], by_two[1], rtol=1e-4, atol=1e-3)
+
+
+def test_a_clamp_below_the_range_is_switched_too():
+    codes = fake.quantize_at(torch.tensor([500.0]), torch.zeros(()), 0, 120, 4)
+    assert torch.equal(codes, fake.switch(torch.tensor([120.0]), 4, False))
+
+
+# Batch norm that takes the scale in
+
+
+@pytest.mark.parametrize("momentum", [0.1, None])
+@pytest.mark.parametrize("scale", [1e-3, 0.5])
+def test_scaled_batch_norm_is_the_batch_norm_of_the_product(scale, momentum):
+    found = []
+    for form in ("scaled", "plain"):
+        norm = torch.nn.BatchNorm2d(3, eps=1e-3, momentum=momentum)
+        torch.nn.init.uniform_(norm.weight, 0.5, 1.5, generator=torch.Generator().manual_seed(1))
+        x = (tensors(6) + 1).requires_grad_()
+        log_scale = torch.tensor([1.0, 2.0, 0.5]).mul(scale).log().requires_grad_()
+        for _ in range(2):
+            if form == "scaled":
+                out = fake.scaled_batch_norm(x, log_scale, norm)
+            else:
+                out = norm(x * log_scale.exp().reshape(1, -1, 1, 1))
+        out.mul(tensors(6, seed=2)).sum().backward()
+        gradients = x.grad, log_scale.grad, norm.weight.grad, norm.bias.grad
+        found += [(out, *gradients, norm.running_mean, norm.running_var, norm.num_batches_tracked)]
+    for scaled, plain in zip(*found, strict=True):
+        torch.testing.assert_close(scaled, plain, rtol=1e-3, atol=1e-3 * plain.abs().max().item())
+    assert found[0][2].abs().max() > 1e-3, "what eps leaves of the scale's gradient"
+
+
+def test_scaled_batch_norm_with_statistics_leaves_the_running_ones():
+    norm, x = torch.nn.BatchNorm2d(3), tensors(6)
+    whole = fake.scaled_batch_norm(x, torch.zeros(3), norm)
+    before = norm.running_mean.clone()
+    part = fake.scaled_batch_norm(x[:2], torch.zeros(3), norm, fake.batch_statistics(x))
+    torch.testing.assert_close(part, whole[:2])
+    assert torch.equal(norm.running_mean, before)

@@ -503,3 +503,20 @@ def test_controllers_pass_in_training_is_the_plain_formulation(picks):
         else:
             torch.testing.assert_close(mine, plain, rtol=1e-3, atol=1e-3 * plain.abs().max().item())
     assert all(torch.equal(norm.running_mean, mean) for norm, mean in zip(layer.norms, before, strict=True))
+
+
+def test_bf16_training_follows_float32_training():
+    found = []
+    for precision in (torch.float32, torch.bfloat16):
+        net = nested_net().train()
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16):
+            loss = net(tensors(8), 8).float().square().mean()
+        loss.backward()
+        gradient = torch.cat(
+            [p.grad.flatten() for p in net.switch_layers[0].parameters() if p.grad is not None]
+        )
+        found.append((loss, gradient, net.switch_layers[0].norm_of(2).running_var))
+    (loss, gradient, variance), (loss16, gradient16, variance16) = found
+    torch.testing.assert_close(loss16, loss, rtol=0.02, atol=0)
+    torch.testing.assert_close(variance16, variance, rtol=0.01, atol=0)
+    assert functional.cosine_similarity(gradient, gradient16, dim=0) > 0.99

@@ -122,3 +122,10 @@ def test_no_loss_at_all_is_refused(controller, start):
         Objective(alpha=0, controller_from=start)(
             nested_net(controller=controller).eval(), tensors(), LABELS, 0.1
         )
+
+
+def test_controllers_pass_may_take_a_part_of_the_batch(net):
+    _, figures = Objective(alpha=0, controller_share=0.3)(net, tensors(), LABELS, 0.5)
+    part = functional.cross_entropy(net(tensors()[:2], "controller"), LABELS[:2])
+    assert figures["task"] == pytest.approx(part.item(), abs=1e-4)
+    assert len(net.selection.probabilities) == 2
