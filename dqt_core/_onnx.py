@@ -1,6 +1,7 @@
 """Writing ONNX files: the one place that imports onnx, and only when a file is written."""
 
 import itertools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -63,6 +64,11 @@ def value(name: str, dtype: Any, shape: tuple[int | str, ...]) -> "ValueInfoProt
     from onnx import helper
 
     return helper.make_tensor_value_info(name, element_type(dtype), shape)
+
+
+def window(kernel: Sequence[int], stride: int, padding: int) -> dict[str, Any]:
+    """Attributes of a convolution or a pool."""
+    return {"kernel_shape": list(kernel), "strides": [stride] * 2, "pads": [padding] * 4}
 
 
 def graph(

@@ -1,7 +1,6 @@
 """A program as an ONNX file: standard integer operators, every weight stored once, the widths an input."""
 
 import functools
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -216,7 +215,7 @@ class _Exporter:
         return _Value(self._mid_bin(op, sums, codes, zero_points[0], choice) if self.is_floor else sums)
 
     def _products(self, op: Conv, *operands: str) -> str:
-        window = _window(op.weight.shape[1:3], op.stride, op.padding)
+        window = _onnx.window(op.weight.shape[1:3], op.stride, op.padding)
         return self.cast(self.add("ConvInteger", *operands, group=op.groups, **window), np.int64)
 
     def _mid_bin(self, op: Conv, sums: str, codes: str, zero_point: str, choice: str | None) -> str:
@@ -268,7 +267,7 @@ class _Exporter:
 
     def _maxpool(self, op: MaxPool) -> _Value:
         x = self.values[op.x]
-        window = _window([op.kernel] * 2, op.stride, op.padding)
+        window = _onnx.window([op.kernel] * 2, op.stride, op.padding)
         return _Value(self.add("MaxPool", x.name, **window), x.zero_point)
 
     def _sumpool(self, op: SumPool) -> _Value:
@@ -284,7 +283,3 @@ class _Exporter:
         first = self.add("ArgMax", self.cast(largest, np.int32), axis=1, keepdims=0)
         decided = self.add("Less", self.chosen, self.constant(0, np.int64))
         self.chosen = self.add("Where", decided, first, self.chosen)
-
-
-def _window(kernel: Sequence[int], stride: int, padding: int) -> dict[str, Any]:
-    return {"kernel_shape": list(kernel), "strides": [stride] * 2, "pads": [padding] * 4}
