@@ -90,7 +90,9 @@ class _Exporter:
                 "QuantizeLinear rounds to nearest; a program that rounds by floor has no QDQ form"
             )
         self.program, self.width, self.steps = program, width, steps
-        self.choice = int(program._choices_of(width, 1)[0, 0])  # type: ignore[index]
+        choices = program._choices_of(width, 1)
+        assert choices is not None, "widths are given as a number"
+        self.choice = int(choices.max(initial=0))  # the same for all layers, of which there may be none
         self.writer = _onnx.Writer()
         self.add, self.constant = self.writer.add, self.writer.constant
         self.signed: dict[str, bool] = {}
