@@ -26,25 +26,33 @@
 //      the complement. So one exclusive or clamps.
 //   4. & kept clears the dropped bits.
 //
+//     to 4 bits, half = 1000   codes       + epsilon      ran over       ^           & 11110000
+//     unsigned  88            01011000    01100000        no        01100000    01100000 =  6 << 4
+//     unsigned 248            11111000    00000000 carry  1 -> 0    11111111    11110000 = 15 << 4, the clamp
+//     signed   124            01111100    10000100        0 -> 1    01111011    01110000 =  7 << 4, the clamp
+//     signed    -4            11111100    00000100 carry  no        00000100    00000000 =  0; its carry is step 1's
+//
 // Five instructions for four codes (floor needs the last alone), and no shift: the code stays where it is, at the
 // master's scale, q_b << d. Products and sums come out as acc << (d_w + d_a), which is what requantize multiplies;
 // the bound on the sums is the same at every width. Nothing is converted to a real number and back.
 //
-// What a step of a 128 x 128 tile costs a block (64 terms):
-//     tensor cores   256 mma.m16n8k32, 1,048,576 products: 512 cycles of a multiprocessor at 2,048 a cycle (sm_80)
-//     device memory  8 KiB codes + 8 KiB weights, mostly from L2: weights are read by every row of tiles
-//     shared memory  16 KiB written, 32 KiB read, at 128 bytes a cycle 384 cycles
-//     switch         4,096 registers x 5 instructions, 4 of them on the 64-lane integer unit: 256 cycles
-//     addresses      about 15 integer instructions for each 16-byte load: 8 x 15 x 128 lanes / 64 = 240 cycles
-// The integer unit and the tensor cores work at the same time, for different warps; the two blocks of a
-// multiprocessor are at different places of their steps. That is why the switch is to hide behind the products:
-// it needs half of the cycles that they take. [Counted; not yet run on a GPU.]
+// What a step of 64 terms costs a block of 128 x 128 sums, in cycles of a multiprocessor:
+//     tensor cores    256 mma.m16n8k32, 1,048,576 products: 512 at 2,048 a cycle (sm_80), at least 256 on sm_90
+//     integer unit    about 200 instructions of each of the four warps, 64 lanes wide: 400; the switch is 128 of them
+//                     (4,096 registers of codes; its additions go to the other integer unit, that of multiplications)
+//     issue           about 370 instructions of each warp, one a cycle on each of four schedulers: 370; the switch: 160
+//     shared memory   16 KiB written, 32 KiB read, at 128 bytes a cycle: 384
+//     device memory   8 KiB of codes and 8 KiB of weights; the weights, read by every row of tiles, come from L2
+// These work at the same time: while one warp's products are in the tensor cores another warp switches, and the two
+// blocks of a multiprocessor are at different places of their steps. The switch hides behind the products as long as
+// the integer unit has less to do than the tensor cores. (Counted in the machine code for sm_90; not yet run on a GPU.)
 //
 // Arguments (a grid of row_tiles * column_tiles blocks along x, THREADS threads; where K is `choices`,
 // row_tiles = ceil(N * OH * OW / TILE_M) + K - 1 and column_tiles = ceil(O / TILE_N); blocks without rows leave):
 //   x (N, H, W, C) codes   weight (O, kh, kw, C) int8 master codes   C a multiple of VECTOR
 //   order (N) int32, starts (K + 1) int32   choice_bits (K, 2) int32: weight bits, input bits   choices: K
-//   N H W C O kh kw stride padding OH OW   kh, kw <= 16; N * OH * OW and O * kh * kw * C below 2^31 - 128
+//   N H W C O kh kw stride padding OH OW   kh, kw <= 16; N * OH * OW and O * kh * kw * C below 2^31 - 128;
+//     H * W * C below 2^30; larger arrays are addressed in 64 bits
 //   acc_out (N, OH, OW, O) int32 or null: what integer.conv2d returns (floor: integer.conv2d_mid_bin)
 //   codes_out (N, OH, OW, O) int8 or uint8 or null
 //   multiplier (rows, O) int32, offset (rows, O) int64, multiplier_rows: K or 1   r lo hi
@@ -61,7 +69,7 @@
 #define TILE_N 128
 #endif
 #ifndef VECTOR
-#define VECTOR 16   // bytes of a load along the channels: 16, 4 or 1
+#define VECTOR 16   // bytes of a load along the channels: 16, 4 or 1; below 16 with TILE_N <= 64, or sm_75 spills
 #endif
 #ifndef SWITCH
 #define SWITCH 1    // 0: the same kernel at 8 bits, whatever the choices: what the switch is measured against
