@@ -300,19 +300,20 @@ def switchable(run: Run, **options: Any) -> list[results.Record]:
     return [run.integer(program, width, str(width), twin=twins[width]) for width in WIDTHS] + rows
 
 
-def mixed(run: Run, bits: int) -> list[results.Record]:
-    """The best static allocation at the BitOPs of a uniform width, trained further at its widths."""
+def mixed(run: Run, bits: int, uniform: bool = False) -> list[results.Record]:
+    """The best static allocation at the BitOPs of a uniform width, or that width, trained further."""
     net = run.static()
     program = lower(net, "static")
     budget = allocate.uniform_bitops(program, bits)
-    widths = best_allocation(run, program, budget)
-    before = run.integer(program, widths, "mixed, before its training")
+    widths = [bits] * len(program.layers) if uniform else best_allocation(run, program, budget)
+    label = "uniform" if uniform else "mixed"
+    before = run.integer(program, widths, f"{label}, before its training")
     run.fit(net, Allocated(tuple(widths)))
     batches = _batches(run.images, run.images.train_images[:CALIBRATION])
     estimate_norms(net, [lambda x: net(x, widths)], batches)
     program = run.lower(net)
     run.training["allocation"] = dict(zip(program.layers, widths, strict=True))
-    return [run.integer(program, widths, "mixed", budget=budget), before]
+    return [run.integer(program, widths, label, budget=budget), before]
 
 
 def best_allocation(run: Run, program: Program, budget: float) -> list[int]:
@@ -444,6 +445,9 @@ def _rows() -> dict[str, Row]:
         rows[f"mixed-{bits}"] = Row(mixed, static, {"bits": bits})
         looks = f"controller at the BitOPs of uniform {bits} bits"
         rows[f"dynamic-{bits}"] = Row(dynamic, looks, {"bits": bits})
+    for bits in (4, 3):
+        further = f"uniform {bits} bits, trained further as the best static widths are"
+        rows[f"uniform-{bits}"] = Row(mixed, further, {"bits": bits, "uniform": True})
     for bits in (4, 2, 3, 8, 6):
         rows[f"lsq-{bits}"] = Row(single, f"learned step, trained for {bits} bits alone", {"width": bits})
     for bits in (4, 2, 3):

@@ -33,6 +33,7 @@ MAIN = [
     *(Line(f"DoReFa-Net, {w} bits", f"dorefa-{w}", str(w)) for w in (4, 3, 2)),
     *_switchable("Any-Precision", "any-precision"),
     *_switchable("DQT static", "dqt-static"),
+    *(Line(f"DQT, uniform, trained further, {b} bits", f"uniform-{b}", "uniform") for b in (4, 3)),
     *(Line(f"best static at {b}-bit BitOPs", f"mixed-{b}", "mixed") for b in BUDGETS),
     *(Line(f"controller at {b}-bit BitOPs", f"dynamic-{b}", "controller") for b in BUDGETS),
 ]
@@ -130,8 +131,10 @@ def pareto(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
 
 # The question: does looking at the image help?
 
+UNIFORM = "the uniform width, trained further"
 OPPONENTS = {
     "the best static widths": lambda b: Line("", f"mixed-{b}", "mixed"),
+    UNIFORM: lambda b: Line("", f"uniform-{b}", "uniform"),
     "another image's widths": lambda b: Line("", f"dynamic-{b}", "another image's widths"),
     "each layer's usual width": lambda b: Line("", f"dynamic-{b}", "each layer's usual width"),
 }
@@ -169,6 +172,8 @@ def verdict(found: Sequence[dict[str, Any]], opponent: str) -> str:
 def over_seeds(found: Sequence[dict[str, Any]], opponent: str, bits: int) -> str:
     """Mean difference in points over seeds with its standard deviation; what one seed cannot say is said."""
     values = [100 * d["difference"] for d in found if (d["opponent"], d["bits"]) == (opponent, bits)]
+    if opponent == UNIFORM and bits not in WIDTHS:
+        return "not attempted (no such width)"
     if not values:
         return "not yet run"
     if len(values) == 1:

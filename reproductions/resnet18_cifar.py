@@ -182,7 +182,8 @@ show.Table(["difference", "measured", "band", "status"], statuses(recorded))
 #   each width; the sum of the losses at all widths. Double Rounding (arXiv 2502.01199) nests weights in the same
 #   way and gives activations a step for each width; so this row stands for both, without that difference.
 # - *Best static*: of the allocations found by integer programming on measured sensitivities, and of the uniform
-#   ones, the one with the least loss on training images; then trained further at those widths.
+#   ones, the one with the least loss on training images; then trained further at those widths. *DQT, uniform,
+#   trained further* is the same with the uniform width.
 # - *Controller*: widths chosen for each image, its own cost counted. After training, one number is set on training
 #   images so that its decisions spend the budget.
 #
@@ -234,8 +235,9 @@ for group in groups:
 # %% [markdown]
 # ## Does looking at the image help?
 #
-# The controller meets three opponents at the same budget, on the same 10,000 test images. The first is the best
-# static allocation, trained further at its widths. The other two are the same network with widths that do not
+# The controller meets four opponents at the same budget, on the same 10,000 test images. Two are static and were
+# trained further for as many steps: the best allocation, chosen by its loss on training images, and the uniform
+# width, for that choice can be wrong on new images. The other two are the same network with widths that do not
 # look: *another image's widths* gives every image the widths that the controller chose for another one, so the
 # BitOPs are equal to the last bit and nothing but the match of image and widths is lost; *each layer's usual
 # width* takes, for each layer, the width chosen most often. The interval and the exact McNemar test are over

@@ -200,6 +200,7 @@ def test_duels_are_of_one_seed_and_budget(tables):
     comparison, folder = tables
     duels = comparison.duels(comparison.Records(folder, 8, 1))
     assert [(d["bits"], d["seed"]) for d in duels] == [(4, 0), (4, 1)] * 3
+    assert comparison.over_seeds(duels, comparison.UNIFORM, 5) == "not attempted (no such width)"
     static, shuffled = duels[0], duels[2]
     assert (static["only_first"], static["only_second"], static["difference"]) == (20, 0, pytest.approx(0.2))
     assert (shuffled["difference"], shuffled["p"], shuffled["bitops"]) == (0, 1, 0.5)
