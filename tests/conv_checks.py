@@ -294,6 +294,15 @@ def check_grouping_of_images(engine):
         check(engine, Case(picks=picks, skip_switched=True, defines=SMALL, **options))
 
 
+def check_without_the_switch(engine):
+    case = Case(skip="uint8", defines=SMALL | {"SWITCH": 0})
+    given = numbers(case)
+    for made, wanted in zip(
+        run(engine, case, given), expected(replace(case, choices=((8, 8),) * 3), given), strict=True
+    ):
+        equal(made, wanted, case)
+
+
 CONV_CHECKS = (
     check_three_by_three_with_mixed_widths,
     check_skips,
@@ -304,6 +313,7 @@ CONV_CHECKS = (
     check_grouping_of_images,
     check_every_code_at_every_width,
     check_extremes,
+    check_without_the_switch,
     check_large_tiles,
 )
 

@@ -93,6 +93,7 @@ MUTANTS = {
         ("+ (1ll << (e.r - 1));  // ties up", ";", "conv: rounds down"),
         ("if (e.r >= 31) {", "if (true) {", "conv: 32 bits of a shifted sum that has more"),
         ("max(min(codes[i], e.hi), e.lo) & 0xFF", "codes[i] & 0xFF", "conv: no clamp"),
+        ("SWITCH ? 8 - weight_bits : 0", "8 - weight_bits", "conv: shifted though not switched"),
         ("a[i] << s.drop, s.skip_multiplier", "a[i], s.skip_multiplier", "conv: skip not shifted"),
         ("s.offset[i] += __ldg(e.skip_offset + at);", "", "conv: no offset of the skip"),
         ("mma_16x8x32<x_signed>(sums.windows[i], a[i], ones);", ";", "conv: no sums of windows in floor"),
