@@ -109,8 +109,8 @@ __device__ inline uint4 sixteen(const unsigned char* bytes, int left, bool whole
     return make_uint4(words[0], words[1], words[2], words[3]);
 }
 
-// One block of 256 threads for every 8 outputs; at least 3 blocks of registers fit a multiprocessor.
-extern "C" __global__ void __launch_bounds__(32 * WARPS, 3)
+// One block of 256 threads for every 8 outputs; the registers of at least 2 blocks fit a multiprocessor.
+extern "C" __global__ void __launch_bounds__(32 * WARPS, 2)
 gemv_planes(const unsigned char* planes, const Code* x, int* y, int outputs, int length, int batch, int width) {
     // [vector][word of 32 codes][its upper, its lower half][lane]: a warp reads 512 bytes in a row.
     __shared__ uint4 inputs[BATCH][4][2][32];
