@@ -2,9 +2,10 @@
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -112,7 +113,35 @@ class Selection:
         return self.per_layer[:, layer] if isinstance(self.per_layer, Tensor) else self.per_layer[layer]
 
 
-class Codes(nn.Module):
+class Shared(nn.Module):
+    """A part that several passes over the same images call with the same input before the first switch.
+
+    Attributes
+    ----------
+    keeps : bool
+        Whether the last result is kept, and given again for the same input; see
+        `NestedNet.shared_masters`.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.keeps = False
+        self._last: tuple[Any, Any] = None, None
+
+    def once(self, x: Any, compute: Callable[[Any], Any]) -> Any:
+        """``compute(x)``, or what it gave for this very object."""
+        if not self.keeps:
+            return compute(x)
+        if self._last[0] is not x:
+            self._last = x, compute(x)
+        return self._last[1]
+
+    def keep(self, keeps: bool) -> None:
+        """Begin or end to keep."""
+        self.keeps, self._last = keeps, (None, None)
+
+
+class Codes(Shared):
     """Round real activations to master codes with a learned step.
 
     Parameters
@@ -142,6 +171,9 @@ class Codes(nn.Module):
         return lo, hi
 
     def forward(self, x: Tensor | Coded) -> Coded:
+        return self.once(x, self._rounded)
+
+    def _rounded(self, x: Tensor | Coded) -> Coded:
         if isinstance(x, Coded):  # a ReLU on what is codes already, after a max-pool say
             x = x.value
         if self.is_calibrating:
@@ -157,7 +189,7 @@ class Codes(nn.Module):
         self.log_step.data = fake.initial_log_step(sample, lo, hi, self.widths)
 
 
-class SwitchLayer(nn.Module):
+class SwitchLayer(Shared):
     """A convolution or linear layer on codes, with its batch norm: one table for every choice of widths.
 
     Codes are convolved, not values: small integers are exact in bf16 and fp16, and in float32 the sum is
@@ -215,7 +247,9 @@ class SwitchLayer(nn.Module):
         return norm
 
     def forward(self, x: Coded) -> Tensor:
-        chosen = 0 if self.index is None else self.selection.of_layer(self.index)
+        if self.index is None:
+            return self.once(x, lambda x: self._at(x, 0))
+        chosen = self.selection.of_layer(self.index)
         if isinstance(chosen, int):
             return self._at(x, chosen)
         if self.training and self.selection.by_controller:

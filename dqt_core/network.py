@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from dqt_core.controller import Controller
-from dqt_core.layers import Choice, Selection, SwitchLayer
+from dqt_core.layers import Choice, Selection, Shared, SwitchLayer
 from dqt_core.nested import MASTER_WIDTH
 
 
@@ -85,12 +85,20 @@ class NestedNet(nn.Module):
 
     @contextmanager
     def shared_masters(self) -> Iterator[None]:
-        """Within, the weights' master codes are computed once and shared by all passes."""
+        """Within, the weights' master codes, and what precedes the first switch, are computed once.
+
+        The passes share them; the running statistics of the norms there are updated once.
+        """
+        parts = [module for module in self.graph.modules() if isinstance(module, Shared)]
         self.selection.share_masters = True
+        for part in parts:
+            part.keep(True)
         try:
             yield
         finally:
             self.selection.share_masters = False
+            for part in parts:
+                part.keep(False)
             for layer in self.switch_layers + self.fixed_layers:
                 layer._master = None
 
