@@ -95,7 +95,9 @@ def test_a_record_of_the_comparison_holds_together(path):
         assert results.hits(row).sum() == row["correct"]
         assert row["kind"] in ("float", "float simulation", "integer")
         assert (row["kind"] == "integer") == (row["logits"] is not None)
-        if row["kind"] == "integer":
+        if (
+            row["kind"] == "integer" and "before its training" not in row["widths"]
+        ):  # of another row's network
             assert row["program"] in record["programs"].values()
 
 
