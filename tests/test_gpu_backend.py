@@ -30,10 +30,10 @@ def test_a_convolution_joins_the_requantize_that_alone_reads_it():
     joined = {
         step.out: (step.conv.name, step.skip and step.skip.x) for step in steps if isinstance(step, FusedConv)
     }
-    assert joined["a"] == ("shortcut", "grouped:sum")  # the later of two
+    assert joined["a"] == ("grouped", "shortcut:sum")  # the first of two
     assert joined["b"] == ("plain", "a")  # codes are the other term
     assert joined["stem:codes"] == ("stem", None)
-    assert [step.name for step in steps if isinstance(step, Conv)] == ["choice", "grouped", "classifier"]
+    assert [step.name for step in steps if isinstance(step, Conv)] == ["choice", "shortcut", "classifier"]
 
 
 @few

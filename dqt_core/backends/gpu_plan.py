@@ -51,8 +51,8 @@ def fused(ops: Sequence[Op]) -> list[Step]:
 
     Notes
     -----
-    Of two convolutions that meet in one requantize the later one is fused and reads the sums of the earlier
-    one; a value that something else reads too, and a requantize of three terms, stay as they are.
+    Of two convolutions that meet in one requantize the first of its terms is fused and reads the sums of the
+    other; a value that something else reads too, and a requantize of three terms, stay as they are.
     """
     readers = [name for op in ops for name in inputs(op)]
     made = {op.out: op for op in ops if isinstance(op, Conv) and readers.count(op.out) == 1}
@@ -68,8 +68,7 @@ def _joint(op: Requantize, made: Mapping[str, Conv]) -> FusedConv | None:
     candidates = [(conv, term) for conv, term in candidates if conv.layer == term.layer]
     if not candidates or len(op.terms) > 2:
         return None
-    order = list(made)
-    conv, term = max(candidates, key=lambda pair: order.index(pair[0].out))
+    conv, term = candidates[0]
     rest = [other for other in op.terms if other is not term]
     return FusedConv(conv, term, rest[0] if rest else None, op)
 
