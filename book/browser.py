@@ -106,7 +106,7 @@ def visit(running: Browser, address: str, theme: str = "light", width: int = 128
     try:
         page = context.new_page()
         opened = Visit(page)
-        own = (re.match(r"https?://[^/]+|file://", address).group(), "data:", "blob:")
+        own = (re.match(r"\w+://[^/]*", address).group(), "data:", "blob:")
         note = opened.problems.append
         page.on("console", lambda m: note(f"console: {m.text}") if m.type == "error" else None)
         page.on("pageerror", lambda e: None if str(e) in THEME_ERRORS else note(f"script: {e}"))

@@ -68,7 +68,7 @@ def test_page_fits_a_phone(running, address, name):
 
 def test_book_works_from_disk(running, book):
     with visit(running, f"{book.as_uri()}/book/notation.html") as opened:
-        # Chromium preloads no font from file://; the style sheet loads it all the same.
+        # Chromium preloads no font from a disk; the style sheet loads it all the same.
         others = [
             p for p in faults(opened) if ".woff2" not in p and "CORS" not in p and "ERR_FAILED" not in p
         ]
