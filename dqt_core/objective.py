@@ -47,6 +47,10 @@ class Objective:
     temperature: tuple[float, float] = (2.0, 0.5)
     controller_share: float = 1.0
 
+    def __post_init__(self) -> None:
+        if not 0 < self.controller_share <= 1:
+            raise ValueError(f"controller_share={self.controller_share}, expected more than 0, at most 1")
+
     def __call__(
         self, net: NestedNet, images: Tensor, labels: Tensor, progress: float
     ) -> tuple[Tensor, dict[str, float]]:

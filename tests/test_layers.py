@@ -319,10 +319,26 @@ def test_shared_masters_do_not_change_gradients():
                 run()
         else:
             run()
-        return [layer.weight.grad for layer in net.switch_layers]
+        return [parameter.grad for parameter in net.parameters() if parameter.grad is not None]
 
+    assert len(gradients(True)) == len(gradients(False))
     for shared, alone in zip(gradients(True), gradients(False), strict=True):
         torch.testing.assert_close(shared, alone)
+
+
+def test_what_precedes_the_first_switch_is_computed_once_within(net, monkeypatch):
+    computed, stem, product = [], net.fixed_layers[0], SwitchLayer._product
+    monkeypatch.setattr(
+        SwitchLayer, "_product", lambda layer, *rest: computed.append(layer) or product(layer, *rest)
+    )
+    x = tensors()
+    with net.shared_masters():
+        shared = [net(x, width) for width in WIDTHS]
+        assert computed.count(stem) == 1
+        net(tensors(seed=1), 8)
+        assert computed.count(stem) == 2, "other images"
+    assert all(torch.equal(out, net(x, width)) for out, width in zip(shared, WIDTHS, strict=True))
+    assert computed.count(stem) == 2 + len(WIDTHS)
 
 
 def test_an_error_ends_the_sharing(net):

@@ -129,3 +129,9 @@ def test_controllers_pass_may_take_a_part_of_the_batch(net):
     part = functional.cross_entropy(net(tensors()[:2], "controller"), LABELS[:2])
     assert figures["task"] == pytest.approx(part.item(), abs=1e-4)
     assert len(net.selection.probabilities) == 2
+
+
+@pytest.mark.parametrize("share", [0, -0.5, 1.5])
+def test_a_share_that_is_none_is_refused(share):
+    with pytest.raises(ValueError, match="expected more than 0, at most 1"):
+        Objective(controller_share=share)
