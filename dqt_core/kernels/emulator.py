@@ -34,7 +34,12 @@ FLAGS: tuple[str, ...] = (
     *("-fPIC", "-shared", "-fvisibility=hidden", "-Wall", "-Wno-unused-function", "-Wno-unknown-pragmas"),
 )
 # Undefined behaviour becomes a trap. Shifts of negative numbers are defined in CUDA (and in C++20).
-CHECKS = ("-fsanitize=undefined", "-fno-sanitize=shift-base,vptr", "-fsanitize-undefined-trap-on-error")
+CHECKS = (
+    "-O1",
+    "-fsanitize=undefined",
+    "-fno-sanitize=shift-base,vptr",
+    "-fsanitize-undefined-trap-on-error",
+)
 PAGE = mmap.PAGESIZE
 FILL = 0x5A
 
