@@ -260,15 +260,10 @@ class SwitchLayer(Shared):
 
     def _selected(self, x: Coded, weights: Tensor) -> Tensor:
         """Each image at the choice that one-hot weights pick: every choice forward, one backward."""
+        picked = weights.argmax(1)
+        order, counts = picked.argsort(stable=True), picked.bincount(minlength=len(self.choices)).tolist()
         with torch.no_grad():
-            products = [self._product(x, choice) for choice in self.choices]
-            statistics = [self._statistics(product, k) for k, product in enumerate(products)]
-            outputs = [
-                self._real(product, x.step, k, statistics[k]).to(product.dtype)
-                for k, product in enumerate(products)
-            ]
-            picked = weights.argmax(1)
-            order, counts = picked.argsort(stable=True), picked.bincount(minlength=len(products)).tolist()
+            statistics, outputs = zip(*(self._tried(x, k) for k in range(len(counts))), strict=True)
         groups = x.sorted(order).split(counts)
         parts = [
             self._real(self._product(group, self.choices[k]), x.step, k, statistics[k])
@@ -277,10 +272,11 @@ class SwitchLayer(Shared):
         ]
         return fake.selected(fake.sorted_rows(torch.cat(parts), order.argsort()), weights, outputs)
 
-    def _statistics(self, accumulator: Tensor, choice: int) -> fake.Statistics | None:
-        """Where the batch norm of a choice takes its statistics from the batch: those."""
-        norm = self.norm_of(choice)
-        return fake.batch_statistics(accumulator) if norm is not None and norm.training else None
+    def _tried(self, x: Coded, choice: int) -> tuple[fake.Statistics | None, Tensor]:
+        """The output of all images at a choice, and the statistics that its batch norm took."""
+        product, norm = self._product(x, self.choices[choice]), self.norm_of(choice)
+        statistics = fake.batch_statistics(product) if norm is not None and norm.training else None
+        return statistics, self._real(product, x.step, choice, statistics).to(product.dtype)
 
     def _at(self, x: Coded, choice: int) -> Tensor:
         return self._real(self._product(x, self.choices[choice]), x.step, choice)

@@ -37,6 +37,10 @@ class Objective:
     Notes
     -----
     DQT, Eq. 11. With alpha = 0 the 2-bit configuration is unstable [paper, App. F].
+
+    The controller's pass does not update the switchable layers' running statistics, because its inputs come
+    from layers of other widths. With alpha = 0, or for a width that `consistency_widths` leaves out,
+    `train.recalibrate` must follow the training.
     """
 
     alpha: float = 1.0

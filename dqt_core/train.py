@@ -369,8 +369,8 @@ class _Checkpoint:
 def recalibrate(net: NestedNet, dataset: Dataset, images: int = 5120, batch_size: int = 256) -> None:
     """Estimate the batch-norm statistics anew, each width's with the whole network at that width.
 
-    In training the statistics of a width also follow the controller's passes, whose inputs come from layers
-    of other widths; and they follow augmented images.
+    In training they are running averages over augmented images while the weights move, and a width outside
+    the consistency term has none: the controller's pass uses each batch's own and updates none.
 
     Parameters
     ----------

@@ -12,7 +12,7 @@ from dqt_core import data, load, results
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "reproductions"
-RECORDS = sorted((FOLDER / "results").rglob("*.json"))
+RECORDS = sorted((FOLDER / "results" / "resnet18_cifar").rglob("*.json"))
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 
 
