@@ -8,6 +8,7 @@ from show import Table
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "reproductions" / "results" / "gpu"
+RESOURCES = ROOT / "reproductions" / "kernel_resources.json"
 SCHEMA = "dqt-gpu-1"
 OUTCOMES = {True: "passed", False: "FAILED", None: "not run"}
 AIMS = {True: "reached", False: "missed", None: ""}
@@ -56,11 +57,8 @@ def _giga(number):
     return "" if number is None else f"{number / 1e9:.3g}"
 
 
-def resources(folder=FOLDER):
-    """Registers, shared memory and spills of every kernel, one line a variant; None without the record."""
-    path = folder / "resources.json"
-    if not path.is_file():
-        return None
+def resources(path=RESOURCES):
+    """Registers, shared memory and spills of every kernel, one line a variant."""
     record = json.loads(path.read_text())
     variants = {}
     for values in record["rows"]:
@@ -78,7 +76,6 @@ def _needs(by_sm, generations):
     return *registers, shared, max(row["spilled_bytes"] for row in by_sm.values())
 
 
-def compiler(folder=FOLDER):
+def compiler(path=RESOURCES):
     """The compiler that the table is from."""
-    path = folder / "resources.json"
-    return json.loads(path.read_text())["compiler"] if path.is_file() else "no compiler yet"
+    return json.loads(path.read_text())["compiler"]
