@@ -61,8 +61,10 @@ def _blocks(
     All at once on other devices, or where there are many steps.
     """
     x = tensors[0]
-    is_whole = x.device.type != "cpu" or step.ndim > 0 or x.numel() <= _BLOCK
-    rows = max(len(x), 1) if is_whole else max(1, _BLOCK * len(x) // x.numel())
+    if x.device.type != "cpu" or step.ndim > 0 or x.numel() <= _BLOCK:
+        yield tensors, [torch.empty_like(x, dtype=torch.float32) for _ in range(buffers)]
+        return
+    rows = max(1, _BLOCK * len(x) // x.numel())
     work = [torch.empty_like(x[:rows], dtype=torch.float32) for _ in range(buffers)]
     for parts in zip(*(tensor.split(rows) for tensor in tensors), strict=True):
         yield parts, [buffer[: len(parts[0])] for buffer in work]

@@ -48,6 +48,13 @@ def test_quantize_is_nested_quantize_ties_and_clamp_included(signed):
     np.testing.assert_array_equal(codes.numpy(), expected.astype(np.float32))
 
 
+def test_quantize_takes_a_single_number():
+    x = torch.tensor(0.3, requires_grad=True)
+    code = fake.quantize(x, torch.tensor(0.25).log(), -128, 127)
+    code.backward()
+    assert (code.shape, code.item(), x.grad.item()) == ((), 1.0, 4.0)
+
+
 @SIGNS
 def test_quantize_has_a_step_for_each_channel(signed):
     x, log_step = tensors(4).flatten(1) * 3, torch.tensor([[-3.0], [-1.1], [0.7], [-6.0]])
