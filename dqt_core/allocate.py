@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from dqt_core import cost
 from dqt_core.nested import MASTER_WIDTH
-from dqt_core.program import BackendName, Choice, Program, Scale, Widths
+from dqt_core.program import IMAGE, BackendName, Choice, Conv, Op, Program, Scale, Widths, step_by_step
 
 Reals = NDArray[np.float64]
 
@@ -99,11 +99,15 @@ def loss(
     float
         In nats.
     """
-    logits = program.run(images, widths, backend).logits.astype(np.float64)
-    logits = np.ldexp(logits, -scale(program))
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    log_probabilities = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    log_probabilities = _log_probabilities(program, program.run(images, widths, backend).logits)
     return float(-log_probabilities[np.arange(len(labels)), labels].mean())
+
+
+def _log_probabilities(program: Program, logits: NDArray[np.int64]) -> Reals:
+    real = np.ldexp(logits.astype(np.float64), -scale(program))
+    shifted = real - real.max(axis=1, keepdims=True)
+    result: Reals = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return result
 
 
 def sensitivities(
@@ -143,6 +147,60 @@ def sensitivities(
                 changed = [*base[:layer], choice, *base[layer + 1 :]]
                 result[layer, k] = loss(program, images, labels, changed, backend) - start
     return result
+
+
+def divergences(
+    program: Program, images: NDArray[np.uint8], reference: int = MASTER_WIDTH, backend: BackendName = "auto"
+) -> Reals:
+    """How far one layer at a choice of widths moves the classes' probabilities, the rest at a reference.
+
+    The mean Kullback-Leibler divergence from the reference's probabilities. Unlike `sensitivities` it needs
+    no labels, and it is much less noisy on few images: most of what it compares is equal.
+
+    Parameters
+    ----------
+    program : Program
+    images : uint8 array, (N, H, W, 3)
+        For calibration. What every operation gives for them is held in memory at once.
+    reference : int
+        Width of the other layers.
+    backend : {"auto", "numpy", "torch"}
+        One that runs operation by operation.
+
+    Returns
+    -------
+    float64 array, (L, K)
+        Nats; 0 where the choice is the reference.
+
+    Notes
+    -----
+    Only what comes after a layer is computed anew for it.
+    """
+    executor = step_by_step(program, backend)
+    ops = [op for op in program.ops if not op.controller]
+    base = program._choices_of(reference, len(images))
+    assert base is not None, "an int is no controller"
+    values: dict[str, Any] = {IMAGE: executor.upload(images)}
+    wanted = _log_probabilities(program, _continued(executor, ops, values, base))
+    result = np.zeros((len(program.layers), len(program.choices)))
+    for start, op in enumerate(ops):
+        layer = op.layer if isinstance(op, Conv) else None
+        for k in range(len(program.choices)):
+            if layer is not None and k != base[0, layer]:
+                picks = base.copy()
+                picks[:, layer] = k
+                found = _log_probabilities(program, _continued(executor, ops[start:], dict(values), picks))
+                result[layer, k] = (np.exp(wanted) * (wanted - found)).sum(1).mean()
+    return result
+
+
+def _continued(
+    executor: Any, ops: Sequence[Op], values: dict[str, Any], picks: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    for op in ops:
+        values[op.out] = getattr(executor, type(op).__name__.lower())(op, values, picks)  # type: ignore[union-attr]
+    logits: NDArray[np.int64] = executor.download(values[ops[-1].out]).reshape(len(picks), -1)  # type: ignore[union-attr]
+    return logits
 
 
 def allocate(

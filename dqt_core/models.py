@@ -217,3 +217,31 @@ def mobilenet_v2(classes: int = 1000) -> MobileNetV2:
     3504872
     """
     return MobileNetV2(classes)
+
+
+def pad_after(net: nn.Module) -> None:
+    """Make 3x3 convolutions of stride 2 pad one row and column after the image, as Keras does, in place.
+
+    Torch pads before and after; on images of even size its windows then sit one pixel further up and left. A
+    4x4 kernel whose first row and column are 0, with torch's padding, has Keras's windows, and stays a
+    convolution that every part of this package knows. Its zeros are counted as multiply-accumulates.
+
+    Parameters
+    ----------
+    net : Module
+        With its weights loaded.
+
+    Examples
+    --------
+    >>> import torch
+    >>> net = nn.Sequential(nn.Conv2d(1, 1, 3, 2, 1, bias=False))
+    >>> x = torch.randn(1, 1, 8, 8)
+    >>> expected = nn.functional.conv2d(nn.functional.pad(x, (0, 1, 0, 1)), net[0].weight, stride=2)
+    >>> pad_after(net)
+    >>> torch.allclose(net(x), expected, atol=1e-6)
+    True
+    """
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d) and module.kernel_size == (3, 3) and module.stride == (2, 2):
+            module.weight = nn.Parameter(nn.functional.pad(module.weight.detach(), (1, 0, 1, 0)))
+            module.kernel_size = (4, 4)

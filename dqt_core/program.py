@@ -364,6 +364,21 @@ def load(path: str | Path) -> Program:
     return program
 
 
+def step_by_step(program: Program, backend: BackendName) -> Any:
+    """A backend that is led through a program operation by operation: a method for every kind.
+
+    Raises
+    ------
+    ValueError
+        If the backend plans whole programs.
+    """
+    name = _resolve(backend)
+    executor = importlib.import_module(BACKENDS[name]).Backend(program)
+    if hasattr(executor, "run"):
+        raise ValueError(f"backend {name!r} plans whole programs; choose 'numpy' or 'torch' for this")
+    return executor
+
+
 def execute(
     program: Program, backend: Any, images: NDArray[np.uint8], choices: NDArray[np.int64] | None
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -1,0 +1,266 @@
+"""ImageNet from an ordinary tree of class folders, streamed as uint8 batches of 224 x 224."""
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+
+from dqt_core.data import DataError, Images, Labels
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # those of torchvision's networks
+CROP, RESIZED = 224, 256
+SUFFIXES = (".jpeg", ".jpg", ".png")
+
+Batch: TypeAlias = tuple[Images, Labels]
+Resize: TypeAlias = Literal["auto"] | int | None
+
+
+@dataclass(frozen=True)
+class ImageFiles:
+    """Files of one split with their classes; read when they are asked for.
+
+    Attributes
+    ----------
+    paths : tuple of Path
+    labels : int64 array, (N,)
+        Class numbers: positions in `classes`.
+    classes : tuple of str
+        WordNet ids, sorted: torchvision's order.
+    resize : int or None
+        Length that the short side gets before the central 224 x 224 are cut out; None: as stored.
+    missing : tuple of str
+        Classes without a folder.
+    unreadable : dict of Path to str
+        Files that could not be decoded so far, and why; filled by `batches` where it was told to go on.
+    """
+
+    paths: tuple[Path, ...]
+    labels: Labels
+    classes: tuple[str, ...]
+    resize: int | None
+    missing: tuple[str, ...] = ()
+    unreadable: dict[Path, str] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def part(self, index: slice | Labels) -> "ImageFiles":
+        """Some of the files, in the order of `index`; what cannot be read is kept together."""
+        chosen = np.arange(len(self))[index]
+        paths = tuple(self.paths[i] for i in chosen)
+        return replace(self, paths=paths, labels=self.labels[chosen])
+
+    def sample(self, count: int, seed: int = 0) -> "ImageFiles":
+        """Files drawn at random, for calibration.
+
+        Parameters
+        ----------
+        count : int
+        seed : int
+
+        Returns
+        -------
+        ImageFiles
+
+        Raises
+        ------
+        DataError
+            If there are fewer than `count` files.
+        """
+        if count > len(self):
+            raise DataError(
+                f"{count} images were asked for, {_place(self.paths)} has {len(self)}; ask for fewer, or "
+                "give a folder with more"
+            )
+        return self.part(np.random.default_rng(seed).permutation(len(self))[:count])
+
+    def batches(self, size: int = 32, go_on: bool = False) -> Iterator[Batch]:
+        """The images in order, decoded one batch at a time.
+
+        Parameters
+        ----------
+        size : int
+            Images a batch.
+        go_on : bool
+            True: a file that cannot be decoded is entered in `unreadable` and left out of its batch. False:
+            it ends the run.
+
+        Yields
+        ------
+        images : uint8 array, (n, 224, 224, 3)
+        labels : int64 array, (n,)
+
+        Raises
+        ------
+        DataError
+            Of the first file that cannot be decoded, unless `go_on`.
+        ImportError
+            If Pillow is not installed.
+        """
+        decode = _decoder()
+        for start in range(0, len(self), size):
+            read: list[tuple[Images, int]] = []
+            for i in range(start, min(start + size, len(self))):
+                try:
+                    read.append((decode(self.paths[i], self.resize), int(self.labels[i])))
+                except (OSError, ValueError, SyntaxError) as error:  # what Pillow raises of damaged files
+                    self._note(i, error, go_on)
+            if read:
+                images, labels = zip(*read, strict=True)
+                yield np.stack(images), np.asarray(labels, np.int64)
+
+    def _note(self, i: int, error: Exception, go_on: bool) -> None:
+        self.unreadable[self.paths[i]] = str(error)
+        if not go_on:
+            raise DataError(
+                f"{self.paths[i]} (image {i + 1} of {len(self)}) cannot be decoded: {error}; get the file "
+                "again, or allow unreadable images: they are then left out and named"
+            ) from error
+
+
+def open_split(
+    root: str | Path,
+    split: str = "val",
+    class_count: int = 1000,
+    is_sample: bool = False,
+    resize: Resize = "auto",
+) -> ImageFiles:
+    """Find the images of ``root/<split>/<WordNet id>/``.
+
+    Parameters
+    ----------
+    root : str or Path
+        Holds the split's folder, and ``synsets.txt`` where some classes have no folder: line i begins with
+        the WordNet id of class i.
+    split : str
+        "val" or "train".
+    class_count : int
+        Classes that the network knows.
+    is_sample : bool
+        Whether classes may lack a folder. Then ``synsets.txt`` numbers them.
+    resize : int, None or "auto"
+        "auto": 256, or None where the images are stored smaller than that and at least 224 square.
+
+    Returns
+    -------
+    ImageFiles
+        Sorted by class, then by name.
+
+    Raises
+    ------
+    DataError
+        If the folder is missing or empty, a class has no folder, the label map is not `class_count` sorted
+        WordNet ids, or a folder is not in it.
+    """
+    root = Path(root)
+    if not (root / split).is_dir() and (root / "imagenet" / split).is_dir():
+        root = root / "imagenet"
+    folder = root / split
+    if not folder.is_dir():
+        raise DataError(f"{folder} is missing; expected {split}/<WordNet id>/<image> in {root}")
+    found = sorted(path.name for path in folder.iterdir() if path.is_dir())
+    classes = _classes(root, folder, found, class_count)
+    missing = tuple(name for name in classes if name not in set(found))
+    if missing and not is_sample:
+        raise DataError(
+            f"{folder} lacks {len(missing)} of {class_count} class folders: {_some(missing)}; get them, or "
+            "say that this is a sample"
+        )
+    number = {name: i for i, name in enumerate(classes)}
+    paths = [path for name in found for path in sorted((folder / name).iterdir()) if _is_image(path)]
+    full = Counter(path.parent.name for path in paths)
+    if empty := [name for name in found if not full[name]]:
+        raise DataError(f"{folder} has {len(empty)} class folders without an image: {_some(empty)}")
+    labels = np.asarray([number[path.parent.name] for path in paths], np.int64)
+    length = _resize(paths) if resize == "auto" else resize
+    return ImageFiles(tuple(paths), labels, classes, length, missing)
+
+
+def _classes(root: Path, folder: Path, found: list[str], class_count: int) -> tuple[str, ...]:
+    """WordNet ids in the order of class numbers, from the map or from the folders."""
+    if not found:
+        raise DataError(f"{folder} has no class folders; expected {class_count}")
+    listing = root / "synsets.txt"
+    if not listing.is_file():
+        if len(found) != class_count:
+            raise DataError(
+                f"{folder} has {len(found)} class folders, the network knows {class_count} classes; without "
+                f"all of them {listing} must number them"
+            )
+        return tuple(found)
+    classes = tuple(line.split()[0] for line in listing.read_text().splitlines() if line.strip())
+    _require_map(listing, classes, class_count)
+    if unknown := sorted(set(found) - set(classes)):
+        raise DataError(f"{folder} has {len(unknown)} folders that {listing} lacks: {_some(unknown)}")
+    return classes
+
+
+def _require_map(listing: Path, classes: tuple[str, ...], class_count: int) -> None:
+    wrong = [name for name in classes if not re.fullmatch(r"n\d{8}", name)]
+    if wrong or len(classes) != class_count:
+        what = f"{len(wrong)} are no WordNet ids: {_some(wrong)}" if wrong else f"{class_count} are expected"
+        raise DataError(f"{listing} names {len(classes)} classes, {what}; line i is the id of class i")
+    for i, (before, after) in enumerate(pairwise(classes), 2):
+        if before >= after:
+            raise DataError(
+                f"{listing}, line {i}: {after} follows {before}; the networks number the classes by sorted id"
+            )
+
+
+def _resize(paths: list[Path]) -> int | None:
+    """None where the first images of the split are squares that were cut before."""
+    image = _pillow()
+    sizes = set()
+    for path in paths[:16]:
+        try:
+            with image.open(path) as opened:
+                sizes.add(opened.size)
+        except OSError:  # named when it is read
+            continue
+    stored_cut = len(sizes) == 1 and all(CROP <= width == height < RESIZED for width, height in sizes)
+    return None if stored_cut else RESIZED
+
+
+def _decoder() -> Any:
+    image = _pillow()
+
+    def decode(path: Path, resize: int | None) -> Images:
+        with image.open(path) as opened:
+            picture = opened.convert("RGB")
+        if resize is not None:
+            short = min(picture.size)
+            size = [resize * side // short for side in picture.size]  # rounded down, as torchvision does
+            picture = picture.resize(size, image.Resampling.BILINEAR)
+        pixels = np.asarray(picture, np.uint8)
+        if min(pixels.shape[:2]) < CROP:
+            raise ValueError(f"it is {pixels.shape[1]} x {pixels.shape[0]}, at least {CROP} are needed")
+        # torchvision's CenterCrop rounds half to even
+        top, left = (round((side - CROP) / 2) for side in pixels.shape[:2])
+        return pixels[top : top + CROP, left : left + CROP]
+
+    return decode
+
+
+def _pillow() -> Any:
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise ImportError('reading images needs Pillow: pip install "dqt_core[train]"') from error
+    return Image
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES
+
+
+def _place(paths: tuple[Path, ...]) -> str:
+    return str(paths[0].parents[1]) if paths else "the split"
+
+
+def _some(names: list[str] | tuple[str, ...]) -> str:
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")

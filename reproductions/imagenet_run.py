@@ -1,0 +1,252 @@
+"""From a pretrained network to an integer program without training, and its accuracy on ImageNet.
+
+The notebook calls `run`; on a machine without Jupyter run this file. A run that was interrupted goes on where it
+stopped: what was evaluated lies in the output folder, a hundred images a file.
+"""
+
+import argparse
+import copy
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from dqt_core import allocate, calibration, convert, cost, data_imagenet, lower, models, results
+from dqt_core.data import normalization_table
+
+CHUNK = 100  # images between two files of what was evaluated
+WIDTHS = (4, 5, 6, 8)
+BUDGETS = (5,)  # bits whose BitOPs a mixed allocation may spend
+NETWORKS = {"resnet50": models.resnet50, "mobilenet_v2": models.mobilenet_v2}
+
+
+def load_float(network: str, weights: str | Path, pads_after: bool = False) -> torch.nn.Module:
+    """A float network with torchvision's names from .npz, .safetensors, .pth, or "torchvision" to download."""
+    net, path = NETWORKS[network](), Path(weights)
+    if str(weights) == "torchvision":
+        from dqt_core._torchvision import import_torchvision
+
+        state = getattr(import_torchvision().models, network)(weights="DEFAULT").state_dict()
+    elif path.suffix == ".npz":
+        state = {name: torch.from_numpy(value) for name, value in np.load(path).items()}
+    elif path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        state = load_file(path)
+    else:
+        state = torch.load(path, weights_only=True)
+    net.load_state_dict(state)
+    if pads_after:
+        models.pad_after(net)
+    return net.eval()
+
+
+def evaluate(
+    classify: Callable[[np.ndarray], np.ndarray], files: data_imagenet.ImageFiles, folder: Path, go_on: bool
+) -> dict[str, Any]:
+    """Run over all files in order; every `CHUNK` images are written to `folder`, and read from it if there.
+
+    `classify` takes uint8 images and returns logits. Files that cannot be decoded are named in the row.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    chunks = []
+    for start in range(0, len(files), CHUNK):
+        path = folder / f"{start:06}.json"
+        if not path.is_file():
+            chunk = _chunk(classify, files.part(slice(start, start + CHUNK)), go_on)
+            path.with_suffix(".unfinished").write_text(json.dumps(chunk))
+            path.with_suffix(".unfinished").rename(path)
+        chunks.append(json.loads(path.read_text()))
+    hits = np.concatenate([np.asarray(chunk["hits"], bool) for chunk in chunks])
+    digests = [chunk["logits"] for chunk in chunks]
+    return {
+        "correct": int(hits.sum()),
+        "images": len(hits),
+        "hits": results.packed(hits),
+        "logits": hashlib.sha256("".join(digests).encode()).hexdigest(),
+        "first": {str(CHUNK): {"correct": sum(chunks[0]["hits"]), "logits": digests[0]}},
+        "unreadable": [name for chunk in chunks for name in chunk["unreadable"]],
+        "seconds": round(sum(chunk["seconds"] for chunk in chunks), 1),
+    }
+
+
+def _chunk(classify: Callable, files: data_imagenet.ImageFiles, go_on: bool) -> dict[str, Any]:
+    start, hits, sha = time.perf_counter(), [], hashlib.sha256()
+    for images, labels in files.batches(20, go_on):
+        logits = classify(images)
+        hits += (logits.argmax(1) == labels).tolist()
+        sha.update(np.ascontiguousarray(logits).tobytes())
+    unreadable = [path.name for path in files.paths if path in files.unreadable]
+    seconds = time.perf_counter() - start
+    return {"hits": hits, "logits": sha.hexdigest(), "unreadable": unreadable, "seconds": seconds}
+
+
+class Run:
+    """One network on one tree of images: its rows, and the record they are written to as they come."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options, self.out = options, Path(options.out)
+        files = data_imagenet.open_split(options.imagenet_root, "val", is_sample=options.sample)
+        self.files = files.sample(len(files)).part(slice(options.limit))
+        train = data_imagenet.open_split(options.imagenet_root, "train", is_sample=options.sample)
+        count = options.calibration
+        drawn = train.sample(count + options.held_out, options.seed)
+        batches = [images for images, _ in drawn.batches(16, options.skip_unreadable)]
+        self.calibration, self.held_out = batches[: count // 16], batches[count // 16 :]
+        self.float_net = load_float(options.network, options.weights, options.pads_after)
+        self.rows: list[dict[str, Any]] = []
+        self.programs: dict[str, str] = {}
+        self.choice: list[dict[str, Any]] = []
+
+    def float_row(self) -> None:
+        table = torch.from_numpy(normalization_table(data_imagenet.MEAN, data_imagenet.STD))
+
+        def classify(images: np.ndarray) -> np.ndarray:
+            x = table[torch.arange(3), torch.from_numpy(images).long()].permute(0, 3, 1, 2)
+            with torch.no_grad():
+                return self.float_net(x.contiguous(memory_format=torch.channels_last)).numpy()
+
+        row = evaluate(classify, self.files, self.out / "float", self.options.skip_unreadable)
+        self.add({"widths": "float", "kind": "float", **row, "logits": None, "first": {}})
+
+    def convert(self, widths: tuple[int, ...]) -> Any:
+        """Nested codes; the rules of steps and tables with the least divergence on held-out images."""
+        mean, std = data_imagenet.MEAN, data_imagenet.STD
+        fresh = convert(self.float_net, self.calibration[0], mean, std, widths, controller=False)
+        with torch.no_grad():
+            wanted = [self.float_net(calibration.inputs(fresh, images)) for images in self.held_out]
+        best, found = None, None
+        for rule in self.options.rules:
+            net = copy.deepcopy(fresh)
+            calibration.set_steps(net, self.calibration, rule)
+            for kind in self.options.statistics:
+                other = copy.deepcopy(net)
+                calibration.set_statistics(other, self.calibration, kind)
+                errors = {str(w): calibration.divergence(other, self.held_out, wanted, w) for w in widths}
+                self.choice.append({"rule": rule, "statistics": kind, "divergence": errors})
+                print(rule, kind, {w: round(error, 4) for w, error in errors.items()}, flush=True)
+                score = float(np.log(list(errors.values())).sum())
+                if best is None or score < best:
+                    best, found = score, other
+                    self.chosen = self.choice[-1]
+        return found
+
+    def integer_row(self, label: str, program: Any, widths: Any, kind: str) -> None:
+        if program.digest not in self.programs.values():
+            self.programs[kind] = program.digest
+        name = f"{label.replace(' ', '-')}-{program.digest[:12]}"
+
+        def classify(images: np.ndarray) -> np.ndarray:
+            return program.run(images, widths, self.options.backend, batch_size=20).logits
+
+        row = evaluate(classify, self.files, self.out / name, self.options.skip_unreadable)
+        spent = {
+            "bitops": float(cost.bitops(program, widths).mean()),
+            "transitions": float(cost.transitions(program, widths).mean()),
+            "mean_width": float(np.mean(widths)),
+            "program": program.digest,
+            "run": widths,
+        }
+        self.add({"widths": label, "kind": "integer", **row, **spent})
+
+    def mixed_row(self, net: Any, program: Any, bits: int) -> None:
+        """The best allocation at the BitOPs of a width, its tables set for it."""
+        path = self.out / f"divergences-{program.digest[:12]}.json"
+        if not path.is_file():
+            images = np.concatenate(self.held_out)[: self.options.sensitivity]
+            parts = [
+                allocate.divergences(program, images[i : i + 8], backend=self.options.backend)
+                for i in range(0, len(images), 8)
+            ]
+            path.write_text(json.dumps(np.mean(parts, axis=0).tolist()))
+        divergences = np.asarray(json.loads(path.read_text()))
+        budget = allocate.uniform_bitops(program, bits) - allocate.fixed_bitops(program)
+        picks = allocate.allocate(allocate.layer_bitops(program), divergences, budget)
+        setting = [program.choices[k] for k in picks]
+        net = copy.deepcopy(net)
+        calibration.set_statistics(net, self.calibration, self.chosen["statistics"], [setting])
+        own = lower(net, f"{self.options.network}_mixed{bits}")
+        widths = [weight_bits for weight_bits, _ in setting]
+        self.integer_row(f"mixed at {bits}-bit BitOPs", own, widths, f"mixed {bits}")
+
+    def add(self, row: dict[str, Any]) -> None:
+        low, high = results.interval(row["correct"], row["images"])
+        print(f"{row['widths']}: {row['correct']} of {row['images']}, {low:.1%} to {high:.1%}", flush=True)
+        self.rows.append(row)
+        self.write()
+
+    def write(self) -> Path:
+        options = self.options
+        network = {"name": options.network, "weights": options.origin, "pads_after": options.pads_after}
+        digest = hashlib.sha256("\n".join(path.name for path in self.files.paths).encode()).hexdigest()
+        dataset = {
+            "name": "imagenet",
+            "split": "val",
+            "images": len(self.files),
+            "classes": len(set(self.files.labels.tolist())),
+            "limit": options.limit,
+            "files": digest,
+        }
+        counts = {"steps and tables": sum(map(len, self.calibration)), "choice": sum(map(len, self.held_out))}
+        record = {
+            "name": f"{options.network}_imagenet",
+            "title": options.title,
+            "network": network,
+            "dataset": dataset,
+            "calibration": {"images": counts, "tried": self.choice, "chosen": getattr(self, "chosen", None)},
+            "programs": self.programs,
+            "rows": self.rows,
+            "provenance": results.provenance(),
+        }
+        return results.write(record, self.out / f"{options.network}.json")
+
+
+def run(options: argparse.Namespace) -> Path:
+    """All rows of one network; returns the path of the record."""
+    one = Run(options)
+    one.float_row()
+    net = one.convert(WIDTHS)
+    program = lower(net, options.network)
+    for width in (8, 6, 4, 5):
+        one.integer_row(str(width), program, width, "uniform")
+    for bits in BUDGETS:
+        one.mixed_row(net, program, bits)
+    return one.write()
+
+
+def options(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--imagenet-root", required=True, help="holds val/<WordNet id>/ and train/...")
+    parser.add_argument("--network", default="resnet50", choices=list(NETWORKS))
+    parser.add_argument("--weights", default="torchvision", help=".npz, .safetensors, .pth; or downloaded")
+    parser.add_argument("--origin", default="torchvision", help="whose weights, for the record")
+    parser.add_argument("--title", default="ImageNet validation set")
+    parser.add_argument(
+        "--pads-after", action="store_true", help="strided 3x3 convolutions pad as Keras does"
+    )
+    parser.add_argument("--sample", action="store_true", help="classes may be missing")
+    parser.add_argument(
+        "--skip-unreadable", action="store_true", help="leave damaged files out and name them"
+    )
+    parser.add_argument("--calibration", type=int, default=128, help="training images for steps and tables")
+    parser.add_argument("--held-out", type=int, default=64, help="training images that choose among rules")
+    parser.add_argument("--sensitivity", type=int, default=24, help="of those, for the mixed allocation")
+    parser.add_argument("--rules", nargs="+", default=list(calibration.RULES))
+    parser.add_argument("--statistics", nargs="+", default=["kept", "estimated", "shifted"])
+    parser.add_argument("--limit", type=int, help="validation images; all if not given")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--backend", default="auto")
+    parser.add_argument("--out", default="runs/resnet50_imagenet")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    print(run(options()))
