@@ -11,9 +11,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from program_checks import CHOICES, LAYERS, mixed_choices, small_images, small_program
+from small_nets import MEAN, STD, WIDTHS, seeded
 from strategies import runs
 
-from dqt_core import integer, nested
+from dqt_core import convert, integer, lower, models, nested
 from dqt_core.backends import cupy_gpu, emulated, gpu_calls, gpu_plan
 from dqt_core.backends.gpu_launches import FusedConv, Launch
 from dqt_core.program import Conv, Requantize, inputs
@@ -144,15 +145,27 @@ def test_a_graph_is_captured_at_the_second_use():
 # Shipped programs
 
 
+@pytest.mark.parametrize("name", ["embedded", "cifar10"])
 @pytest.mark.parametrize("widths", [4, "random", "controller"])
-def test_the_shipped_network_of_the_embedded_data(shipped, widths):
-    program = shipped("embedded")
+def test_shipped_networks(shipped, name, widths):
+    assert_same_bits(shipped(name), widths)
+
+
+@pytest.mark.parametrize("widths", [2, "random"])
+def test_a_network_of_depthwise_convolutions(widths):
+    """MobileNetV2: signed activations, expansions, skips of signed codes."""
+    net = seeded(lambda: models.mobilenet_v2(classes=5))
+    images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), np.uint8)
+    assert_same_bits(lower(convert(net, images, MEAN, STD, widths=WIDTHS)), widths)
+
+
+def assert_same_bits(program, widths, images=3):
     rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (3, *program.image_shape), np.uint8)
+    given = rng.integers(0, 256, (images, *program.image_shape), np.uint8)
     if widths == "random":
-        widths = np.array(program.choices)[rng.integers(0, len(program.choices), (3, len(program.layers)))]
-    result = program.run(images, widths, "emulator")
-    expected = program.run(images, widths, "numpy")
+        picks = rng.integers(0, len(program.choices), (images, len(program.layers)))
+        widths = np.array(program.choices)[picks]
+    result, expected = (program.run(given, widths, backend) for backend in ("emulator", "torch"))
     assert result.digest == expected.digest
     np.testing.assert_array_equal(result.choices, expected.choices)
 
