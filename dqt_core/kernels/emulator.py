@@ -48,6 +48,10 @@ class EmulatorError(RuntimeError):
     """A kernel cannot be compiled, was called with the wrong arguments, or went wrong."""
 
 
+class NoCompilerError(EmulatorError):
+    """There is no C++ compiler on this machine."""
+
+
 class Emulator:
     """An engine (see `engine.Engine`) on the CPU.
 
@@ -242,7 +246,7 @@ def _library(texts: tuple[tuple[str, str], ...], flags: tuple[str, ...]) -> Path
     if library.exists():
         return library
     if shutil.which(compiler) is None:
-        raise EmulatorError(
+        raise NoCompilerError(
             f"the emulator needs a C++17 compiler, {compiler} was not found; install g++ or set CXX"
         )
     library.parent.mkdir(parents=True, exist_ok=True)
