@@ -102,6 +102,7 @@ class Run:
         self.rows: list[dict[str, Any]] = []
         self.programs: dict[str, str] = {}
         self.choice: list[dict[str, Any]] = []
+        self.chosen: dict[str, str] = {}
 
     def float_row(self) -> None:
         table = torch.from_numpy(normalization_table(data_imagenet.MEAN, data_imagenet.STD))
@@ -115,26 +116,31 @@ class Run:
         self.add({"widths": "float", "kind": "float", **row, "logits": None, "first": {}})
 
     def convert(self, widths: tuple[int, ...]) -> Any:
-        """Nested codes; the rules of steps and tables with the least divergence on held-out images."""
+        """Nested codes; the rule of steps, then that of tables, with the least divergence on held-out images."""
         mean, std = data_imagenet.MEAN, data_imagenet.STD
-        fresh = convert(self.float_net, self.calibration[0], mean, std, widths, controller=False)
+        net = convert(self.float_net, self.calibration[0], mean, std, widths, controller=False)
         with torch.no_grad():
-            wanted = [self.float_net(calibration.inputs(fresh, images)) for images in self.held_out]
-        best, found = None, None
+            self.wanted = [self.float_net(calibration.inputs(net, images)) for images in self.held_out]
+        tried = []
         for rule in self.options.rules:
-            net = copy.deepcopy(fresh)
             calibration.set_steps(net, self.calibration, rule)
-            for kind in self.options.statistics:
-                other = copy.deepcopy(net)
-                calibration.set_statistics(other, self.calibration, kind)
-                errors = {str(w): calibration.divergence(other, self.held_out, wanted, w) for w in widths}
-                self.choice.append({"rule": rule, "statistics": kind, "divergence": errors})
-                print(rule, kind, {w: round(error, 4) for w, error in errors.items()}, flush=True)
-                score = float(np.log(list(errors.values())).sum())
-                if best is None or score < best:
-                    best, found = score, other
-                    self.chosen = self.choice[-1]
-        return found
+            tried.append((self._divergence(net, widths, rule, "kept"), rule, copy.deepcopy(net)))
+        _, rule, net = min(tried, key=lambda entry: entry[0])
+        tried = []
+        for kind in self.options.statistics:
+            other = copy.deepcopy(net)
+            calibration.set_statistics(other, self.calibration, kind)
+            tried.append((self._divergence(other, widths, rule, kind), kind, other))
+        _, kind, net = min(tried, key=lambda entry: entry[0])
+        self.chosen = {"rule": rule, "statistics": kind}
+        return net
+
+    def _divergence(self, net: Any, widths: tuple[int, ...], rule: str, kind: str) -> float:
+        """The mean over widths of log divergence on the held-out images; each is recorded."""
+        found = {str(w): calibration.divergence(net, self.held_out, self.wanted, w) for w in widths}
+        self.choice.append({"rule": rule, "statistics": kind, "divergence": found})
+        print(rule, kind, {w: round(error, 4) for w, error in found.items()}, flush=True)
+        return float(np.log(list(found.values())).mean())
 
     def integer_row(self, label: str, program: Any, widths: Any, kind: str) -> None:
         if program.digest not in self.programs.values():
@@ -198,7 +204,7 @@ class Run:
             "title": options.title,
             "network": network,
             "dataset": dataset,
-            "calibration": {"images": counts, "tried": self.choice, "chosen": getattr(self, "chosen", None)},
+            "calibration": {"images": counts, "tried": self.choice, "chosen": self.chosen},
             "programs": self.programs,
             "rows": self.rows,
             "provenance": results.provenance(),
@@ -212,10 +218,11 @@ def run(options: argparse.Namespace) -> Path:
     one.float_row()
     net = one.convert(WIDTHS)
     program = lower(net, options.network)
-    for width in (8, 6, 4, 5):
+    for width in (8, 4, 6):
         one.integer_row(str(width), program, width, "uniform")
     for bits in BUDGETS:
         one.mixed_row(net, program, bits)
+        one.integer_row(str(bits), program, bits, "uniform")
     return one.write()
 
 
@@ -236,9 +243,9 @@ def options(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--skip-unreadable", action="store_true", help="leave damaged files out and name them"
     )
-    parser.add_argument("--calibration", type=int, default=128, help="training images for steps and tables")
-    parser.add_argument("--held-out", type=int, default=64, help="training images that choose among rules")
-    parser.add_argument("--sensitivity", type=int, default=24, help="of those, for the mixed allocation")
+    parser.add_argument("--calibration", type=int, default=64, help="training images for steps and tables")
+    parser.add_argument("--held-out", type=int, default=32, help="training images that choose among rules")
+    parser.add_argument("--sensitivity", type=int, default=16, help="of those, for the mixed allocation")
     parser.add_argument("--rules", nargs="+", default=list(calibration.RULES))
     parser.add_argument("--statistics", nargs="+", default=["kept", "estimated", "shifted"])
     parser.add_argument("--limit", type=int, help="validation images; all if not given")
