@@ -8,7 +8,7 @@ from kernel_checks import PLANES_CHECKS, SWITCH_CHECKS
 from pointwise_checks import POINTWISE_CHECKS
 
 from dqt_core import kernels
-from dqt_core.kernels.emulator import KERNEL, Emulator, EmulatorError
+from dqt_core.kernels.emulator import KERNEL, Emulator, EmulatorError, NoCompilerError
 
 # file: checks that run its kernels, the quickest killers first
 CHECKS = {
@@ -122,6 +122,8 @@ def fault(engine, file, kernel):
     try:
         for check in sorted(CHECKS[file], key=lambda check: word not in check.__name__):
             check(engine)
+    except NoCompilerError:
+        raise
     except (AssertionError, EmulatorError) as error:
         return str(error)
     return ""

@@ -8,7 +8,7 @@ from plan_checks import PLAN_CHECKS
 from test_mutants import mutated
 
 from dqt_core.backends import emulated, gpu_launches, gpu_plan
-from dqt_core.kernels.emulator import EmulatorError
+from dqt_core.kernels.emulator import EmulatorError, NoCompilerError
 
 PLAN_MUTANTS = {
     # name: (text of gpu_plan.py, its replacement)
@@ -110,6 +110,8 @@ def plan_killer(module):
     for check in PLAN_CHECKS:
         try:
             check(module)
+        except NoCompilerError:
+            raise
         except (AssertionError, OverflowError, ValueError, KeyError, EmulatorError):
             return check.__name__
     return None
