@@ -87,6 +87,8 @@ def test_a_run_out_of_time_keeps_what_it_has(tmp_path, monkeypatch):
     stored = json.loads(kept.path.read_text())
     assert [row["group"] for row in stored["rows"]] == ["1"]
     assert stored["checks"][0]["detail"] == "cut: no time left"
+    kept.finish()
+    assert not kept.data["finished"]
     assert [path.name for path in tmp_path.iterdir()] == [kept.path.name]
     assert kept.path.name.startswith("nvidia-x100-test-20")
 
