@@ -16,7 +16,7 @@ from dqt_core.network import NestedNet
 
 Images = NDArray[np.uint8]
 Rule: TypeAlias = Literal["error", "percentile", "largest"]
-Statistics: TypeAlias = Literal["kept", "estimated", "shifted"]
+Moments: TypeAlias = tuple[Tensor, Tensor]  # mean and variance of every channel
 RULES: tuple[Rule, ...] = ("error", "percentile", "largest")
 SAMPLE = 1 << 18  # activations kept of every quantizer
 PERCENTILE = 0.9999
@@ -98,14 +98,16 @@ def set_steps(net: NestedNet, batches: Iterable[Images], rule: Rule = "error") -
     finally:
         for handle in handles:
             handle.remove()
+    if not any(samples.values()):
+        raise ValueError("there are no calibration images; give at least one batch")
     for quantizer, parts in samples.items():
-        _set_step(quantizer, _thinned(parts), rule)
+        if parts:  # a controller's were not called
+            _set_step(quantizer, _thinned(parts), rule)
 
 
 def _thinned(parts: list[Tensor]) -> Tensor:
-    if not parts:
-        raise ValueError("there are no calibration images; give at least one batch")
-    return torch.cat([part[:: len(parts)] for part in parts])
+    stride = sum(map(len, parts)) // SAMPLE | 1
+    return torch.cat([part[::stride] for part in parts])
 
 
 def _set_step(quantizer: Codes, x: Tensor, rule: Rule) -> None:
@@ -116,13 +118,14 @@ def _set_step(quantizer: Codes, x: Tensor, rule: Rule) -> None:
 
 
 @torch.no_grad()
-def set_statistics(
-    net: NestedNet,
-    batches: Sequence[Images],
-    kind: Statistics = "shifted",
-    settings: Sequence[Sequence[Choice]] | None = None,
+def correct_norms(
+    net: NestedNet, batches: Sequence[Images], settings: Sequence[Sequence[Choice]] | None = None
 ) -> None:
-    """Correct the batch-norm tables for what rounding does to their inputs.
+    """Set the batch-norm tables so that rounding moves no channel's mean and variance.
+
+    After it, every channel leaves its norm with the mean and variance that it has at the widest choice, over
+    the calibration images. The widest choice keeps the tables of the float network; layers without a batch
+    norm stay as they are.
 
     Parameters
     ----------
@@ -130,41 +133,45 @@ def set_statistics(
         Changed in place; ends in evaluation mode.
     batches : sequence of uint8 arrays, (n, H, W, 3)
         Calibration images.
-    kind : {"shifted", "estimated", "kept"}
-        "estimated": mean and variance of the calibration images at each setting. "shifted": those of the
-        float network, moved by the difference that the calibration images show between the setting and the
-        widest choice, so that the choice of images matters less. "kept": those of the float network.
     settings : sequence of lists of L choices, optional
         Whole-network widths whose tables are set; None: every choice, uniform.
 
     Raises
     ------
     ValueError
-        If the kind is unknown, or the network shares one table among its widths.
+        If the network shares one table among its widths.
 
     Notes
     -----
-    Moving a layer's mean is the bias correction of Nagel et al. 2019 (arXiv 1906.04721), measured.
+    Moving the mean is the bias correction of Nagel et al. 2019 (arXiv 1906.04721), measured. Unlike
+    `train.recalibrate` this also fits networks whose statistics were folded into gain and bias.
+
+    Examples
+    --------
+    >>> from dqt_core import convert, models
+    >>> images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), np.uint8)
+    >>> net = convert(models.resnet18(10, 8, small_images=True), images, (0.5,) * 3, (0.25,) * 3)
+    >>> correct_norms(net, [images])
     """
-    if kind not in ("shifted", "estimated", "kept"):
-        raise ValueError(f"kind={kind!r} is unknown; choose 'shifted', 'estimated' or 'kept'")
-    if kind == "kept":
-        return
-    layers, widest = net.switch_layers, net.selection.choices[-1]
-    if any(0 < len(layer.norms) < len(layer.choices) for layer in layers):
+    if any(0 < len(layer.norms) < len(layer.choices) for layer in net.switch_layers):
         raise ValueError("this network shares its batch norm among widths; convert with 'per_width'")
-    settings = settings or [[choice] * len(layers) for choice in net.selection.choices]
-    old = _tables(net, [widest] * len(layers))
-    reference = _estimated(net, batches, [widest] * len(layers)) if kind == "shifted" else None
-    for setting in settings:
-        is_reference = list(setting) == [widest] * len(layers)
-        found = reference if reference and is_reference else _estimated(net, batches, setting)
-        for norm, kept, new, base in zip(_norms(net, setting), old, found, reference or found, strict=True):
-            mean, variance = new
-            if reference:
-                mean, variance = kept[0] + new[0] - base[0], kept[1] * new[1] / base[1].clamp_min(1e-12)
-            norm.running_mean, norm.running_var = mean, variance
+    widest = [net.selection.choices[-1]] * len(net.switch_layers)
+    kept, reference = _tables(net, widest), _estimated(net, batches, widest)
+    for setting in settings or [[choice] * len(widest) for choice in net.selection.choices[:-1]]:
+        found, norms = _estimated(net, batches, setting), _norms(net, setting)
+        for norm, own, widest_norm, old, wide in zip(
+            norms, found, _norms(net, widest), kept, reference, strict=True
+        ):
+            if norm is not widest_norm:
+                _correct(norm, old, wide, own)
     net.eval()
+
+
+def _correct(norm: nn.BatchNorm2d, old: Moments, wide: Moments, own: Moments) -> None:
+    """The table under which `own` becomes what the table `old` makes of `wide`."""
+    ratio = own[1].clamp_min(1e-12) / wide[1].clamp_min(1e-12)
+    norm.running_mean = own[0] + (old[0] - wide[0]) * ratio.sqrt()
+    norm.running_var = (old[1] + norm.eps) * ratio - norm.eps
 
 
 def _norms(net: NestedNet, setting: Sequence[Choice]) -> list[nn.BatchNorm2d]:
@@ -176,7 +183,7 @@ def _norms(net: NestedNet, setting: Sequence[Choice]) -> list[nn.BatchNorm2d]:
     return [norm for norm in found if norm is not None]
 
 
-def _tables(net: NestedNet, setting: Sequence[Choice]) -> list[tuple[Tensor, Tensor]]:
+def _tables(net: NestedNet, setting: Sequence[Choice]) -> list[Moments]:
     tables = []
     for norm in _norms(net, setting):
         assert norm.running_mean is not None, "convert keeps batch norm's running statistics"
@@ -185,9 +192,7 @@ def _tables(net: NestedNet, setting: Sequence[Choice]) -> list[tuple[Tensor, Ten
     return tables
 
 
-def _estimated(
-    net: NestedNet, batches: Sequence[Images], setting: Sequence[Choice]
-) -> list[tuple[Tensor, Tensor]]:
+def _estimated(net: NestedNet, batches: Sequence[Images], setting: Sequence[Choice]) -> list[Moments]:
     """Mean and variance before each norm of a setting, averaged over batches; the norms stay as they are."""
     norms = _norms(net, setting)
     before = _tables(net, setting)
@@ -200,7 +205,7 @@ def _estimated(
     found = _tables(net, setting)
     for norm, momentum, (mean, variance) in zip(norms, momenta, before, strict=True):
         norm.momentum, norm.running_mean, norm.running_var = momentum, mean, variance
-        norm.eval()
+        norm.eval().num_batches_tracked = torch.zeros((), dtype=torch.int64)
     return found
 
 

@@ -125,21 +125,18 @@ class Run:
         for rule in self.options.rules:
             calibration.set_steps(net, self.calibration, rule)
             tried.append((self._divergence(net, widths, rule, "kept"), rule, copy.deepcopy(net)))
-        _, rule, net = min(tried, key=lambda entry: entry[0])
-        tried = []
-        for kind in self.options.statistics:
-            other = copy.deepcopy(net)
-            calibration.set_statistics(other, self.calibration, kind)
-            tried.append((self._divergence(other, widths, rule, kind), kind, other))
-        _, kind, net = min(tried, key=lambda entry: entry[0])
-        self.chosen = {"rule": rule, "statistics": kind}
-        return net
+        kept, rule, net = min(tried, key=lambda entry: entry[0])
+        corrected = copy.deepcopy(net)
+        calibration.correct_norms(corrected, self.calibration)
+        is_better = self._divergence(corrected, widths, rule, "corrected") < kept
+        self.chosen = {"rule": rule, "tables": "corrected" if is_better else "kept"}
+        return corrected if is_better else net
 
-    def _divergence(self, net: Any, widths: tuple[int, ...], rule: str, kind: str) -> float:
+    def _divergence(self, net: Any, widths: tuple[int, ...], rule: str, tables: str) -> float:
         """The mean over widths of log divergence on the held-out images; each is recorded."""
         found = {str(w): calibration.divergence(net, self.held_out, self.wanted, w) for w in widths}
-        self.choice.append({"rule": rule, "statistics": kind, "divergence": found})
-        print(rule, kind, {w: round(error, 4) for w, error in found.items()}, flush=True)
+        self.choice.append({"rule": rule, "tables": tables, "divergence": found})
+        print(rule, tables, {w: round(error, 4) for w, error in found.items()}, flush=True)
         return float(np.log(list(found.values())).mean())
 
     def integer_row(self, label: str, program: Any, widths: Any, kind: str) -> None:
@@ -175,7 +172,8 @@ class Run:
         picks = allocate.allocate(allocate.layer_bitops(program), divergences, budget)
         setting = [program.choices[k] for k in picks]
         net = copy.deepcopy(net)
-        calibration.set_statistics(net, self.calibration, self.chosen["statistics"], [setting])
+        if self.chosen["tables"] == "corrected":
+            calibration.correct_norms(net, self.calibration, [setting])
         own = lower(net, f"{self.options.network}_mixed{bits}")
         widths = [weight_bits for weight_bits, _ in setting]
         self.integer_row(f"mixed at {bits}-bit BitOPs", own, widths, f"mixed {bits}")
@@ -247,7 +245,6 @@ def options(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--held-out", type=int, default=32, help="training images that choose among rules")
     parser.add_argument("--sensitivity", type=int, default=16, help="of those, for the mixed allocation")
     parser.add_argument("--rules", nargs="+", default=list(calibration.RULES))
-    parser.add_argument("--statistics", nargs="+", default=["kept", "estimated", "shifted"])
     parser.add_argument("--limit", type=int, help="validation images; all if not given")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--backend", default="auto")
