@@ -25,7 +25,7 @@ RESULT := _build/reproduce/$(NOTEBOOK)
 NOTEBOOKS := $(wildcard reproductions/*.ipynb)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv reproduce test lint format outputs book book-report gpu gpu-train clean
+.PHONY: help venv reproduce test lint format outputs book book-report publish-notebooks gpu gpu-train clean
 .DELETE_ON_ERROR:
 
 help: ## show this list
@@ -74,6 +74,13 @@ book: $(STAMP) ## build the book into _build/html
 
 book-report: $(STAMP) ## build the book twice; print its times, the weight of each page, what axe-core finds
 	$(RUN) book/report.py
+
+publish-notebooks: ## put the notebooks of the built book on the branch `notebooks` of origin, for Colab and Binder
+	@test -d _build/html/_notebooks || { echo "there are no notebooks yet: make book" >&2; exit 1; }
+	export GIT_INDEX_FILE=$(CURDIR)/_build/notebooks.index && rm -f $$GIT_INDEX_FILE && \
+	git --work-tree=_build/html/_notebooks add --all --force . && \
+	git push --force origin $$(git -c user.name="$$(git log -1 --format=%an)" -c user.email="$$(git log -1 --format=%ae)" \
+		commit-tree -m "Notebooks of $$(git rev-parse --short HEAD)" $$(git write-tree)):refs/heads/notebooks
 
 # On a GPU machine PYTHON is used as it is: it needs torch for CUDA, one CuPy, numpy, safetensors, pytest and
 # hypothesis, and nothing of the environment above. Without such a Python: make venv, then
