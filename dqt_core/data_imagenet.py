@@ -231,19 +231,47 @@ def _decoder() -> Any:
 
     def decode(path: Path, resize: int | None) -> Images:
         with image.open(path) as opened:
-            picture = opened.convert("RGB")
-        if resize is not None:
-            short = min(picture.size)
-            size = [resize * side // short for side in picture.size]  # rounded down, as torchvision does
-            picture = picture.resize(size, image.Resampling.BILINEAR)
-        pixels = np.asarray(picture, np.uint8)
-        if min(pixels.shape[:2]) < CROP:
-            raise ValueError(f"it is {pixels.shape[1]} x {pixels.shape[0]}, at least {CROP} are needed")
-        # torchvision's CenterCrop rounds half to even
-        top, left = (round((side - CROP) / 2) for side in pixels.shape[:2])
-        return pixels[top : top + CROP, left : left + CROP]
+            return _cut(opened.convert("RGB"), resize)
 
     return decode
+
+
+def _cut(picture: Any, resize: int | None) -> Images:
+    """The central square of a Pillow image, as torchvision's Resize and CenterCrop give it."""
+    if resize is not None:
+        size = [resize * side // min(picture.size) for side in picture.size]
+        picture = picture.resize(size, _pillow().Resampling.BILINEAR)
+    pixels = np.asarray(picture, np.uint8)
+    if min(pixels.shape[:2]) < CROP:
+        raise ValueError(f"it is {pixels.shape[1]} x {pixels.shape[0]}, at least {CROP} are needed")
+    top, left = (round((side - CROP) / 2) for side in pixels.shape[:2])  # half to even
+    return pixels[top : top + CROP, left : left + CROP]
+
+
+def photographs() -> Images:
+    """The two photographs that come with scikit-learn, cut to 224 x 224, for a machine without ImageNet.
+
+    Returns
+    -------
+    uint8 array, (2, 224, 224, 3)
+        A temple and a flower.
+
+    Raises
+    ------
+    ImportError
+        If scikit-learn or Pillow is not installed.
+
+    Examples
+    --------
+    >>> photographs().shape
+    (2, 224, 224, 3)
+    """
+    try:
+        from sklearn.datasets import load_sample_images
+    except ImportError as error:
+        raise ImportError('the photographs need scikit-learn: pip install "dqt_core[train]"') from error
+    pictures = [_pillow().fromarray(pixels) for pixels in load_sample_images().images]
+    return np.stack([_cut(picture, RESIZED) for picture in pictures])
 
 
 def _pillow() -> Any:

@@ -21,6 +21,7 @@ from dqt_core.data import normalization_table
 
 CHUNK = 100  # images between two files of what was evaluated
 WIDTHS = (4, 5, 6, 8)
+UNIFORM = (8, 4, 6, 5)  # in the order of the rows
 BUDGETS = (5,)  # bits whose BitOPs a mixed allocation may spend
 NETWORKS = {"resnet50": models.resnet50, "mobilenet_v2": models.mobilenet_v2}
 
@@ -103,6 +104,7 @@ class Run:
         self.programs: dict[str, str] = {}
         self.choice: list[dict[str, Any]] = []
         self.chosen: dict[str, str] = {}
+        self.budgets: dict[str, float] = {}
 
     def float_row(self) -> None:
         table = torch.from_numpy(normalization_table(data_imagenet.MEAN, data_imagenet.STD))
@@ -168,7 +170,8 @@ class Run:
             ]
             path.write_text(json.dumps(np.mean(parts, axis=0).tolist()))
         divergences = np.asarray(json.loads(path.read_text()))
-        budget = allocate.uniform_bitops(program, bits) - allocate.fixed_bitops(program)
+        self.budgets[str(bits)] = allocate.uniform_bitops(program, bits)
+        budget = self.budgets[str(bits)] - allocate.fixed_bitops(program)
         picks = allocate.allocate(allocate.layer_bitops(program), divergences, budget)
         setting = [program.choices[k] for k in picks]
         net = copy.deepcopy(net)
@@ -204,6 +207,7 @@ class Run:
             "dataset": dataset,
             "calibration": {"images": counts, "tried": self.choice, "chosen": self.chosen},
             "programs": self.programs,
+            "budgets": self.budgets,
             "rows": self.rows,
             "provenance": results.provenance(),
         }
@@ -216,11 +220,10 @@ def run(options: argparse.Namespace) -> Path:
     one.float_row()
     net = one.convert(WIDTHS)
     program = lower(net, options.network)
-    for width in (8, 4, 6):
+    for width in UNIFORM:
         one.integer_row(str(width), program, width, "uniform")
     for bits in BUDGETS:
         one.mixed_row(net, program, bits)
-        one.integer_row(str(bits), program, bits, "uniform")
     return one.write()
 
 

@@ -130,3 +130,25 @@ def test_another_reference_is_another_measurement(program):
     assert measured[0, WIDTHS.index(2)] == measured[1, WIDTHS.index(4)] == 0
     lone = allocate.loss(program, images(), LABELS, [8, 4]) - allocate.loss(program, images(), LABELS, [2, 4])
     assert measured[0, WIDTHS.index(8)] == lone
+
+
+@pytest.mark.parametrize("backend", ["numpy", "torch"])
+def test_a_divergence_is_one_layer_alone(program, backend):
+    measured = allocate.divergences(program, images(), backend=backend)
+
+    def probabilities(widths):
+        real = program.run(images(), widths).logits / 2.0 ** allocate.scale(program)
+        powers = np.exp(real - real.max(1, keepdims=True))
+        return powers / powers.sum(1, keepdims=True)
+
+    wanted = probabilities(8)
+    for layer, k in itertools.product(range(2), range(len(WIDTHS))):
+        found = probabilities([WIDTHS[k] if i == layer else 8 for i in range(2)])
+        expected = (wanted * np.log(wanted / found)).sum(1).mean()
+        assert measured[layer, k] == pytest.approx(expected, rel=1e-6, abs=1e-12)
+    assert (measured[:, WIDTHS.index(2)] > 0).all()
+
+
+def test_a_divergence_needs_a_backend_that_is_led_step_by_step(program):
+    with pytest.raises(ValueError, match="'emulator' plans whole programs; choose 'numpy' or 'torch'"):
+        allocate.divergences(program, images(), backend="emulator")

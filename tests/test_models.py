@@ -1,11 +1,16 @@
 """The float models are torchvision's: names, numbers and outputs."""
 
+import copy
+
 import pytest
 import torch
-from small_nets import seeded, tensors
+from small_nets import MEAN, STD, images, seeded, tensors
+from torch import nn
+from torch.nn import functional
 
-from dqt_core import models
+from dqt_core import convert, lower, models
 from dqt_core._torchvision import import_torchvision
+from dqt_core.program import Conv
 
 PARAMETERS = {"resnet18": 11_689_512, "resnet50": 25_557_032, "mobilenet_v2": 3_504_872}
 
@@ -44,3 +49,23 @@ def test_every_activation_is_a_module_of_its_own(name):
             module.register_forward_hook(lambda module, *_: called.append(module))
     net(tensors(1, 32))
     assert len(called) == len(set(called))
+
+
+@pytest.mark.parametrize("size", [32, 64])
+def test_padding_after_the_image_is_keras_padding_in_float_and_in_integers(size):
+    net = seeded(lambda: models.mobilenet_v2(classes=10))
+    reference, keras = copy.deepcopy(net), copy.deepcopy(net)
+    strided = [m for m in reference.modules() if isinstance(m, nn.Conv2d) and m.stride == (2, 2)]
+    for module in strided:
+        module.padding = (0, 0)
+        module.register_forward_pre_hook(lambda m, x: functional.pad(x[0], (0, 1, 0, 1)))
+    models.pad_after(keras)
+    assert len(strided) == 5
+    with torch.no_grad():
+        x = tensors(2, size)
+        expected, found, symmetric = reference(x), keras(x), net(x)
+    assert (found - expected).norm() < 1e-4 * expected.norm()
+    assert (symmetric - expected).norm() > 0.1 * expected.norm()
+    program = lower(convert(keras, images(2, size), MEAN, STD, (8,), controller=False))
+    assert sum(op.weight.shape[1] == 4 for op in program.ops if isinstance(op, Conv)) == 5
+    assert all((op.weight[:, 0] == 0).all() for op in program.ops if isinstance(op, Conv) and op.stride == 2)

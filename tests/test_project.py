@@ -90,6 +90,7 @@ def test_versions_are_in_step():
 
 FLOORS = {"nested": 1, "integer": 1, "program": 2, "backends": 2, "cost": 2, "allocate": 2, "export": 2}
 FLOORS |= {"kernels": 2, "data": 2, "results": 2, "_torchvision": 2, "_onnx": 2, "qdq": 2, "": 2}
+FLOORS |= {"data_imagenet": 2}
 # The two modules that hold a torch import for the rest of their floor; who imports them needs torch too.
 HOLD_TORCH = {"backends.torch_cpu": {"torch"}, "_torchvision": {"torch"}}
 OUTSIDE = {1: {"numpy"}, 2: {"numpy", "safetensors"}}

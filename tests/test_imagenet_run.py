@@ -1,0 +1,134 @@
+"""The ImageNet run in little: a small network on made-up pictures, its record, damage and resumption."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from small_nets import seeded
+
+from dqt_core import models, results
+from dqt_core.data import DataError
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "reproductions"))
+import imagenet_run
+
+NAMES = [f"n{i:08}" for i in range(1000)]
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory):
+    """Four classes of the thousand, six pictures each in both splits, and weights of a narrow ResNet-50."""
+    root, random = tmp_path_factory.mktemp("imagenet"), np.random.default_rng(0)
+    (root / "synsets.txt").write_text("\n".join(NAMES))
+    for split in ("train", "val"):
+        for name in NAMES[10:14]:
+            (root / split / name).mkdir(parents=True)
+            for i in range(6):
+                coarse = random.integers(0, 256, (6, 6, 3), np.uint8)
+                picture = Image.fromarray(coarse).resize((227, 227))
+                picture.save(root / split / name / f"{split}_{name}_{i}.JPEG")
+    torch.save(seeded(lambda: models.resnet50(1000, 2)).state_dict(), root / "small.pth")
+    return root
+
+
+def options(tree, out, *more):
+    arguments = ["--imagenet-root", str(tree), "--weights", str(tree / "small.pth"), "--out", str(out)]
+    arguments += ["--calibration", "16", "--held-out", "8", "--sensitivity", "4", "--rules", "percentile"]
+    return imagenet_run.options([*arguments, "--sample", *more])
+
+
+@pytest.fixture(autouse=True)
+def narrow(monkeypatch):
+    monkeypatch.setattr(imagenet_run, "NETWORKS", {"resnet50": lambda: models.resnet50(1000, 2)})
+    monkeypatch.setattr(imagenet_run, "WIDTHS", (4, 8))
+    monkeypatch.setattr(imagenet_run, "CHUNK", 10)
+
+
+@pytest.fixture(scope="module")
+def recorded(tree, tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(imagenet_run, "NETWORKS", {"resnet50": lambda: models.resnet50(1000, 2)})
+        patch.setattr(imagenet_run, "WIDTHS", (4, 8))
+        patch.setattr(imagenet_run, "CHUNK", 10)
+        patch.setattr(imagenet_run, "BUDGETS", (5,))
+        patch.setattr(imagenet_run, "UNIFORM", (8, 4))
+        out = tmp_path_factory.mktemp("run")
+        return out, results.read(imagenet_run.run(options(tree, out)))
+
+
+def test_the_record_has_every_row(recorded):
+    _, record = recorded
+    labels = [row["widths"] for row in record["rows"]]
+    assert labels == ["float", "8", "4", "mixed at 5-bit BitOPs"]
+    for row in record["rows"]:
+        assert row["images"] == 24
+        assert results.hits(row).sum() == row["correct"]
+    mixed = record["rows"][-1]
+    assert mixed["bitops"] <= record["budgets"]["5"]
+    assert set(mixed["run"]) == {4, 8}
+    assert record["calibration"]["images"] == {"steps and tables": 16, "choice": 8}
+
+
+def test_a_row_equals_a_plain_run(recorded, tree):
+    _, record = recorded
+    one = imagenet_run.Run(options(tree, "unused"))
+    program = imagenet_run.lower(one.convert((4, 8)), "resnet50")
+    row = record["rows"][1]
+    assert program.digest == row["program"]
+    images, labels = next(one.files.batches(100))
+    assert (program.run(images, 8).classes == labels).tolist() == results.hits(row).tolist()
+
+
+def test_what_was_evaluated_is_not_run_again(recorded, tree, monkeypatch):
+    out, record = recorded
+    monkeypatch.setattr(imagenet_run, "UNIFORM", (8, 4))
+    (out / "float" / "000010.json").unlink()
+    ran = []
+    real = imagenet_run._chunk
+    monkeypatch.setattr(imagenet_run, "_chunk", lambda *a: ran.append(len(a[1])) or real(*a))
+    again = results.read(imagenet_run.run(options(tree, out)))
+    assert ran == [10]
+    for rows in (again["rows"], record["rows"]):
+        for row in rows:
+            row.pop("seconds")
+    assert {**again, "provenance": 0} == {**record, "provenance": 0}
+
+
+def test_a_damaged_image_stops_the_run_by_name_or_is_left_out_and_named(tree, tmp_path):
+    one = imagenet_run.Run(options(tree, tmp_path))
+    bad = one.files.paths[12]
+    whole = bad.read_bytes()
+    bad.write_bytes(whole[:500])
+    try:
+        with pytest.raises(DataError, match=rf"{bad} .* cannot be decoded"):
+            one.float_row()
+        assert (tmp_path / "float" / "000000.json").is_file()
+        assert not (tmp_path / "float" / "000010.json").exists()
+        one = imagenet_run.Run(options(tree, tmp_path, "--skip-unreadable"))
+        one.float_row()
+    finally:
+        bad.write_bytes(whole)
+    assert one.rows[0]["images"] == 23
+    assert one.rows[0]["unreadable"] == [bad.name]
+
+
+def test_too_few_calibration_images(tree, tmp_path):
+    with pytest.raises(DataError, match=r"40 images were asked for, .*train has 24"):
+        imagenet_run.Run(options(tree, tmp_path, "--calibration", "32"))
+
+
+@pytest.mark.parametrize("kind", ["npz", "safetensors"])
+def test_weights_of_other_files(tree, tmp_path, kind):
+    from safetensors.torch import save_file
+
+    state = torch.load(tree / "small.pth", weights_only=True)
+    path = tmp_path / f"small.{kind}"
+    if kind == "npz":
+        np.savez(path, **{name: value.numpy() for name, value in state.items()})
+    else:
+        save_file(state, path)
+    one, other = (imagenet_run.load_float("resnet50", p).state_dict() for p in (path, tree / "small.pth"))
+    assert all(torch.equal(one[name], other[name]) for name in state)
