@@ -77,12 +77,13 @@ def test_the_page_rules_can_fail():
 # Chapters
 
 
-def cells(text):
-    """Return the lines of each code cell that a reader sees, options left out."""
+def cells(text, drawings=True):
+    """Return the lines of each code cell that a reader sees, options left out; on demand no figures."""
     shown = []
     for body in re.findall(r"^```\{code-cell\}[^\n]*\n(.*?)^```", text, re.M | re.S):
         options = re.match(r"(:[^\n]*\n|---\n.*?\n---\n)*", body, re.S).group()
-        if not re.search(r"remove-cell|remove-input|hide-input|hide-cell", options):
+        hidden = re.search(r"remove-cell|remove-input|hide-input|hide-cell", options)
+        if not hidden and (drawings or "  figure:" not in options):
             shown.append([line for line in body[len(options) :].splitlines() if line.strip()])
     return shown
 
@@ -114,6 +115,55 @@ def test_every_exercise_has_a_solution(chapter):
     solutions = re.findall(r"\{solution(?:-start)?\} (\S+)", text)
     assert exercises
     assert sorted(exercises) == sorted(solutions)
+
+
+# Aimed at: 10 to 15 words for each line of code. Not counted are solutions, whose words are the hint's, and the
+# lines that draw a figure, whose words are the caption, which counts. Up to 17 words are tolerated. A chapter
+# that reads tables, drawn by folded cells, shows few lines of its own and may have any number of words.
+FEWEST, MOST = 10, 17
+
+
+def outside_solutions(text):
+    return re.sub(r"^```\{solution-start\}.*?^```\{solution-end\}\n```", "", text, flags=re.M | re.S)
+
+
+def words(text):
+    """Count the words of a chapter's prose, captions included."""
+    captions = re.findall(r"^    caption: (.*?)\n(?:    \w|---)", text, re.M | re.S)
+    text = text.split("---\n", 2)[-1]  # without its head
+    text = re.sub(r"^```\{(code-cell|raw|figure|literalinclude)\}.*?^```$", "", text, flags=re.M | re.S)
+    text = re.sub(r"\$\$.*?\$\$", "", text, flags=re.S)
+    text = re.sub(r"^(:[\w-]+:|```|:::).*$", "", text, flags=re.M)
+    return len(re.findall(r"[A-Za-z0-9]\S*", "\n".join([text, *captions])))
+
+
+def prose_faults(text):
+    text = outside_solutions(text)
+    lines = sum(map(len, cells(text, drawings=False)))
+    folded = sum(map(len, cells(text.replace("hide-input", "")))) - sum(map(len, cells(text)))
+    ratio = words(text) / lines
+    if ratio < FEWEST or (ratio > MOST and 2 * folded < lines):
+        return [f"{ratio:.1f} words of prose for each line of code, aim at 10 to 15"]
+    return []
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda path: path.stem)
+def test_code_is_explained(chapter):
+    assert prose_faults(chapter.read_text()) == []
+
+
+@pytest.mark.parametrize(("per_line", "faulty"), [(9, True), (12, False), (18, True)])
+def test_too_little_and_too_much_prose_is_caught(per_line, faulty):
+    cell = "```{code-cell} ipython3\n" + "x = 1\n" * 10 + "```\n"
+    text = f"---\nhead\n---\n{'word ' * 10 * per_line}\n{cell}"
+    assert bool(prose_faults(text)) == faulty
+    figure = '---\nmystnb:\n  figure:\n    caption: "a"\n    name: b\n---\n'
+    drawing = cell.replace("ipython3\n", f"ipython3\n{figure}")
+    assert bool(prose_faults(text + drawing)) == faulty
+    solution = "```{solution-start} a\n```\n" + 9 * cell + "```{solution-end}\n```\n"
+    assert bool(prose_faults(text + solution)) == faulty
+    folded = cell.replace("ipython3\n", "ipython3\n:tags: [hide-input]\n")
+    assert bool(prose_faults(text + folded)) == (faulty and per_line < 10)
 
 
 @pytest.mark.parametrize("lines", [9, 41])

@@ -6,6 +6,7 @@ notebook reader shows, and before them a cell that installs the package and fetc
 
 import base64
 import json
+import posixpath
 import re
 import textwrap
 import zipfile
@@ -226,6 +227,8 @@ def _words(app: Sphinx, name: str) -> Callable[[str, str], str]:
         if role == "numref":
             number = app.env.toc_fignumbers[labels[content][0]]["figure"][labels[content][1]]
             return "Fig. " + ".".join(map(str, number))
+        if role == "doc":
+            return f"*{app.env.titles[posixpath.normpath(posixpath.join('book', content))].astext()}*"
         return f"*{content}*"
 
     return words
