@@ -89,3 +89,20 @@ def book() -> Path:
     if result.returncode != 0:
         pytest.fail("\n".join(["the book does not build:", *(complaints or output[-40:])]), pytrace=False)
     return ROOT / "_build" / "html"
+
+
+# What is counted at the end of a run: tests whose subject is one planted error each.
+PLANTED = {
+    "test_a_wrong_solution_is_rejected": "wrong solutions of exercises rejected",
+    "test_every_mutant_is_killed": "errors planted in kernels caught",
+}
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    for test, meaning in PLANTED.items():
+        passed, failed = (
+            sum(test in report.nodeid for report in terminalreporter.stats.get(outcome, ()))
+            for outcome in ("passed", "failed")
+        )
+        if passed + failed:
+            terminalreporter.write_line(f"{passed} of {passed + failed} {meaning}")
