@@ -117,9 +117,10 @@ def test_every_exercise_has_a_solution(chapter):
     assert sorted(exercises) == sorted(solutions)
 
 
-# Aimed at: 10 to 15 words for each line of code. Not counted are solutions, whose words are the hint's, and the
-# lines that draw a figure, whose words are the caption, which counts. Up to 17 words are tolerated. A chapter
-# that reads tables, drawn by folded cells, shows few lines of its own and may have any number of words.
+# Aimed at: 10 to 15 words for each line of code. Solutions do not count, as their words are the hint's, nor
+# do lines that draw a figure, as their words are the caption, which counts. Up to 17 words are tolerated. A
+# chapter that reads tables, drawn by folded cells, shows few lines of its own and may have any number of
+# words.
 FEWEST, MOST = 10, 17
 
 

@@ -82,6 +82,22 @@ def test_search_finds_a_term(running, address):
         assert opened.page.locator("#search-results li").count() > 1
 
 
+def test_paper_has_the_hints_and_solutions_and_no_buttons(running, address):
+    with visit(running, f"{address}/book/02-nested-codes.html") as opened:
+        page = opened.page
+        hint = page.locator("details.sd-dropdown").first
+        solution = page.locator(".solution .solution-content, .solution > .section").first
+        assert not hint.evaluate("hint => hint.open")
+        assert not solution.is_visible()
+        page.emulate_media(media="print")
+        page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
+        assert hint.evaluate("hint => hint.open")
+        assert solution.is_visible()
+        assert not page.locator(".notebook-links").is_visible()
+        page.evaluate("window.dispatchEvent(new Event('afterprint'))")
+        assert not hint.evaluate("hint => hint.open")
+
+
 # Widgets, by keyboard alone
 
 
