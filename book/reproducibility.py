@@ -1,7 +1,6 @@
 """Every claim with its status: read from `expected/claims.json`, judged by the records there are."""
 
 import json
-import shlex
 import sys
 from functools import cache
 from pathlib import Path
@@ -30,27 +29,30 @@ def claims():
 
 
 def table(group):
-    """The claims of a group: claim, source, status, what shows it, what runs it again."""
-    rows = [row for claim in claims() if claim["group"] == group for row in _rows(claim)]
-    return Table(["claim", "source", "status", "shown by", "again with"], rows)
+    """The claims of a group: claim, source, status, and what shows it."""
+    head = ["claim", "source", "status", "shown by"]
+    return Claims(head, [row for claim in claims() if claim["group"] == group for row in rows(claim)])
+
+
+class Claims(Table):
+    """A table whose long names of tests are broken to fit the page."""
+
+    def _repr_html_(self):
+        return super()._repr_html_().replace("table dataframe", "table claims")
 
 
 def counted():
     """How many rows have which status."""
-    found = [row[2] for claim in claims() for row in _rows(claim)]
+    found = [row[2] for claim in claims() for row in rows(claim)]
     shares = {word: sum(status.split(" (")[0] == word for status in found) for word in WORDS}
     return ", ".join(f"{count} {word}" for word, count in shares.items() if count)
 
 
-def _rows(claim):
-    for detail, status in RULES[claim["rule"]](claim):
-        again = claim.get("command") or _again(claim["evidence"])
-        yield claim["claim"] + detail, claim["source"], status, ", ".join(claim["evidence"]), again
-
-
-def _again(evidence):
-    tests = [name for name in evidence if "::" in name]
-    return shlex.join(["pytest", *tests]) if tests else ""
+def rows(claim):
+    """Claim, source, status and evidence, for each result that the claim's rule finds."""
+    shown_by = " ".join(claim["evidence"]) + (f"; again: {again}" if (again := claim.get("command")) else "")
+    for number, (detail, status) in enumerate(RULES[claim["rule"]](claim)):
+        yield claim["claim"] + detail, claim["source"], status, "as above" if number else shown_by
 
 
 # One rule for each kind of claim: it yields (detail, status)

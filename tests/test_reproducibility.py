@@ -48,14 +48,15 @@ def test_missing_evidence_is_seen():
 @pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: claim["claim"][:40])
 def test_a_claim_is_whole_and_its_status_a_word_of_the_notation(claim):
     assert {"group", "claim", "source", "rule", "evidence"} <= set(claim)
-    rows = list(reproducibility._rows(claim))
+    rows = list(reproducibility.rows(claim))
     assert rows
-    for _, source, status, _, again in rows:
+    for _, source, status, shown_by in rows:
         assert re.match("paper|here", source)
         word, _, reason = status.partition(" (")
         assert word in reproducibility.WORDS
         assert bool(reason) == (word == "not attempted")
-        assert again or claim["rule"] == "absent"
+        assert shown_by
+    assert "::" in claim["evidence"][0] or claim.get("command") or claim["rule"] == "absent"
 
 
 def test_the_words_are_those_of_the_notation():
