@@ -25,7 +25,12 @@ BRANCH = "notebooks"  # where `make publish-notebooks` puts that folder
 ARCHIVE = "nested-integers.zip"
 PACKAGES = '"..[train,export]" matplotlib'  # what chapters import; the path is that of the unpacked archive
 FILES = ("pyproject.toml", "README.md", "LICENSE", "requirements.txt", "dqt_core/**/*", "book/*.py")
-FILES += ("reproductions/*.py", "reproductions/expected/*", "reproductions/results/**/*")
+FILES += (
+    "reproductions/*.py",
+    "reproductions/*.json",
+    "reproductions/expected/*",
+    "reproductions/results/**/*",
+)
 FILES += ("reproductions/checkpoints/*",)
 
 SETUP = """\
