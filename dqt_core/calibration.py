@@ -118,6 +118,76 @@ def _set_step(quantizer: Codes, x: Tensor, rule: Rule) -> None:
 
 
 @torch.no_grad()
+def round_once(net: NestedNet) -> None:
+    """Choose master codes whose narrower views are the weights rounded directly, not rounded twice.
+
+    A code that was rounded up to a tie is rounded up a second time by the switch. Over all weights that is a
+    bias of half a master step at every narrower width, and a layer adds it up over its terms. Here a code on
+    a tie above its weight goes down by one, and as many codes whose narrower views do not notice go up by
+    one, so that the master has no bias either.
+
+    Parameters
+    ----------
+    net : NestedNet
+        Its weights become multiples of their steps, in place. Not for training, which rounds anew.
+
+    Raises
+    ------
+    ValueError
+        If the network rounds by floor, which has no ties.
+
+    Examples
+    --------
+    >>> from dqt_core import convert, models
+    >>> images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), np.uint8)
+    >>> net = convert(models.resnet18(10, 8, small_images=True), images, (0.5,) * 3, (0.25,) * 3)
+    >>> round_once(net)
+    """
+    if net.selection.rounding != "half_up":
+        raise ValueError("round_once is for half_up; floor has no ties")
+    for layer in net.switch_layers:
+        step = layer.log_step.exp()
+        drops = sorted({8 - weight_bits for weight_bits, _ in layer.choices} - {0})
+        codes = once_rounded((layer.weight / step).flatten(1), drops)
+        layer.weight.copy_(codes.reshape(layer.weight.shape) * step)
+
+
+def once_rounded(x: Tensor, drops: Sequence[int]) -> Tensor:
+    """Signed master codes of weights in units of their step; see `round_once`.
+
+    Parameters
+    ----------
+    x : float32 tensor, (O, K)
+        Each row is balanced by itself.
+    drops : sequence of int
+        Bits that the narrower views drop.
+
+    Returns
+    -------
+    float32 tensor, (O, K)
+        Integers -128..127.
+
+    Examples
+    --------
+    >>> once_rounded(torch.tensor([[1.7, 2.2, 5.9, 6.3]]), [2])  # 5.9 is nearer to 4 than to 8
+    tensor([[1., 3., 5., 7.]])
+    """
+    lo, hi = code_range(8, signed=True)
+    codes = (x + 0.5).floor().clamp(lo, hi)
+    is_above_tie = torch.zeros_like(x, dtype=torch.bool)
+    for drop in drops:
+        is_above_tie |= (codes % 2**drop == 2 ** (drop - 1)) & (x < codes)
+    codes -= is_above_tie.float()
+    unnoticed = (x > codes) & ~is_above_tie & (codes < hi)
+    for drop in drops:
+        unnoticed &= (codes + 1) % 2**drop != 2 ** (drop - 1)
+    gain = torch.where(unnoticed, x - codes, -1.0)
+    rank = gain.argsort(1, descending=True).argsort(1)
+    missing = (x.clamp(lo, hi) - codes).sum(1, keepdim=True).round()
+    return codes + (unnoticed & (rank < missing)).float()
+
+
+@torch.no_grad()
 def correct_norms(
     net: NestedNet, batches: Sequence[Images], settings: Sequence[Sequence[Choice]] | None = None
 ) -> None:

@@ -123,22 +123,25 @@ class Run:
         net = convert(self.float_net, self.calibration[0], mean, std, widths, controller=False)
         with torch.no_grad():
             self.wanted = [self.float_net(calibration.inputs(net, images)) for images in self.held_out]
+        self._divergence(net, widths, "rounded twice", "error", "kept")
+        calibration.round_once(net)
         tried = []
         for rule in self.options.rules:
             calibration.set_steps(net, self.calibration, rule)
-            tried.append((self._divergence(net, widths, rule, "kept"), rule, copy.deepcopy(net)))
+            error = self._divergence(net, widths, "rounded once", rule, "kept")
+            tried.append((error, rule, copy.deepcopy(net)))
         kept, rule, net = min(tried, key=lambda entry: entry[0])
         corrected = copy.deepcopy(net)
         calibration.correct_norms(corrected, self.calibration)
-        is_better = self._divergence(corrected, widths, rule, "corrected") < kept
+        is_better = self._divergence(corrected, widths, "rounded once", rule, "corrected") < kept
         self.chosen = {"rule": rule, "tables": "corrected" if is_better else "kept"}
         return corrected if is_better else net
 
-    def _divergence(self, net: Any, widths: tuple[int, ...], rule: str, tables: str) -> float:
+    def _divergence(self, net: Any, widths: tuple[int, ...], weights: str, rule: str, tables: str) -> float:
         """The mean over widths of log divergence on the held-out images; each is recorded."""
         found = {str(w): calibration.divergence(net, self.held_out, self.wanted, w) for w in widths}
-        self.choice.append({"rule": rule, "tables": tables, "divergence": found})
-        print(rule, tables, {w: round(error, 4) for w, error in found.items()}, flush=True)
+        self.choice.append({"weights": weights, "rule": rule, "tables": tables, "divergence": found})
+        print(weights, rule, tables, {w: round(error, 4) for w, error in found.items()}, flush=True)
         return float(np.log(list(found.values())).mean())
 
     def integer_row(self, label: str, program: Any, widths: Any, kind: str) -> None:

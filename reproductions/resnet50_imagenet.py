@@ -77,9 +77,7 @@ def shown(record):
     print(f"weights: {record['network']['weights']}")
     print(f"commit {origin['commit'][:12]}, {origin['date']}, {origin['hardware']['cpu']}")
     counts = record["calibration"]["images"]
-    print(
-        f"{counts['steps and tables']} training images for steps and tables, {counts['choice']} to choose rules"
-    )
+    print(f"training images: {counts['steps and tables']} for steps and tables, {counts['choice']} for choices")
     display(show.Table(HEAD, rows_of(record)))
 
 
@@ -129,19 +127,20 @@ show.Table(["difference", "measured", "band", "status"], band_rows(records, expe
 # %% [markdown]
 # ## What was tried in calibration
 #
-# Each line is a rule of steps and whether the batch-norm tables were corrected for what rounding does to their
-# inputs. The figure is the divergence of the classes' probabilities from the float network's, in nats, on training
+# Each line says whether the weights' master codes were chosen so that no width rounds them twice, the rule of the
+# steps of activations, and whether the batch-norm tables were corrected for what rounding does to their inputs. The
+# figure is the divergence of the classes' probabilities from the float network's, in nats, on training
 # images that set no step; the least was taken. No validation image was looked at for this choice.
 
 # %% tags=["hide-input"]
 for name, record in records.items():
     widths = sorted(record["calibration"]["tried"][0]["divergence"], key=int)
     rows = [
-        [tried["rule"], tried["tables"], *(f"{tried['divergence'][w]:.3g}" for w in widths)]
+        [tried["weights"], tried["rule"], tried["tables"], *(f"{tried['divergence'][w]:.3g}" for w in widths)]
         for tried in record["calibration"]["tried"]
     ]
     print(name, "chosen:", *record["calibration"]["chosen"].values())
-    display(show.Table(["steps", "tables", *(f"{w} bits" for w in widths)], rows))
+    display(show.Table(["weights", "steps", "tables", *(f"{w} bits" for w in widths)], rows))
 
 # %% [markdown]
 # ## Published rows
@@ -194,6 +193,7 @@ if profile == "embedded":
     nested = convert(
         small.eval(), photographs, data_imagenet.MEAN, data_imagenet.STD, widths=(4, 8), controller=False
     )
+    calibration.round_once(nested)
     calibration.correct_norms(nested, [photographs])
     program = lower(nested, f"{network}_random")
     kinds = sorted({type(op).__name__ for op in program.ops})

@@ -8,7 +8,7 @@ import torch
 from small_nets import MEAN, STD, images, nested_net, seeded, state
 from torch import nn
 
-from dqt_core import calibration, convert, lower
+from dqt_core import calibration, convert, lower, nested
 from dqt_core.layers import Codes
 from dqt_core.nested import code_range
 
@@ -105,6 +105,57 @@ def test_no_images_and_no_rule():
         calibration.set_steps(nested_net(controller=False), [])
     with pytest.raises(ValueError, match="rule 'max' is unknown; choose one of"):
         calibration.set_steps(nested_net(controller=False), BATCHES, "max")
+
+
+# Weights
+
+
+@pytest.mark.parametrize("drops", [[1], [2, 4], [2, 3, 4], [1, 2, 3, 4, 5, 6, 7]])
+def test_every_view_is_the_weight_rounded_directly(drops):
+    x = 40 * torch.randn(8, 3000, generator=torch.Generator().manual_seed(0))
+    x[0, :600] = torch.arange(600) / 4 - 75  # exact ties among them
+    codes = calibration.once_rounded(x, drops).numpy()
+    assert (codes == codes.astype(np.int8)).all()
+    twice = nested.switch(
+        np.clip(np.floor(x.numpy() + 0.5), -128, 127).astype(np.int8), 8 - drops[0], signed=True
+    )
+    for drop in drops:
+        view = nested.switch(codes.astype(np.int8), 8 - drop, signed=True)
+        top = 2 ** (7 - drop)
+        direct = np.clip(np.floor(x.numpy().astype(np.float64) / 2**drop + 0.5), -top, top - 1)
+        np.testing.assert_array_equal(view, direct)
+        if drop == drops[0]:
+            assert (twice != direct).mean() > 0.01
+
+
+def test_the_master_is_not_biased_either():
+    x = 20 * torch.randn(8, 3000, generator=torch.Generator().manual_seed(0))
+    codes = calibration.once_rounded(x, [2, 3, 4])
+    assert (codes - x.clamp(-128, 127)).sum(1).abs().max() <= 0.5 + 1e-2
+    assert (codes - x.clamp(-128, 127)).abs().max() <= 1.5
+    rounded_down_only = (x + 0.5).floor()
+    rounded_down_only -= ((rounded_down_only % 4 == 2) & (x < rounded_down_only)).float()
+    assert (rounded_down_only - x).mean() < -0.1
+
+
+def test_the_codes_chosen_are_those_of_the_layer():
+    net = nested_net(controller=False)
+    wanted = [
+        calibration.once_rounded((layer.weight / layer.log_step.exp()).flatten(1), [4, 6]).reshape(
+            layer.weight.shape
+        )
+        for layer in net.switch_layers
+    ]
+    before = [layer.master() for layer in net.switch_layers]
+    calibration.round_once(net)
+    for layer, expected, old in zip(net.switch_layers, wanted, before, strict=True):
+        assert torch.equal(layer.master(), expected)
+        assert not torch.equal(layer.master(), old)
+
+
+def test_floor_has_no_ties():
+    with pytest.raises(ValueError, match="floor has no ties"):
+        calibration.round_once(nested_net(controller=False, rounding="floor"))
 
 
 # Tables
