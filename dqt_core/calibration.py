@@ -1,6 +1,6 @@
 """Post-training quantization: steps and batch-norm tables of a converted network from some images."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -226,15 +226,16 @@ def correct_norms(
     if any(0 < len(layer.norms) < len(layer.choices) for layer in net.switch_layers):
         raise ValueError("this network shares its batch norm among widths; convert with 'per_width'")
     widest = [net.selection.choices[-1]] * len(net.switch_layers)
-    kept, reference = _tables(net, widest), _estimated(net, batches, widest)
+    norms = _norms(net, widest)
+    old = [_table(norm) for norm in norms]
+    wide = _moments(net, batches, widest)
     for setting in settings or [[choice] * len(widest) for choice in net.selection.choices[:-1]]:
-        found, norms = _estimated(net, batches, setting), _norms(net, setting)
-        for norm, own, widest_norm, old, wide in zip(
-            norms, found, _norms(net, widest), kept, reference, strict=True
-        ):
-            if norm is not widest_norm:
-                _correct(norm, old, wide, own)
-    net.eval()
+        targets = {
+            norm: (table, reference)
+            for norm, wide_norm, table, reference in zip(_norms(net, setting), norms, old, wide, strict=True)
+            if norm is not wide_norm
+        }
+        _moments(net, batches, setting, targets)
 
 
 def _correct(norm: nn.BatchNorm2d, old: Moments, wide: Moments, own: Moments) -> None:
@@ -253,30 +254,43 @@ def _norms(net: NestedNet, setting: Sequence[Choice]) -> list[nn.BatchNorm2d]:
     return [norm for norm in found if norm is not None]
 
 
-def _tables(net: NestedNet, setting: Sequence[Choice]) -> list[Moments]:
-    tables = []
-    for norm in _norms(net, setting):
-        assert norm.running_mean is not None, "convert keeps batch norm's running statistics"
-        assert norm.running_var is not None
-        tables.append((norm.running_mean.clone(), norm.running_var.clone()))
-    return tables
+def _table(norm: nn.BatchNorm2d) -> Moments:
+    assert norm.running_mean is not None, "convert keeps batch norm's running statistics"
+    assert norm.running_var is not None
+    return norm.running_mean.clone(), norm.running_var.clone()
 
 
-def _estimated(net: NestedNet, batches: Sequence[Images], setting: Sequence[Choice]) -> list[Moments]:
-    """Mean and variance before each norm of a setting, averaged over batches; the norms stay as they are."""
-    norms = _norms(net, setting)
-    before = _tables(net, setting)
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # torch's sign for a plain average
-        norm.train()
-    _run(net, batches, [setting])
-    found = _tables(net, setting)
-    for norm, momentum, (mean, variance) in zip(norms, momenta, before, strict=True):
-        norm.momentum, norm.running_mean, norm.running_var = momentum, mean, variance
-        norm.eval().num_batches_tracked = torch.zeros((), dtype=torch.int64)
-    return found
+def _moments(
+    net: NestedNet,
+    batches: Iterable[Images],
+    setting: Sequence[Choice],
+    targets: Mapping[nn.Module, tuple[Moments, Moments]] | None = None,
+) -> list[Moments]:
+    """Mean and variance before each norm of a setting, averaged over batches.
+
+    With targets every norm is corrected before it is applied, so that what follows sees corrected inputs.
+    """
+    seen: dict[nn.Module, list[Tensor]] = {norm: [] for norm in _norms(net, setting)}
+
+    def look(norm: nn.Module, arguments: tuple[Tensor]) -> None:
+        variance, mean = torch.var_mean(arguments[0], (0, 2, 3), correction=0)
+        seen[norm].append(torch.stack([mean, variance]))
+        if targets and norm in targets:
+            assert isinstance(norm, nn.BatchNorm2d)
+            _correct(norm, *targets[norm], _average(seen[norm]))
+
+    handles = [norm.register_forward_pre_hook(look) for norm in seen]
+    try:
+        _run(net.eval(), batches, [setting])
+    finally:
+        for handle in handles:
+            handle.remove()
+    return [_average(parts) for parts in seen.values()]
+
+
+def _average(parts: list[Tensor]) -> Moments:
+    mean, variance = torch.stack(parts).mean(0)
+    return mean, variance
 
 
 def divergence(

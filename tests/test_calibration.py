@@ -8,7 +8,7 @@ import torch
 from small_nets import MEAN, STD, images, nested_net, seeded, state
 from torch import nn
 
-from dqt_core import calibration, convert, lower, nested
+from dqt_core import calibration, convert, lower, models, nested
 from dqt_core.layers import Codes
 from dqt_core.nested import code_range
 
@@ -194,6 +194,22 @@ def test_corrected_tables_give_means_and_deviations_back():
     for one, other, first in zip(after, wide, before, strict=True):
         torch.testing.assert_close(one, other, rtol=2e-3, atol=2e-3)
         assert (first - other).abs().max() > 0.1
+
+
+def test_tables_of_a_network_whose_statistics_were_folded():
+    float_net = seeded(lambda: models.resnet18(10, 8, small_images=True))
+    for module in float_net.modules():
+        if isinstance(module, nn.BatchNorm2d):  # gain and bias hold them: what enters has other moments
+            module.running_mean.zero_()
+            module.running_var.fill_(1.0)
+            module.weight.data *= 0.2
+    net = convert(float_net, images(), MEAN, STD, (3, 8), controller=False)
+    with torch.no_grad():
+        logits = [float_net(calibration.inputs(net, batch)) for batch in BATCHES]
+    before = calibration.divergence(net, BATCHES, logits, 3)
+    calibration.correct_norms(net, BATCHES)
+    assert calibration.divergence(net, BATCHES, logits, 3) < 0.5 * before
+    assert calibration.divergence(net, BATCHES, logits, 8) < 0.1 * before
 
 
 def test_only_the_tables_of_a_setting_change():
