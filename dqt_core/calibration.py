@@ -230,7 +230,7 @@ def correct_norms(
     old = [_table(norm) for norm in norms]
     wide = _moments(net, batches, widest)
     for setting in settings or [[choice] * len(widest) for choice in net.selection.choices[:-1]]:
-        targets = {
+        targets: dict[nn.Module, tuple[Moments, Moments]] = {
             norm: (table, reference)
             for norm, wide_norm, table, reference in zip(_norms(net, setting), norms, old, wide, strict=True)
             if norm is not wide_norm
