@@ -60,6 +60,11 @@ def test_formulas_render_without_the_network(book):
     assert re.search(r'<script[^>]*src="\.\./_static/mathjax/tex-svg-full\.js', page)
 
 
+def test_no_page_names_the_machine_that_built_it(book):
+    named = [name for name in pages() if "site-packages" in (book / name).with_suffix(".html").read_text()]
+    assert named == []
+
+
 def test_every_figure_has_an_alternative_text(book):
     found = {page: unnamed((book / page).with_suffix(".html").read_text()) for page in pages()}
     assert {page: count for page, count in found.items() if count} == {}
