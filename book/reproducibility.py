@@ -11,6 +11,7 @@ from show import Table
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT / "reproductions"))
 import comparison  # noqa: E402
+import imagenet_table  # noqa: E402
 
 from dqt_core import results  # noqa: E402
 
@@ -38,7 +39,7 @@ class Claims(Table):
     """A table whose long names of tests are broken to fit the page."""
 
     def _repr_html_(self):
-        return super()._repr_html_().replace("table dataframe", "table claims")
+        return super()._repr_html_().replace("table dataframe", "table dataframe claims")
 
 
 def counted():
@@ -52,7 +53,8 @@ def rows(claim):
     """Claim, source, status and evidence, for each result that the claim's rule finds."""
     shown_by = " ".join(claim["evidence"]) + (f"; again: {again}" if (again := claim.get("command")) else "")
     for number, (detail, status) in enumerate(RULES[claim["rule"]](claim)):
-        yield claim["claim"] + detail, claim["source"], status, "as above" if number else shown_by
+        told = ("… " + detail.lstrip(" :")) if number else claim["claim"] + detail
+        yield told, claim["source"], status, "as above" if number else shown_by
 
 
 # One rule for each kind of claim: it yields (detail, status)
@@ -88,6 +90,13 @@ def comparison_bands(claim):
         for name, gap, at_least, status in comparison.statuses(group, read("resnet18_cifar")["comparison"]):
             detail = f"{name} {gap or 'not yet run'}, band {at_least} ({_size(group)})"
             yield detail, status.replace("not attempted", NOT_YET)
+
+
+def imagenet_bands(claim):
+    paths = sorted((ROOT / "reproductions" / "results" / "resnet50_imagenet").glob("*.json"))
+    records = {path.stem: results.read(path) for path in paths}
+    for name, gap, at_least, status in imagenet_table.band_rows(records, read("resnet50_imagenet")["bands"]):
+        yield f"{name} {gap or 'not yet run'}, band {at_least}", status.replace("not yet run", NOT_YET)
 
 
 def _band(name, gap, at_least):
@@ -198,7 +207,7 @@ def gpu_aims(claim):
 RULES = {
     rule.__name__: rule
     for rule in (
-        *(tests, absent, shipped_bands, comparison_bands, twins, consistency),
+        *(tests, absent, shipped_bands, comparison_bands, imagenet_bands, twins, consistency),
         *(bitops, transition_ratio, transition_count, gpu_checks, gpu_aims),
     )
 }
