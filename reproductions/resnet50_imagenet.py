@@ -77,7 +77,9 @@ def shown(record):
     print(f"weights: {record['network']['weights']}")
     print(f"commit {origin['commit'][:12]}, {origin['date']}, {origin['hardware']['cpu']}")
     counts = record["calibration"]["images"]
-    print(f"training images: {counts['steps and tables']} for steps and tables, {counts['choice']} for choices")
+    print(
+        f"training images: {counts['steps and tables']} for steps and tables, {counts['choice']} for choices"
+    )
     display(show.Table(HEAD, rows_of(record)))
 
 

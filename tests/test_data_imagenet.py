@@ -169,5 +169,3 @@ def test_without_pillow(tree, monkeypatch):
     monkeypatch.setitem(sys.modules, "PIL", None)
     with pytest.raises(ImportError, match=re.escape('pip install "dqt_core[train]"')):
         opened(tree)
-
-
