@@ -40,6 +40,13 @@ def rows_of(record: Record) -> list[list[str]]:
     return table
 
 
+def chosen(record: Record) -> str:
+    """The rule of steps, and whose tables were corrected."""
+    choice = record["calibration"]["chosen"]
+    tables = ", ".join(f"{width} bits {kind}" for width, kind in choice["tables"].items())
+    return f"steps by {choice['rule']}; tables: {tables}"
+
+
 def band_rows(records: Mapping[str, Record], bands: Iterable[Record]) -> list[list[str]]:
     """Difference, what was measured, band and status."""
     table = []

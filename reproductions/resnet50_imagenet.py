@@ -52,7 +52,7 @@ ROOT = next(p for p in [Path.cwd(), *Path.cwd().parents] if (p / "reproductions"
 RECORDS = ROOT / "reproductions" / "results" / "resnet50_imagenet"
 sys.path += [str(ROOT / "book"), str(ROOT / "reproductions")]
 import show
-from imagenet_table import band_rows, not_attempted_rows, published_rows, rows_of
+from imagenet_table import band_rows, chosen, not_attempted_rows, published_rows, rows_of
 
 show.style()
 warnings.filterwarnings("ignore", "IProgress")  # a progress bar in text will do
@@ -141,7 +141,7 @@ for name, record in records.items():
         [tried["weights"], tried["rule"], tried["tables"], *(f"{tried['divergence'][w]:.3g}" for w in widths)]
         for tried in record["calibration"]["tried"]
     ]
-    print(name, "chosen:", *record["calibration"]["chosen"].values())
+    print(f"{name}, chosen: {chosen(record)}")
     display(show.Table(["weights", "steps", "tables", *(f"{w} bits" for w in widths)], rows))
 
 # %% [markdown]
