@@ -86,7 +86,7 @@ def test_paper_has_the_hints_and_solutions_and_no_buttons(running, address):
     with visit(running, f"{address}/book/02-nested-codes.html") as opened:
         page = opened.page
         hint = page.locator("details.sd-dropdown").first
-        solution = page.locator(".solution .solution-content, .solution > .section").first
+        solution = page.locator(".solution div.cell").first
         assert not hint.evaluate("hint => hint.open")
         assert not solution.is_visible()
         page.emulate_media(media="print")
