@@ -9,6 +9,7 @@ was interrupted goes on from its last checkpoint; `--all` leaves out the rows wh
 """
 
 import argparse
+import dataclasses
 import functools
 import json
 import time
@@ -25,7 +26,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from train_resnet18 import load_float, save_float
 
-from dqt_core import allocate, convert, cost, data, lower, models, results, train
+from dqt_core import allocate, convert, cost, data, lower, models, results, train, twin
+from dqt_core.layers import Coded
 from dqt_core.network import NestedNet
 from dqt_core.objective import Objective
 from dqt_core.program import Program
@@ -62,6 +64,13 @@ class Settings:
 
     def record(self, row: str) -> Path:
         return self.records / f"{self.name(row)}.json"
+
+
+class Blind(nn.Module):
+    """In place of the controller's pool: it says the same of every image."""
+
+    def forward(self, x: Coded) -> Tensor:
+        return x.codes.new_zeros(x.codes.shape[:2], dtype=torch.float32)
 
 
 @dataclass
@@ -140,15 +149,11 @@ class Run:
     def twin(self, net: NestedNet, program: Program, width: int) -> results.Record:
         """How the integer program and the network it came from, in float32, classify the same images."""
         test_images = self.images.test_images[: self.settings.limit]
-        logits = program.run(test_images, width, "torch").logits
-        theirs = _classes(net, self.images, self.settings.limit, widths=width)
-        mine, rows = logits.argmax(1), np.arange(len(logits))
-        differing = np.flatnonzero(mine != theirs)
-        gaps = np.ldexp((logits[rows, mine] - logits[rows, theirs]).astype(float), -allocate.scale(program))
+        found = twin.differences(net, program, test_images, width)
         return {
-            "same": int((mine == theirs).sum()),
-            "images": len(logits),
-            "differing": {str(i): round(gaps[i], 6) for i in differing},  # gap of the two classes' logits
+            "same": len(test_images) - len(found),
+            "images": len(test_images),
+            "differing": [dataclasses.asdict(difference) for difference in found],
         }
 
     def simulated(self, net: Callable[..., Tensor], label: str, width: int | None) -> results.Record:
@@ -344,9 +349,14 @@ def sensitivities(run: Run, program: Program, images: np.ndarray, labels: np.nda
     return json.loads(path.read_text())
 
 
-def dynamic(run: Run, bits: int) -> list[results.Record]:
-    """The controller at the BitOPs of a uniform width, from the same network as `mixed` starts from."""
+def dynamic(run: Run, bits: int, is_blind: bool = False) -> list[results.Record]:
+    """The controller at the BitOPs of a uniform width, from the same network as `mixed` starts from.
+
+    A blind one is trained in the same way and sees no image: it learns one static choice of widths.
+    """
     net = run.static()
+    if is_blind:
+        net.controller.pool = Blind()
     budget = allocate.uniform_bitops(lower(net), bits)
     run.fit(net, Objective(beta=BETA, target_bitops=budget))
     train.recalibrate(net, run.images, CALIBRATION)
@@ -354,8 +364,10 @@ def dynamic(run: Run, bits: int) -> list[results.Record]:
     run.training["bias for the budget"] = meet_budget(net, batches, budget)
     picks = [_picks(net, x)[1] for x in batches]
     estimate_norms(net, [functools.partial(net, widths=pick) for pick in picks], batches)
-    program = run.lower(net)
-    return opponents(run, program, torch.cat(picks).sum(0).argmax(1).tolist(), budget)
+    program, usual = run.lower(net), torch.cat(picks).sum(0).argmax(1).tolist()
+    if is_blind:
+        return [run.integer(program, [program.choices[k][0] for k in usual], "blind", budget=budget)]
+    return opponents(run, program, usual, budget)
 
 
 def joint(run: Run, alpha: float) -> list[results.Record]:
@@ -445,6 +457,8 @@ def _rows() -> dict[str, Row]:
         rows[f"mixed-{bits}"] = Row(mixed, static, {"bits": bits})
         looks = f"controller at the BitOPs of uniform {bits} bits"
         rows[f"dynamic-{bits}"] = Row(dynamic, looks, {"bits": bits})
+        sees = f"the same training as dynamic-{bits}, the controller sees nothing: learned static widths"
+        rows[f"blind-{bits}"] = Row(dynamic, sees, {"bits": bits, "is_blind": True}, ablation=True)
     for bits in (4, 3):
         further = f"uniform {bits} bits, trained further as the best static widths are"
         rows[f"uniform-{bits}"] = Row(mixed, further, {"bits": bits, "uniform": True})

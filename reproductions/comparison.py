@@ -43,6 +43,9 @@ ABLATIONS = {
     "batch-norm statistics": _switchable("as training left them", "dqt-static", ", statistics of training"),
     "one batch norm for all widths": _switchable("shared batch norm", "shared-norm"),
     "rounding": _switchable("rounding floor", "floor"),
+    "the controller's input": [
+        Line(f"controller that sees nothing, {b}-bit BitOPs", f"blind-{b}", "blind") for b in BUDGETS
+    ],
     "consistency": [
         Line(f"{name}, {label}", row, result)
         for name, row in (("alpha = 1", "joint"), ("alpha = 0", "no-consistency"))
@@ -134,6 +137,7 @@ def pareto(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
 UNIFORM = "the uniform width, trained further"
 OPPONENTS = {
     "the best static widths": lambda b: Line("", f"mixed-{b}", "mixed"),
+    "a controller that sees nothing": lambda b: Line("", f"blind-{b}", "blind"),
     UNIFORM: lambda b: Line("", f"uniform-{b}", "uniform"),
     "another image's widths": lambda b: Line("", f"dynamic-{b}", "another image's widths"),
     "each layer's usual width": lambda b: Line("", f"dynamic-{b}", "each layer's usual width"),
@@ -201,10 +205,13 @@ def statuses(records: Records, bands: Sequence[dict[str, Any]]) -> list[list[str
 
 
 def twins(records: Records) -> tuple[int, int, float]:
-    """Of integer rows and their float twins: images of the same class, images, largest gap if they differ."""
+    """Of integer rows and their float twins: images of the same class, images, largest distance from a tie.
+
+    The distance is that of the numbers which the two rounded differently first, in steps.
+    """
     recorded = [row["twin"] for record in records.all for row in record["rows"] if "twin" in row]
-    gaps = [gap for twin in recorded for gap in twin["differing"].values()]
-    return sum(t["same"] for t in recorded), sum(t["images"] for t in recorded), max(gaps, default=0.0)
+    distances = [found["distance"] for twin in recorded for found in twin["differing"]]
+    return sum(t["same"] for t in recorded), sum(t["images"] for t in recorded), max(distances, default=0.0)
 
 
 def entropy(counts: Sequence[int]) -> float:

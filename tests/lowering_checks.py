@@ -11,11 +11,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from dqt_core import convert, data
+from dqt_core import convert, twin
 from dqt_core.backends import numpy_ref
 from dqt_core.cost import value_shapes
-from dqt_core.layers import Codes
-from dqt_core.layers import MaxPool as MaxPoolLayer
 from dqt_core.program import Choose, Conv, Lookup, MaxPool, Requantize, Scale, SumPool
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.3, 0.25, 0.2)
@@ -196,67 +194,30 @@ def assert_equals_twin(net, program, pictures, choices):
 
     Errors of one layer would otherwise be carried on by all that follow.
     """
-    twin, real, choices_of_twin = run_twin(net, pictures, choices)
+    trace = twin.run(net, pictures, choices)
     backend = numpy_ref.Backend(program)
     values = {"image": pictures}
     for op in program.ops:
         if op.controller and choices is not None:
             continue
         if isinstance(op, Choose):
-            np.testing.assert_array_equal(
-                backend.choose(op, values[op.x], len(program.choices)), choices_of_twin
-            )
+            picks = backend.choose(op, values[op.x], len(program.choices))
+            np.testing.assert_array_equal(picks, trace.choices)
             continue
-        given = choices_of_twin if choices is None else choices
+        given = trace.choices if choices is None else choices
         values[op.out] = getattr(backend, type(op).__name__.lower())(op, values, given)
         if isinstance(op, Lookup | MaxPool):
-            np.testing.assert_array_equal(values[op.out], twin[op.out], op.out)
+            np.testing.assert_array_equal(values[op.out], trace.codes[op.out], op.out)
         elif isinstance(op, Requantize):
-            is_off = values[op.out] != twin[op.out]
-            distance = np.abs(real[op.out] - np.rint(real[op.out] - 0.5) - 0.5)
+            is_off = values[op.out] != trace.codes[op.out]
+            distance = twin.from_tie(trace.real[op.out])
             assert (distance[is_off] < NEAR_TIE).all(), f"{op.out}: {np.count_nonzero(is_off)} codes differ"
             assert is_off.mean() < 0.02, op.out
-            values[op.out] = twin[op.out].astype(values[op.out].dtype)
+            values[op.out] = trace.codes[op.out].astype(values[op.out].dtype)
         elif isinstance(op, Scale):
-            logits = np.ldexp(values[op.out].astype(np.float64), -op.r)
-            np.testing.assert_allclose(logits, twin[op.out], rtol=1e-4, atol=1e-4, err_msg=op.out)
-
-
-@torch.no_grad()
-def run_twin(net, pictures, choices):
-    """Codes (NHWC) and real values in steps by name; "logits" and the controller's; the choices."""
-    codes, real = {}, {}
-
-    def keep(name, module, inputs, out):
-        codes[name] = channels_last(out.codes).astype(np.int64)
-        if isinstance(module, Codes):
-            real[name] = channels_last(inputs[0]) / doubles(module.log_step.exp())
-
-    hooks = [
-        module.register_forward_hook(functools.partial(lambda name, *call: keep(name, *call), name))
-        for name, module in net.graph.named_modules()
-        if isinstance(module, Codes | MaxPoolLayer)
-    ]
-    if net.controller is not None:
-        hooks.append(
-            net.controller.fc2.register_forward_hook(
-                lambda module, inputs, out: codes.update({"controller.logits": channels_last(out)})
-            )
-        )
-    table = torch.from_numpy(data.normalization_table(net.mean, net.std))
-    x = table[torch.arange(3), torch.from_numpy(pictures).long()].permute(0, 3, 1, 2)
-    widths = "controller"
-    if choices is not None:
-        widths = torch.eye(len(net.selection.choices))[torch.from_numpy(choices)]
-    codes["logits"] = channels_last(net(x, widths))
-    for hook in hooks:
-        hook.remove()
-    return codes, real, net.selection.per_layer.argmax(-1).numpy()
-
-
-def channels_last(tensor):
-    tensor = tensor.detach().double()
-    return (tensor.permute(0, 2, 3, 1) if tensor.ndim == 4 else tensor[:, None, None]).numpy()
+            logits = np.ldexp(values[op.out].astype(np.float64), -op.r).reshape(len(pictures), -1)
+            expected = trace.controller if op.controller else trace.logits
+            np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4, err_msg=op.out)
 
 
 class LongSums(nn.Module):

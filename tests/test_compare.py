@@ -1,5 +1,6 @@
 """The comparison's runner: baselines as their papers say, rows that resume, budgets that are met."""
 
+import dataclasses
 import functools
 import importlib
 import json
@@ -119,6 +120,17 @@ def test_statistics_come_from_the_passes_of_the_row(compare):
     assert not len(second.norms)
     assert all(norm.momentum == 0.1 for norm in net.modules() if isinstance(norm, nn.BatchNorm2d))
     assert not net.training
+
+
+def test_a_blind_controller_says_the_same_of_every_image(compare):
+    net = nested_net().eval()
+    torch.nn.init.normal_(net.controller.fc2.weight, std=1.0, generator=torch.Generator().manual_seed(1))
+    looks = compare._picks(net, tensors(16))[0]
+    net.controller.pool = compare.Blind()
+    blind = compare._picks(net, tensors(16))[0]
+    assert len(looks.unique(dim=0)) > 1
+    assert blind.shape == looks.shape
+    assert len(blind.unique(dim=0)) == 1
 
 
 @pytest.mark.parametrize("share", [0.05, 0.3, 0.7])
@@ -242,7 +254,9 @@ def test_every_line_and_band_names_a_row(compare):
 
 
 def test_every_row_is_named_and_described(compare):
-    assert {"float", "dqt-static", "any-precision", "lsq-6", "mixed-5", "dynamic-3"} <= set(compare.ROWS)
+    assert {"float", "dqt-static", "any-precision", "lsq-6", "mixed-5", "dynamic-3", "blind-4"} <= set(
+        compare.ROWS
+    )
     assert len({row.method for row in compare.ROWS.values()}) == len(compare.ROWS)
 
 
@@ -286,6 +300,34 @@ def test_a_failing_row_is_counted_and_leaves_the_others_to_run(compare, tmp_path
     settings = embedded(compare, tmp_path, float_path=tmp_path / "absent.safetensors")
     assert compare.make_all(settings, ["float", "lsq-2"]) == 2
     assert "absent.safetensors" in capsys.readouterr().err
+
+
+def test_the_blind_row_has_one_choice_of_widths(compare, tmp_path):
+    settings = embedded(compare, tmp_path)
+    assert compare.make_all(settings, ["blind-4"]) == 0
+    (row,) = results.read(settings.record("blind-4"))["rows"]
+    assert row["bitops"] <= row["budget"]
+    assert row["widths"] == "blind"
+    assert set(row["run"]) <= set(compare.WIDTHS)
+
+
+def test_twins_are_counted_and_traced(compare, tmp_path):
+    settings = embedded(compare, tmp_path)
+    run = compare.Run(settings, "dqt-static")
+    net = run.nested().eval()
+    program = lower(net)
+    assert run.twin(net, program, 4) == {"same": 40, "images": 40, "differing": []}
+    logits = program.ops[-1]
+    term = dataclasses.replace(
+        logits.term, offset=logits.term.offset - 2**50 * np.eye(10, dtype=np.int64)[:1]
+    )
+    other = dataclasses.replace(program, ops=(*program.ops[:-1], dataclasses.replace(logits, term=term)))
+    found = run.twin(net, other, 4)
+    assert found["same"] + len(found["differing"]) == 40
+    assert found["differing"]
+    for difference in found["differing"]:
+        assert difference["value"] == "logits"
+        assert difference["gap"] > 0
 
 
 def test_the_controllers_opponents_spend_the_same(compare, tmp_path):

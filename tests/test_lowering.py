@@ -4,10 +4,10 @@ import lowering_checks
 import numpy as np
 import pytest
 import torch
-from lowering_checks import CHOICES, LOWERING_CHECKS, assert_equals_twin, block, images, nested, run_twin
+from lowering_checks import CHOICES, LOWERING_CHECKS, assert_equals_twin, block, images, nested
 from torch import nn
 
-from dqt_core import convert, data, load, lower, lowering, models
+from dqt_core import convert, data, load, lower, lowering, models, twin
 from dqt_core.program import Conv, Requantize, Scale
 
 torch.set_num_threads(1)  # small tensors: threads would only wait for each other
@@ -50,10 +50,9 @@ def test_logits_of_a_whole_run_are_close(resnet, pictures):
     program = lower(resnet)
     for choice in range(len(program.choices)):
         choices = np.full((len(pictures), len(program.layers)), choice)
-        twin, _, _ = run_twin(resnet, pictures, choices)
+        expected = twin.run(resnet, pictures, choices).logits
         run = program.run(pictures, np.array(program.choices)[choices])
         logits = np.ldexp(run.logits.astype(np.float64), -program.ops[-1].r)
-        expected = twin["logits"].reshape(logits.shape)
         assert np.abs(logits - expected).max() < 0.1 * expected.std()
 
 
