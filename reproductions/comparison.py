@@ -145,12 +145,18 @@ OPPONENTS = {
 
 
 def duels(records: Records) -> list[dict[str, Any]]:
-    """The controller against each opponent at each budget and seed, on the same test images."""
+    """The controller against each opponent at each budget and seed, on the same test images.
+
+    Both have to start from the same network: a record without an opponent of its own start meets none.
+    """
+    starts = {(r["row"], r["seed"]): r.get("training", {}).get("starts from") for r in records.all}
     found = []
     for bits in BUDGETS:
         for opponent, line_of in OPPONENTS.items():
-            looks = Line("", f"dynamic-{bits}", "controller")
-            for seed, first, second in records.pairs(looks, line_of(bits)):
+            looks, other = Line("", f"dynamic-{bits}", "controller"), line_of(bits)
+            for seed, first, second in records.pairs(looks, other):
+                if starts[looks.row, seed] != starts[other.row, seed]:
+                    continue
                 test = results.paired(results.hits(first), results.hits(second))
                 ratio = first["bitops"] / second["bitops"]
                 found.append({"bits": bits, "opponent": opponent, "seed": seed, "bitops": ratio, **test})

@@ -168,9 +168,14 @@ def test_the_chosen_allocation_is_the_best_candidate(compare, tmp_path):
 # Tables
 
 
-def record(folder, row, seed, rows, channels=8):
+def record(folder, row, seed, rows, channels=8, start="a digest"):
     whole = {"row": row, "seed": seed, "channels": channels, "epochs": 1, "rows": rows, "programs": {}}
-    whole |= {"name": row, "dataset": {"name": "cifar10", "limit": None}, "provenance": {}}
+    whole |= {
+        "name": row,
+        "training": {"starts from": start},
+        "dataset": {"name": "cifar10", "limit": None},
+        "provenance": {},
+    }
     results.write(whole, folder / f"{row}_c{channels}_e1_s{seed}.json")
 
 
@@ -221,6 +226,14 @@ def test_duels_are_of_one_seed_and_budget(tables):
     assert comparison.verdict([], "another image's widths") == "not yet run"
     assert comparison.over_seeds(duels, "the best static widths", 4) == "+21.00 ± 1.41 (2 seeds)"
     assert comparison.over_seeds(duels, "the best static widths", 3) == "not yet run"
+
+
+def test_networks_of_another_start_are_not_compared(tables):
+    comparison, folder = tables
+    record(folder, "mixed-4", 1, [result("mixed", np.arange(100) < 40)], start="another digest")
+    duels = comparison.duels(comparison.Records(folder, 8, 1))
+    static = [duel["seed"] for duel in duels if duel["opponent"] == "the best static widths"]
+    assert static == [0]
 
 
 def test_a_band_that_is_missed_is_not_reproduced(tables):
