@@ -85,6 +85,15 @@ class Records:
             for seed in sorted(set(one) & set(other))
         ]
 
+    def starts_elsewhere(self) -> list[str]:
+        """Records that start from another training of DQT static than the recorded one of their seed."""
+        own = {r["seed"]: r["programs"]["trained"] for r in self.all if r["row"] == "dqt-static"}
+        return [
+            f"{record['row']}, seed {record['seed']}"
+            for record in self.all
+            if (start := record.get("training", {}).get("starts from")) and start != own.get(record["seed"])
+        ]
+
     @property
     def command(self) -> str:
         """What makes a missing record, when a row's name is added."""

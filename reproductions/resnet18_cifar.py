@@ -203,6 +203,8 @@ for group in groups:
     print(f"{group.channels} channels; {group.epochs:g} epochs ({steps} steps) of every stage after float")
     print(f"commits {', '.join(commits)}; {', '.join(dates)}; {', '.join(cpus)}")
     print(f"a row that was not yet run: {group.command} --row ... --seed 0")
+    if elsewhere := group.starts_elsewhere():
+        print(f"from another training of DQT static than the one shown: {'; '.join(elsewhere)}")
     head = ["row", "accuracy", "seeds", "G BitOPs", "evaluated as"]
     display(show.Table(head, group.table(comparison.MAIN)))
 

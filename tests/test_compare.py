@@ -236,6 +236,15 @@ def test_networks_of_another_start_are_not_compared(tables):
     assert static == [0]
 
 
+def test_a_start_that_is_not_the_shown_network_is_named(tables):
+    comparison, folder = tables
+    path = folder / "dqt-static_c8_e1_s0.json"
+    record(folder, "dqt-static", 0, [result("4", np.ones(100))])
+    results.write(results.read(path) | {"programs": {"trained": "a digest"}, "training": {}}, path)
+    named = comparison.Records(folder, 8, 1).starts_elsewhere()
+    assert named == ["dynamic-4, seed 1", "mixed-4, seed 1"]
+
+
 def test_a_band_that_is_missed_is_not_reproduced(tables):
     comparison, folder = tables
     band = {"row": "dynamic-4/controller", "against": "mixed-4/mixed"}
