@@ -8,7 +8,7 @@ from pathlib import Path
 import c_program
 import numpy as np
 import pytest
-from c_program import CHECKED, FAST, build, run, written
+from c_program import CHECKED, FAST, build, run, sections, written
 from hypothesis import given, settings
 from interpreter import run as run_in_python
 from program_checks import CHOICES, LAYERS, mixed_choices, saturated, small_images, small_program
@@ -138,14 +138,6 @@ def test_the_file_stands_alone(folder):
 def test_equal_programs_make_equal_files(folder):
     first, second = (to_c(small_program(), folder / name).read_bytes() for name in ("a.c", "b.c"))
     assert first == second
-
-
-def sections(text, folder):
-    """Bytes of the sections of a compiled file."""
-    done = build(text, folder, "-Os", main=False)
-    lines = subprocess.run(["size", "-A", done], capture_output=True, text=True, check=True).stdout
-    found = [line.split() for line in lines.splitlines() if line.startswith(".")]
-    return {name: int(number) for name, number, _ in found}
 
 
 @pytest.mark.parametrize("rounding", ["half_up", "floor"])

@@ -1,4 +1,4 @@
-"""A program's C file compiled and run: what the tests, and the record of digests, share."""
+"""A program's C file compiled and run: what the tests and the record of digests share."""
 
 import os
 import shutil
@@ -33,6 +33,14 @@ def build(text, folder, *flags, main=True):
     define = ["-DDQT_MAIN"] if main else ["-c"]
     subprocess.run([compiler(), *STRICT, *flags, *define, source, "-o", out], check=True)
     return out
+
+
+def sections(text, folder):
+    """Bytes of the sections of a file compiled for size."""
+    made = build(text, folder, "-Os", main=False)
+    listing = subprocess.run(["size", "-A", made], capture_output=True, text=True, check=True).stdout
+    found = [line.split() for line in listing.splitlines() if line.startswith(".")]
+    return {name: int(number) for name, number, _ in found}
 
 
 def run(executable, program, images, widths):
