@@ -157,9 +157,9 @@ class _Writer:
         return Sizes(self.weights, self.constants, self.memory + buffers + 8 * self._scores())
 
     def text(self) -> str:
-        operations = (TEMPLATES / "operations.c").read_text()
+        operations, calls = (TEMPLATES / "operations.c").read_text(), self._calls()
         for name in OPTIONAL:
-            if f"    {name}(" not in (calls := self._calls()):
+            if f"    {name}(" not in calls:
                 operations = _without(operations, name)
         parts = [self._head(), operations, self.tables, calls, (TEMPLATES / "main.c").read_text()]
         return "\n".join(part.strip("\n") + "\n" for part in parts)

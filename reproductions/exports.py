@@ -1,9 +1,10 @@
 """Run one network in every form there is, over the same images, and record the digests of its logits.
 
-    python reproductions/exports.py
+    python reproductions/exports.py [embedded] [cifar10]
 
-writes results/export/embedded.json, and cifar10.json where DQT_DATA is set. It needs ONNX Runtime, a C compiler and
-Chromium; the book's page of exports shows the records, and a test runs parts of them again.
+writes results/export/embedded.json and cifar10.json; without a name both, CIFAR-10 where DQT_DATA is set. It
+needs ONNX Runtime, a C compiler and Chromium. The book shows the records on its page of exports; tests run
+parts of them again.
 """
 
 import base64
@@ -30,13 +31,6 @@ from dqt_core.program import Result
 FOLDER = ROOT / "reproductions" / "results" / "export"
 SCRIPT = ROOT / "book" / "_static" / "program-runner.js"
 IMAGES = {"embedded": 359, "cifar10": 100}
-WAYS = {
-    "numpy": "NumPy, the definition",
-    "torch": "torch, the fast backend",
-    "onnx": "ONNX Runtime",
-    "c": "C99",
-    "browser": "JavaScript in Chromium",
-}
 
 
 def shipped(name):
@@ -46,10 +40,9 @@ def shipped(name):
 
 
 def mixed(program, n):
-    """Widths of each image's and layer's own, by a formula: row n does not depend on how many rows there are."""
-    k = (np.arange(n)[:, None] * 7 + np.arange(len(program.layers)) * 3 + np.arange(n)[:, None] // 5) % len(
-        program.choices
-    )
+    """Widths of each image's and layer's own, by a formula; the number of images changes none."""
+    image, layer = np.arange(n)[:, None], np.arange(len(program.layers))
+    k = (image * 7 + layer * 3 + image // 5) % len(program.choices)
     return np.array(program.choices)[k][..., 0]
 
 
@@ -197,8 +190,8 @@ def main():
     from browser import browser, chromium
 
     with browser(chromium()) as running:
-        for name in IMAGES:
-            if name == "embedded" or os.environ.get(data.ENVIRONMENT_VARIABLE):
+        for name in sys.argv[1:] or IMAGES:
+            if name in sys.argv or name == "embedded" or os.environ.get(data.ENVIRONMENT_VARIABLE):
                 page = running.new_page()
                 page.set_default_timeout(0)
                 path = results.write(record(name, data.load(name), page), FOLDER / f"{name}.json")

@@ -11,7 +11,7 @@ import pytest
 from c_program import CHECKED, FAST, build, run, sections, written
 from hypothesis import given, settings
 from interpreter import run as run_in_python
-from program_checks import CHOICES, LAYERS, mixed_choices, saturated, small_images, small_program
+from program_checks import CHOICES, LAYERS, mixed_choices, saturated, small_images, small_program, tied
 from strategies import runs
 
 from dqt_core import data, export, results
@@ -241,17 +241,6 @@ MUTANTS = {
     ),  # the same bits, but not C99: the sanitizer's
     "chosen widths of the weights twice": ("[i % DQT_WIDTHS];", "[0];"),
 }
-
-
-def tied(program):
-    """The controller's scores all equal."""
-    ops = [
-        replace(op, term=replace(op.term, multiplier=op.term.multiplier * 0, offset=op.term.offset * 0))
-        if op.controller and isinstance(op, Scale)
-        else op
-        for op in program.ops
-    ]
-    return replace(program, ops=tuple(ops))
 
 
 def finer(program):
