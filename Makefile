@@ -25,7 +25,7 @@ RESULT := _build/reproduce/$(NOTEBOOK)
 NOTEBOOKS := $(wildcard reproductions/*.ipynb)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv reproduce test lint format outputs book book-report publish-notebooks gpu gpu-train clean
+.PHONY: help venv reproduce test lint format outputs export book book-report publish-notebooks gpu gpu-train clean
 .DELETE_ON_ERROR:
 
 help: ## show this list
@@ -68,6 +68,10 @@ outputs: $(STAMP) ## run the notebooks anew, without data, and store their outpu
 		$(BIN)/jupytext --quiet --update --to ipynb $${notebook%.ipynb}.py && \
 		env -u DQT_DATA $(BIN)/jupyter-nbconvert --log-level ERROR --to notebook --execute --inplace \
 			--ExecutePreprocessor.record_timing=False $$notebook || exit 1; done
+
+export: $(STAMP) ## the shipped network for digits as an ONNX and a C file, in _build/export
+	$(RUN) -m dqt_core.export reproductions/checkpoints/resnet18_embedded-*.safetensors \
+		--onnx _build/export/digits.onnx --c _build/export/digits.c
 
 book: $(STAMP) ## build the book into _build/html
 	$(RUN) book/build.py

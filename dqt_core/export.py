@@ -1,6 +1,14 @@
-"""A program as an ONNX file: standard integer operators, every weight stored once, the widths an input."""
+"""A program as an ONNX file: standard integer operators, every weight stored once, the widths an input.
 
+One command writes it, and the C file of `export_c`::
+
+    python -m dqt_core.export PROGRAM.safetensors --onnx OUT.onnx --c OUT.c
+"""
+
+import argparse
 import functools
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dqt_core import _onnx
+from dqt_core.export_c import sizes, to_c
 from dqt_core.integer import LARGEST_PRODUCT, require_accumulator
 from dqt_core.nested import MASTER_WIDTH
 from dqt_core.program import (
@@ -18,10 +27,12 @@ from dqt_core.program import (
     Lookup,
     MaxPool,
     Program,
+    ProgramError,
     Requantize,
     Scale,
     SumPool,
     Term,
+    load,
 )
 
 if TYPE_CHECKING:
@@ -73,7 +84,15 @@ def to_onnx(program: Program, path: str | Path) -> Path:
       views of a weight are made from its master before it, and each image gathers the one it needs.
     - Exact products of uint8 and int8: without 8-bit dot-product instructions runtimes add pairs of them in
       16 bits, which saturate. ConvInteger gets uint8 on both sides, with zero points.
-    - ArgMax of int64. The largest logit is compared with all; ArgMax of int32 names the first that equals it.
+    - ArgMax of int64. TopK names the first of the largest logits.
+    - Clip, Max and ReduceMax of int64: ONNX Runtime gets some numbers beyond 32 bits wrong (seen in version
+      1.31 on x86-64). Less is right, so sums are clamped by Less and Where.
+
+    QONNX, the dialect of tools for arbitrary widths, writes a bit switch as its operator ``Trunc``: with
+    ``rounding_mode="FLOOR"``, ``in_bitwidth=8`` and ``out_scale = scale * 2**d`` it is `nested.switch` with
+    ``rounding="floor"``. For half_up it has no mode: its ``"ROUND"`` rounds ties to even. Adding
+    ``2**d >> 1`` steps and clamping before a ``"FLOOR"`` is half_up, which is what the graph here does in
+    integers. QONNX carries codes as floats and leaves their sums to the tool; this package writes none.
 
     Examples
     --------
@@ -147,8 +166,7 @@ class _Exporter:
             table[pair] = k
         if self.program.has_controller:
             table[0, 0] = DECIDED
-        limits = self.constant(0, np.int64), self.constant(MASTER_WIDTH + 1, np.int64)
-        bits = self.add("Clip", "widths", *limits)
+        bits = self._clamp("widths", 0, MASTER_WIDTH + 1)
         if not self.has_pairs:
             return self.add("Gather", self.constant(table.diagonal(), np.int64), bits)
         position = self.add("Mul", bits, self.constant([MASTER_WIDTH + 2, 1], np.int64))
@@ -239,8 +257,13 @@ class _Exporter:
         zero_point = SIGN if op.lo < 0 else 0
         down = self.constant((1 << (UP - op.r)) - zero_point, np.int64)
         codes = self.add("Sub", self.cast(shifted, np.int64), down)
-        limits = (self.constant(limit + zero_point, np.int64) for limit in (op.lo, op.hi))
-        return _Value(self.cast(self.add("Clip", codes, *limits), np.uint8), zero_point)
+        codes = self._clamp(codes, op.lo + zero_point, op.hi + zero_point)
+        return _Value(self.cast(codes, np.uint8), zero_point)
+
+    def _clamp(self, x: str, lo: int, hi: int) -> str:
+        lowest, highest = (self.constant(limit, np.int64) for limit in (lo, hi))
+        x = self.add("Where", self.add("Less", x, lowest), lowest, x)
+        return self.add("Where", self.add("Less", highest, x), highest, x)
 
     def _scaled(self, term: Term) -> str:
         """``(a << d) * M + B``, int64; the shift is applied to M, a number for every channel."""
@@ -279,7 +302,47 @@ class _Exporter:
     def _choose(self, op: Choose) -> None:
         rows = self.constant([op.layers, len(self.program.choices)], np.int64)
         logits = self.add("Reshape", self.values[op.x].name, rows)
-        largest = self.add("Equal", logits, self.add("ReduceMax", logits, axes=[1]))
-        first = self.add("ArgMax", self.cast(largest, np.int32), axis=1, keepdims=0)
+        one = self.constant([1], np.int64)
+        _, first = self.writer.add_all("TopK", (logits, one), ["largest score", "first choice"], axis=1)
+        first = self.add("Squeeze", first, one)
         decided = self.add("Less", self.chosen, self.constant(0, np.int64))
         self.chosen = self.add("Where", decided, first, self.chosen)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write the files that the command line names; the exit code is 0 where all were written.
+
+    Parameters
+    ----------
+    arguments : sequence of str, optional
+        None: those of the process.
+
+    Returns
+    -------
+    int
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m dqt_core.export", description="Write a program as an ONNX or a C file, or both."
+    )
+    parser.add_argument("program", type=Path, help="a file that Program.save wrote")
+    parser.add_argument("--onnx", type=Path, metavar="OUT", help="needs dqt_core[export]")
+    parser.add_argument("--c", type=Path, metavar="OUT", help="one C99 file")
+    given = parser.parse_args(arguments)
+    if not (given.onnx or given.c):
+        parser.error("nothing to write: give --onnx OUT, --c OUT, or both")
+    try:
+        program = load(given.program)
+        for write, path in ((to_onnx, given.onnx), (to_c, given.c)):
+            if path:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                print(f"{write(program, path)}: {path.stat().st_size:,} bytes")
+    except (ImportError, OSError, OverflowError, ProgramError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    if given.c:
+        print(f"on the device: {sizes(program)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

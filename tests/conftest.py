@@ -22,7 +22,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 ROOT = Path(__file__).resolve().parents[1]
 REPRODUCTIONS = ROOT / "reproductions"
-sys.path += [str(ROOT / "benchmarks" / "gpu"), str(ROOT / "book")]  # what is tested and is no package
+# What is tested and is no package.
+sys.path += [str(ROOT / "benchmarks" / "gpu"), str(ROOT / "book"), str(REPRODUCTIONS)]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -169,20 +169,19 @@ def check_controller(module):
 
 def check_ties_of_the_controller(module):
     """Equal logits everywhere: the narrowest choice."""
-    program = small_program()
+    _, choices = recorded(module, tied(small_program()), small_images(2), None)
+    assert choices.tolist() == [[0] * LAYERS] * 2
+
+
+def tied(program):
+    """The program with a controller whose scores are all equal."""
     ops = [
-        replace(op, weight=op.weight * 0) if op.controller and hasattr(op, "weight") else op
+        replace(op, term=replace(op.term, multiplier=op.term.multiplier * 0, offset=op.term.offset * 0))
+        if op.controller and isinstance(op, Scale)
+        else op
         for op in program.ops
     ]
-    ops = [
-        replace(op, term=replace(op.term, offset=op.term.offset * 0))
-        if op.controller and hasattr(op, "term")
-        else op
-        for op in ops
-    ]
-    program = replace(program, ops=tuple(ops))
-    _, choices = recorded(module, program, small_images(2), None)
-    assert choices.tolist() == [[0] * LAYERS] * 2
+    return replace(program, ops=tuple(ops))
 
 
 def check_saturated_sums(module):

@@ -7,11 +7,14 @@ from pathlib import Path
 from urllib.parse import unquote, urldefrag, urlsplit
 
 import controller_explorer
+import export_records
+import live_demo
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from browser import THEMES, browser, chromium, pages, served, visit
 
-from dqt_core import integer, nested
+from dqt_core import cost, data, integer, nested
 
 
 @pytest.fixture(scope="session")
@@ -145,6 +148,99 @@ def test_controller_explorer_answers_the_keyboard(running, address):
         assert widget.locator("[data-role=class]").inner_text() == str(record["classes"][entry])
         assert widget.locator("[data-role=cost]").inner_text() == f"{record['bitops'][entry] / 1e6:.2f} M"
         assert widget.locator("tr.changed").count() > 0
+
+
+# The live demo
+
+
+@pytest.fixture(scope="module")
+def demo_program():
+    return controller_explorer.shipped_program()
+
+
+def state_of(page):
+    """What the demo shows, with Python's result for the same picture and widths."""
+    state = page.evaluate("window.liveDemoState")
+    return np.array(state["grey"], np.uint8).reshape(1, 8, 8), [int(text) for text in state["logits"]], state
+
+
+def test_live_demo_prints_the_recorded_digest(running, address):
+    recorded = {row["widths"]: row["browser"] for row in export_records.record("embedded")["rows"]}
+    with visit(running, f"{address}/book/live-demo.html") as opened:
+        opened.page.get_by_role("button", name="Check all").click()
+        told = opened.page.locator("[data-role=checked]")
+        told.get_by_text("sha256").wait_for(timeout=120_000)
+        assert recorded["controller"] in told.inner_text()
+        assert "Python recorded the same." in told.inner_text()
+        assert opened.problems == []
+
+
+@pytest.mark.parametrize("theme", THEMES)
+def test_live_demo_answers_a_drawing(running, address, demo_program, theme):
+    """A seven, by the mouse."""
+    with visit(running, f"{address}/book/live-demo.html", theme) as opened:
+        page = opened.page
+        pad = page.locator("[data-role=pad]")
+        pad.scroll_into_view_if_needed()
+        box = pad.bounding_box()
+        path = [(8, 6), (23, 6), (21, 12), (17, 19), (14, 27)]
+        for i, (x, y) in enumerate(path):
+            page.mouse.move(box["x"] + x / 32 * box["width"], box["y"] + y / 32 * box["height"], steps=4)
+            if i == 0:
+                page.mouse.down()
+        page.mouse.up()
+        page.wait_for_function("document.querySelector('[data-role=class]').textContent === '7'")
+        grey, logits, state = state_of(page)
+        result = demo_program.run(controller_explorer.as_images(grey), "controller")
+        assert logits == result.logits[0].tolist()
+        assert [width for width, _ in state["widths"]] == result.widths[0].tolist()
+        assert state["bitops"] == cost.bitops(demo_program, result.widths)[0]
+        assert opened.axe() == []
+
+
+def test_live_demo_by_the_keyboard(running, address, demo_program):
+    """A vertical stroke; then every layer at 2 bits, and one at 8."""
+    with visit(running, f"{address}/book/live-demo.html", width=390) as opened:
+        page = opened.page
+        page.locator("[data-role=pad]").focus()
+        for key in ["ArrowUp"] * 10 + ["Space"] + ["ArrowDown"] * 20:
+            page.keyboard.press(key)
+        assert page.locator("[data-role=class]").inner_text() == "1"
+        page.locator("[data-role=all]").focus()
+        page.keyboard.press("ArrowRight")
+        page.get_by_role("slider", name="width of layer3.0.conv1").focus()
+        page.keyboard.press("End")
+        grey, logits, state = state_of(page)
+        widths = [8 if name == "layer3.0.conv1" else 2 for name in demo_program.layers]
+        assert [width for width, _ in state["widths"]] == widths
+        assert logits == demo_program.run(controller_explorer.as_images(grey), widths).logits[0].tolist()
+        assert page.locator("[data-role=cost]").inner_text() == f"{state['bitops'] / 1e6:.2f} M"
+        assert state["bitops"] == cost.bitops(demo_program, widths)[0]
+
+
+def test_live_demo_takes_test_images_and_files(running, address, tmp_path):
+    digits = data.embedded()
+    with visit(running, f"{address}/book/live-demo.html") as opened:
+        page = opened.page
+        page.locator("[data-role=test-image]").focus()
+        page.keyboard.press("End")
+        assert page.locator("[data-role=label]").inner_text() == str(digits.test_labels[-1])
+        assert np.array_equal(state_of(page)[0], live_demo.grey(digits.test_images[-1:]))
+        plt.imsave(tmp_path / "own.png", 255 - digits.test_images[3])
+        page.set_input_files("input[type=file]", tmp_path / "own.png")
+        page.get_by_text("own.png").first.wait_for()
+        picture = live_demo.grey(digits.test_images[3:4]).astype(int)
+        assert abs(state_of(page)[0].astype(int) - picture).max() <= 2, (
+            "turned over and stretched, by a byte or two"
+        )
+        (tmp_path / "no.png").write_text("no picture")
+        page.set_input_files("input[type=file]", tmp_path / "no.png")
+        page.get_by_text("no.png is not a picture").wait_for()
+
+
+def test_live_demo_works_from_disk(running, book):
+    with visit(running, f"{book.as_uri()}/book/live-demo.html") as opened:
+        assert len(state_of(opened.page)[1]) == 10
 
 
 # What the page test would miss must be caught by it.

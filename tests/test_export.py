@@ -10,12 +10,12 @@ import onnx
 import onnxruntime
 import pytest
 from hypothesis import given, settings
-from program_checks import CHOICES, LAYERS, K, mixed_choices, saturated, small_images, small_program
+from program_checks import CHOICES, LAYERS, K, R, mixed_choices, saturated, small_images, small_program
 from strategies import runs
 
 from dqt_core import data
 from dqt_core.export import to_onnx
-from dqt_core.program import Requantize, Result
+from dqt_core.program import Requantize, Result, Scale
 
 
 def session_of(program, folder):
@@ -81,6 +81,29 @@ def test_a_sum_that_could_overflow_is_refused(folder):
     with pytest.raises(OverflowError, match="a sum of 65794 products"):
         to_onnx(saturated(65_794), folder / "never.onnx")
     assert not (folder / "never.onnx").exists()
+
+
+# Numbers whose largest one Clip or ReduceMax of ONNX Runtime 1.31 on x86-64 does not find
+BEYOND_32_BITS = [3 << 30, 255], [-6514092032, -5993091072, -2132528640, -7845480448, -2923726848]
+
+
+@pytest.mark.parametrize("order", [1, -1])
+@pytest.mark.parametrize("numbers", BEYOND_32_BITS)
+def test_comparisons_beyond_32_bits(folder, numbers, order):
+    """As scores of the controller, and as sums before the clamp."""
+    program = small_program()
+    row = np.tile(np.resize(numbers[::order], K), LAYERS)[None]
+    ops = []
+    for op in program.ops:
+        if isinstance(op, Scale) and op.controller:
+            op = replace(op, term=replace(op.term, multiplier=op.term.multiplier * 0, offset=row))
+        if isinstance(op, Requantize) and op.out == "a":
+            term = op.terms[0]
+            offset = term.offset + (np.resize(numbers, term.offset.shape[1]) << R)
+            op = replace(op, terms=(replace(term, offset=offset), *op.terms[1:]))
+        ops.append(op)
+    program = replace(program, ops=tuple(ops))
+    assert_same(program, session_of(program, folder), small_images(), "controller")
 
 
 def test_a_layer_can_be_left_to_the_controller(folder):

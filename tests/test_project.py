@@ -90,7 +90,7 @@ def test_versions_are_in_step():
 
 FLOORS = {"nested": 1, "integer": 1, "program": 2, "backends": 2, "cost": 2, "allocate": 2, "export": 2}
 FLOORS |= {"kernels": 2, "data": 2, "results": 2, "_torchvision": 2, "_onnx": 2, "qdq": 2, "": 2}
-FLOORS |= {"data_imagenet": 2}
+FLOORS |= {"data_imagenet": 2, "export_c": 2, "selftest": 2}
 # The two modules that hold a torch import for the rest of their floor; who imports them needs torch too.
 HOLD_TORCH = {"backends.torch_cpu": {"torch"}, "_torchvision": {"torch"}}
 OUTSIDE = {1: {"numpy"}, 2: {"numpy", "safetensors"}}
@@ -267,6 +267,13 @@ def test_wheel_works_with_numpy_and_safetensors_alone(small_python):
         "print(nested.switch(codes, 4))"
     )
     assert run(small_python, "-I", "-c", program).stdout == "[-8  7]\n"
+
+
+def test_the_selftest_needs_numpy_and_safetensors_alone(small_python):
+    told = run(small_python, "-I", "-m", "dqt_core.selftest").stdout
+    assert "numpy, from a file     exact" in told
+    assert 'torch, on the CPU      not here: pip install "dqt_core[train]"' in told
+    assert "All that is here is exact" in told
 
 
 @pytest.mark.parametrize(

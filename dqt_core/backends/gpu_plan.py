@@ -80,7 +80,9 @@ def reads(step: Step) -> Names:
     return inputs(step)
 
 
-def places(sizes: Mapping[str, int], lives: Mapping[str, tuple[int, int]]) -> tuple[dict[str, int], int]:
+def places(
+    sizes: Mapping[str, int], lives: Mapping[str, tuple[int, int]], alignment: int = ALIGNMENT
+) -> tuple[dict[str, int], int]:
     """Offsets of values in one block of memory, in which values that live at different times share bytes.
 
     Parameters
@@ -89,11 +91,13 @@ def places(sizes: Mapping[str, int], lives: Mapping[str, tuple[int, int]]) -> tu
     lives : mapping of name to (first, last)
         Steps at which the value is made and last read, both included: what a step reads and what it writes
         never overlap.
+    alignment : int
+        Bytes.
 
     Returns
     -------
     offsets : dict of name to bytes
-        Multiples of `ALIGNMENT`.
+        Multiples of the alignment.
     total : int
         Bytes of the block.
 
@@ -106,12 +110,13 @@ def places(sizes: Mapping[str, int], lives: Mapping[str, tuple[int, int]]) -> tu
     total = 0
     for name in sorted(sizes, key=lambda name: (-sizes[name], lives[name])):
         taken = sorted(
-            (offset, offset + _aligned(sizes[other]))
+            (offset, offset + _aligned(sizes[other], alignment))
             for other, offset in placed.items()
             if lives[other][0] <= lives[name][1] and lives[name][0] <= lives[other][1]
         )
-        placed[name] = _first_gap(taken, _aligned(sizes[name]))
-        total = max(total, placed[name] + _aligned(sizes[name]))
+        size = _aligned(sizes[name], alignment)
+        placed[name] = _first_gap(taken, size)
+        total = max(total, placed[name] + size)
     return {name: placed[name] for name in sizes}, total
 
 
@@ -124,8 +129,8 @@ def _first_gap(taken: Iterable[tuple[int, int]], size: int) -> int:
     return offset
 
 
-def _aligned(size: int) -> int:
-    return -(-size // ALIGNMENT) * ALIGNMENT
+def _aligned(size: int, alignment: int) -> int:
+    return -(-size // alignment) * alignment
 
 
 def lives(steps: Sequence[Step], forever: bool) -> dict[str, tuple[int, int]]:

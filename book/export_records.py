@@ -1,0 +1,75 @@
+"""The records of exported networks as tables: who printed which digest, and what the files weigh."""
+
+import json
+from pathlib import Path
+
+from show import Table
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDER = ROOT / "reproductions" / "results" / "export"
+WAYS = {
+    "numpy": "NumPy, the definition",
+    "torch": "torch, the fast backend",
+    "onnx": "ONNX Runtime",
+    "c": "C99, compiled by gcc",
+    "browser": "JavaScript in Chromium",
+}
+SIZES = {
+    "weights": "weights, constant",
+    "tables": "multipliers and offsets, constant",
+    "code": "machine code",
+    "ram": "memory that is written",
+    "c": "the C file itself",
+    "onnx": "the ONNX file",
+}
+NETWORKS = {"embedded": "8 channels, digits", "cifar10": "16 channels, CIFAR-10"}
+
+
+def record(name):
+    return json.loads((FOLDER / f"{name}.json").read_text())
+
+
+def digests(name):
+    """One line for each way to run the network, one column for each setting of the widths."""
+    rows = record(name)["rows"]
+    head = ["run by", *(_title(row["widths"]) for row in rows)]
+    return Table(head, [[WAYS[way], *(row[way][:8] for row in rows)] for way in WAYS])
+
+
+def _title(widths):
+    return f"{widths} bits" if widths.isdigit() else widths
+
+
+def verdict(name):
+    """In words, whether every column of the table holds one digest."""
+    rows = record(name)["rows"]
+    differing = [row["widths"] for row in rows if len({row[way] for way in WAYS}) > 1]
+    if differing:
+        return f"NOT the same at {', '.join(differing)}"
+    return f"the same in all {len(WAYS)} ways at each of the {len(rows)} settings"
+
+
+def sizes():
+    """Bytes of the files, and of the compiled C program."""
+    files = {name: record(name)["files"] for name in NETWORKS}
+    return Table(
+        ["bytes", *NETWORKS.values()],
+        [[words, *(f"{files[name][key]:,}" for name in NETWORKS)] for key, words in SIZES.items()],
+    )
+
+
+def facts():
+    """What the page says of the records in its text."""
+    origin = record("embedded")["provenance"]
+    return {
+        "digits_images": record("embedded")["dataset"]["images"],
+        "digits_verdict": verdict("embedded"),
+        "cifar_images": record("cifar10")["dataset"]["images"],
+        "cifar_verdict": verdict("cifar10"),
+        "ram": f"{record('embedded')['files']['ram'] / 1024:.0f} KiB",
+        "runtime": origin["tools"]["onnxruntime"],
+        "compiler": origin["tools"]["compiler"],
+        "browser": origin["tools"]["browser"],
+        "processor": origin["hardware"]["cpu"],
+        "recorded": f"{origin['date']}, commit {origin['commit'][:12]}",
+    }

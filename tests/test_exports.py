@@ -1,0 +1,88 @@
+"""The record of exported networks: every way printed one digest, and prints it again today."""
+
+import shutil
+import subprocess
+
+import c_program
+import export_records
+import exports
+import pytest
+
+from dqt_core import data, results
+from dqt_core.export_c import sizes
+
+ROWS = ("mixed", "controller")
+
+
+def rows_of(name):
+    return {row["widths"]: row for row in results.read(exports.FOLDER / f"{name}.json")["rows"]}
+
+
+@pytest.mark.parametrize("name", exports.IMAGES)
+def test_every_way_recorded_one_digest(name, shipped):
+    record, rows = results.read(exports.FOLDER / f"{name}.json"), rows_of(name)
+    program = shipped(name)
+    assert record["programs"]["trained"] == program.digest
+    assert len(record["provenance"]["commit"]) == 40, "recorded from files that no commit holds"
+    assert set(rows) == set(exports.settings(program, 1))
+    for row in rows.values():
+        assert len({row[way] for way in export_records.WAYS}) == 1, row
+    assert export_records.verdict(name) == "the same in all 5 ways at each of the 7 settings"
+
+
+def test_the_record_is_that_of_the_training_run():
+    trained = results.read(exports.ROOT / "reproductions" / "results" / "resnet18_cifar" / "embedded.json")
+    rows = rows_of("embedded")
+    for row in trained["rows"]:
+        assert rows[row["widths"]]["numpy"] == row["logits"]
+
+
+@pytest.fixture(scope="module")
+def embedded(shipped):
+    return shipped("embedded"), data.embedded().test_images
+
+
+def check(way, run, program, images):
+    rows = rows_of("embedded")
+    for setting in ROWS:
+        logits = run(images, exports.settings(program, len(images))[setting])
+        assert exports.digest(logits) == rows[setting][way]
+
+
+@pytest.mark.parametrize("backend", ["numpy", "torch"])
+def test_a_backend_prints_it_again(embedded, backend):
+    program, images = embedded
+    check(backend, exports.by_package(program, backend), program, images)
+
+
+def test_onnx_runtime_prints_it_again(embedded, tmp_path):
+    program, images = embedded
+    check("onnx", exports.by_onnx(program, tmp_path), program, images)
+
+
+def test_the_c_program_prints_it_again(embedded, tmp_path):
+    """With the sizes; that of the code where the compiler is the recorded one."""
+    try:
+        compiler = c_program.compiler()
+    except c_program.NotThere as error:
+        pytest.skip(str(error))
+    program, images = embedded
+    check("c", exports.by_c(program, tmp_path), program, images)
+    record = results.read(exports.FOLDER / "embedded.json")
+    own, recorded = sizes(program), record["files"]
+    assert (own.weights, own.tables, own.ram) == (recorded["weights"], recorded["tables"], recorded["ram"])
+    version = subprocess.run([compiler, "--version"], capture_output=True, text=True).stdout.splitlines()[0]
+    if version == record["provenance"]["tools"]["compiler"] and shutil.which("size"):
+        text = c_program.written(program, tmp_path)
+        assert c_program.sections(text, tmp_path)[".text"] == recorded["code"]
+
+
+# The fifth way, the browser, is tried on its page by test_browser.py, and its script by test_live_demo.py.
+
+
+def test_a_digest_that_differs_is_told(monkeypatch):
+    record = export_records.record("embedded")
+    record["rows"][1]["c"] = "0" * 64
+    monkeypatch.setattr(export_records, "record", lambda name: record)
+    assert export_records.verdict("embedded") == "NOT the same at 3"
+    assert "00000000" in repr(export_records.digests("embedded"))

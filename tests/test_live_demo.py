@@ -1,0 +1,227 @@
+"""The live demo: its JavaScript runs programs with the bits of the package; drawings become digits' grey."""
+
+import base64
+import json
+import shutil
+import subprocess
+
+import controller_explorer
+import exports
+import live_demo
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from program_checks import CHOICES, LAYERS, mixed_choices, small_images, small_program, tied
+from strategies import runs
+
+from dqt_core import cost, data
+from dqt_core.program import Requantize, Result
+
+DRAWING = exports.SCRIPT.with_name("live-demo.js")
+
+needs_node = pytest.mark.skipif(
+    shutil.which("node") is None, reason="needs node on the PATH to run the widgets' JavaScript"
+)
+
+
+def javascript_widths(program, images, widths):
+    """Widths in any form of `Program.run` as the script takes them: pairs, or zeros for the controller."""
+    if isinstance(widths, str):
+        return [[0] * len(program.layers)] * len(images)
+    return np.array(program.choices)[program._choices_of(widths, len(images))].tolist()
+
+
+def answer(program, images, widths, script=exports.SCRIPT):
+    return exports.by_node(program, script)(images, javascript_widths(program, images, widths))
+
+
+def is_same(program, images, widths, script=exports.SCRIPT):
+    logits, used = answer(program, images, widths, script)
+    expected = program.run(images, widths, "numpy")
+    pairs = np.array(program.choices)[expected.choices]
+    return np.array_equal(logits, expected.logits) and np.array_equal(used.reshape(pairs.shape), pairs)
+
+
+# Programs
+
+
+@needs_node
+@settings(deadline=None, derandomize=True, max_examples=25)
+@given(run=runs(max_size=8))
+def test_random_programs(run):
+    assert is_same(run.program, run.images, run.widths)
+
+
+@needs_node
+@pytest.mark.parametrize("rounding", ["half_up", "floor"])
+def test_small_program(rounding):
+    program, images = small_program(rounding), small_images()
+    for widths in ([CHOICES[1]] * LAYERS, np.array(CHOICES)[mixed_choices()], "controller"):
+        assert is_same(program, images, widths)
+
+
+@needs_node
+@pytest.mark.parametrize("setting", ["mixed", "controller"])
+def test_shipped_program_on_all_test_images(shipped, setting):
+    program, images = shipped("embedded"), data.embedded().test_images
+    widths = exports.settings(program, len(images))[setting]
+    logits, _ = answer(program, images, widths)
+    recorded = {row["widths"]: row for row in exports.results.read(exports.FOLDER / "embedded.json")["rows"]}
+    assert exports.digest(logits) == recorded[setting]["browser"] == recorded[setting]["numpy"]
+
+
+@needs_node
+def test_shipped_program_at_every_width(shipped):
+    program, images = shipped("embedded"), data.embedded().test_images[::20]
+    for width, _ in program.choices:
+        assert is_same(program, images, width)
+
+
+@needs_node
+def test_wrong_widths_are_refused():
+    program, images = small_program(controller=False), small_images(1)
+    for widths, words in ([[0] * LAYERS], "has no controller"), ([[1] * LAYERS], "width 1 is not in"):
+        with pytest.raises(RuntimeError, match=words):
+            exports.by_node(program)(images, widths)
+
+
+# Planted errors
+
+MUTANTS = {
+    # name: (text of the script, its replacement)
+    "no epsilon": (
+        "return isFloor ? q >> d :",
+        "return true ? q >> d :",
+    ),
+    "epsilon overflows": ("Math.min((q + (1 << (d - 1))) >> d, highest)", "(q + (1 << (d - 1))) >> d"),
+    "no middle of the bin": ("2 * view * (1 << d) + (1 << d) - 1", "2 * view * (1 << d)"),
+    "inputs of floor not put back": ("isFloor ? view * (1 << d) : view", "view"),
+    "widths of the weights for the input": ("op.padding, bits[1])", "op.padding, bits[0])"),
+    "first width kept": ("op.views[bits]", "op.views[0]"),
+    "first row for all": ("shape[0] > 1 ? choice * shape[1] : 0", "0"),
+    "no shift": ("shifts ? Math.pow(2, 2 * MASTER - bits[0] - bits[1]) : 1", "1"),
+    "low half dropped": ("lo += a * (m & 65535) + t.lo[b];", "lo += t.lo[b];"),
+    "no carry": ("      hi += carry;\n", ""),
+    "rounds down": ("var hi = halfHi, lo = halfLo,", "var hi = 0, lo = 0,"),
+    "towards zero": ("Math.floor(hi / down)", "Math.trunc(hi / down)"),
+    "no clamp from below": ("y < op.lo ? op.lo : ", ""),
+    "padding wins a max-pool": ("largest = -129", "largest = 99"),
+    "last of equal scores": (
+        "if (scores[layer * count + k] > scores[layer * count + best])",
+        "if (scores[layer * count + k] >= scores[layer * count + best])",
+    ),
+    "logits as doubles": ("BigInt(a) * BigInt(m)", "BigInt(Math.fround(a * m))"),
+    "first group for all": ("+ group * inputs;", ";"),
+}
+
+
+@needs_node
+@pytest.mark.parametrize("name", MUTANTS)
+def test_a_planted_error_is_seen(name, tmp_path):
+    old, new = MUTANTS[name]
+    source = exports.SCRIPT.read_text()
+    assert old in source
+    script = tmp_path / "wrong.js"
+    script.write_text(source.replace(old, new))
+    programs = small_program("half_up"), small_program("floor"), tied(small_program())
+    assert not all(
+        is_same(program, small_images(), widths, script)
+        for program in programs
+        for widths in (np.array(CHOICES)[mixed_choices()], "controller")
+    )
+
+
+# What the page shows besides
+
+
+def node(expression, script, given=None):
+    text = f"const widget = require({json.dumps(str(script))}), given = {json.dumps(given)};"
+    text += f"process.stdout.write(JSON.stringify({expression}))"
+    return json.loads(
+        subprocess.run(["node", "-"], input=text, capture_output=True, text=True, check=True).stdout
+    )
+
+
+@needs_node
+def test_the_cost_is_that_of_the_package(shipped):
+    program = shipped("embedded")
+    result = program.run(data.embedded().test_images[:5], "controller")
+    given = {"data": live_demo.program_data(program) | {"ops": []}, "widths": result.widths.tolist()}
+    pairs = "given.widths.map(w => w.map(b => [b, b]))"
+    found = node(f"{pairs}.map(w => widget.bitops(given.data, w, true))", exports.SCRIPT, given)
+    assert found == cost.bitops(program, result.widths).tolist()
+    given["widths"] = [[width] * len(program.layers) for width, _ in program.choices]
+    found = node(f"{pairs}.map(w => widget.bitops(given.data, w, false))", exports.SCRIPT, given)
+    assert found == [cost.bitops(program, width)[0] for width, _ in program.choices]
+
+
+@needs_node
+def test_the_digest_is_that_of_the_package():
+    logits = np.random.default_rng(0).integers(-(2**61), 2**61, (7, 10))
+    given = [str(logit) for logit in logits.ravel()]
+    expected = Result(logits, logits, logits, "").digest
+    assert node("widget.digest(given.map(BigInt))", exports.SCRIPT, given) == expected
+    assert node("widget.sha256(new Uint8Array(0))", exports.SCRIPT).startswith("e3b0c44298fc1c14")
+
+
+@needs_node
+def test_a_picture_is_the_networks_input():
+    grey = live_demo.grey(data.embedded().test_images[:3])
+    given = grey.reshape(3, -1).tolist()
+    found = node("given.map(g => Array.from(widget.asImage(g)))", exports.SCRIPT, given)
+    assert np.array_equal(np.reshape(found, (3, 32, 32, 3)), data.embedded().test_images[:3])
+    assert np.array_equal(controller_explorer.as_images(grey), data.embedded().test_images[:3])
+
+
+@needs_node
+def test_a_bitmap_becomes_grey_as_the_digits_did():
+    """0 to 16 pixels of a block, as scikit-learn's digits count them, then as `data.embedded` scales them."""
+    bitmap = (np.random.default_rng(1).random((32, 32)) < np.linspace(0, 1, 32)).astype(int)
+    counts = bitmap.reshape(8, 4, 8, 4).sum((1, 3))
+    found = node("widget.greyOfBitmap(Uint8Array.from(given))", DRAWING, bitmap.ravel().tolist())
+    assert found == ((counts * 255 + 8) // 16).ravel().tolist()
+
+
+@needs_node
+def test_a_drawing_is_fitted_to_the_square():
+    strokes = [[[3, 4], [5, 10]], [[9, 7]]]
+    bitmap = np.reshape(node("Array.from(widget.bitmapOf(widget.fitted(given)))", DRAWING, strokes), (32, 32))
+    rows, columns = np.flatnonzero(bitmap.any(1)), np.flatnonzero(bitmap.any(0))
+    assert rows[0] <= 1
+    assert rows[-1] >= 30
+    assert abs(columns[0] + columns[-1] - 31) <= 2  # in the middle but for half a pixel of either end
+    assert node("widget.fitted([])", DRAWING) == []
+
+
+@needs_node
+def test_a_dark_pen_on_light_paper_is_turned_over():
+    paper = np.full((32, 32, 4), 255)
+    paper[8:24, 12:20, :3] = 30
+    grey = np.reshape(node("widget.greyOfPixels(given)", DRAWING, paper.ravel().tolist()), (8, 8))
+    assert grey[0, 0] == 0
+    assert grey[3, 3] == 255
+    paper[..., :3] = 255 - paper[..., :3]
+    assert np.array_equal(grey.ravel(), node("widget.greyOfPixels(given)", DRAWING, paper.ravel().tolist()))
+    empty = np.zeros((32, 32, 4), int)
+    assert set(node("widget.greyOfPixels(given)", DRAWING, empty.ravel().tolist())) == {0}
+
+
+# The data
+
+
+def test_the_data_holds_the_program_the_images_and_the_record(shipped):
+    record, digits = live_demo.demo_data(), data.embedded()
+    assert record["program"]["digest"] == shipped("embedded").digest
+    images = np.frombuffer(base64.b64decode(record["images"]), np.uint8).reshape(-1, 8, 8)
+    assert np.array_equal(controller_explorer.as_images(images), digits.test_images)
+    assert record["labels"] == digits.test_labels.tolist()
+    assert set(record["digests"]) == {"2", "3", "4", "6", "8", "controller"}
+    kinds = [op["kind"] for op in record["program"]["ops"]]
+    assert kinds == [type(op).__name__ for op in shipped("embedded").ops]
+    assert any(isinstance(op, Requantize) for op in shipped("embedded").ops)
+
+
+def test_the_page_is_light():
+    files = [exports.SCRIPT, DRAWING]
+    weight = sum(file.stat().st_size for file in files) + len(live_demo.as_script(live_demo.demo_data()))
+    assert weight < 500_000
