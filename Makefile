@@ -25,7 +25,7 @@ RESULT := _build/reproduce/$(NOTEBOOK)
 NOTEBOOKS := $(wildcard reproductions/*.ipynb)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv reproduce test lint format outputs book book-report publish-notebooks gpu gpu-train clean
+.PHONY: help venv reproduce test lint format outputs book book-report hand-out publish-notebooks gpu gpu-train clean
 .DELETE_ON_ERROR:
 
 help: ## show this list
@@ -69,11 +69,14 @@ outputs: $(STAMP) ## run the notebooks anew, without data, and store their outpu
 		env -u DQT_DATA $(BIN)/jupyter-nbconvert --log-level ERROR --to notebook --execute --inplace \
 			--ExecutePreprocessor.record_timing=False $$notebook || exit 1; done
 
-book: $(STAMP) ## build the book into _build/html
+book: $(STAMP) ## build the book and its slides into _build/html
 	$(RUN) book/build.py
 
 book-report: $(STAMP) ## build the book twice; print its times, the weight of each page, what axe-core finds
 	$(RUN) book/report.py
+
+hand-out: book ## print the workshop's hand-out to _build/hand-out.pdf (needs Chromium)
+	$(RUN) book/workshop/print_hand_out.py
 
 publish-notebooks: ## put the notebooks of the built book on the branch `notebooks` of origin, for Colab and Binder
 	@test -d _build/html/_notebooks || { echo "there are no notebooks yet: make book" >&2; exit 1; }
