@@ -134,6 +134,8 @@ def marked(found: list[nodes.Node]) -> list[Page]:
     pages: list[Page] = []
     part = None
     for node in found:
+        if part and (isinstance(node, slide) or mark_of(node)):
+            raise ValueError(f"{node.source}:{node.line}: the `% show` before it shows nothing")
         if isinstance(node, slide):
             title, *says = node.deepcopy().children
             pages.append(Page(title.children, says, looks=node["classes"]))
@@ -147,6 +149,8 @@ def marked(found: list[nodes.Node]) -> list[Page]:
             part = None
         elif pages and _speakable(node):
             pages[-1].notes.append(node.deepcopy())
+    if part:
+        raise ValueError("the last `% show` of a chapter shows nothing")
     return pages
 
 

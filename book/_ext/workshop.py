@@ -188,6 +188,12 @@ def anchor(label: str) -> str:
     return f"episode-{label}"
 
 
+def decks() -> list[str]:
+    """The chapters that have slides."""
+    names = sorted(path.stem for path in (ROOT / "book").glob("[0-9]*.md"))
+    return [name for name in names if "```{slide}" in text(name)]
+
+
 def _section_link(chapter: str, title: str) -> str:
     return f'<a href="../{chapter}.html#{nodes.make_id(title)}">{escape(title)}</a>'
 
@@ -201,12 +207,13 @@ def episode_text(name: str, episode: dict[str, Any], folder: Path) -> list[str]:
         f"- {{ref}}`{label}`, *{named[label]}*. Its checker has met: {', '.join(wrong[label])}."
         for label in episode["exercises"]
     ]
+    slides = f' <a href="../../slides/{chapter}.html">Slides</a>.' if chapter in decks() else ""
     return [
         f"({anchor(name)})=",
         f"## {episode['title']}",
         "",
         f"*{episode['teaching']} minutes of teaching, {episode['exercise']} of exercises.* "
-        f'{{doc}}`../{chapter}`: {places}. <a href="../../slides/{chapter}.html">Slides</a>.',
+        f"{{doc}}`../{chapter}`: {places}.{slides}",
         "",
         "**Questions**",
         "",
@@ -298,12 +305,7 @@ class Decks(SphinxDirective):
     """`{decks}`: a list of the chapters that have slides."""
 
     def run(self) -> list[nodes.Node]:
-        found = [
-            path.stem
-            for path in sorted((ROOT / "book").glob("[0-9]*.md"))
-            if "```{slide}" in path.read_text()
-        ]
-        lines = [f'1. {{doc}}`../{name}`: <a href="../../slides/{name}.html">slides</a>' for name in found]
+        lines = [f'1. {{doc}}`../{name}`: <a href="../../slides/{name}.html">slides</a>' for name in decks()]
         box = nodes.Element()
         self.state.nested_parse(StringList(lines), 0, box)
         return box.children
