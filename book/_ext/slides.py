@@ -154,16 +154,20 @@ def marked(found: list[nodes.Node]) -> list[Page]:
     return pages
 
 
-def section(tree: nodes.document, title: str) -> nodes.Element | None:
-    """The section of a chapter that has a title."""
-    found = (node for node in tree.findall(nodes.section) if node[0].astext() == title)
-    return next(found, None)
+def section(tree: nodes.document, title: str) -> nodes.Element:
+    """The section of a page that has a title."""
+    for node in tree.findall(nodes.section):
+        if node[0].astext() == title:
+            return node
+    raise ValueError(f"{tree['source']} has no section {title!r}: slides and hand-out are made of it")
 
 
-def admonition(node: nodes.Element, title: str) -> nodes.Element:
-    """The admonition that begins with a title."""
-    found = (box for box in node.findall(nodes.admonition) if box[0].astext() == title)
-    return next(found)
+def admonition(tree: nodes.document, title: str) -> nodes.Element:
+    """The admonition of a chapter that has a title."""
+    for node in tree.findall(nodes.admonition):
+        if node[0].astext() == title:
+            return node
+    raise ValueError(f"{tree['source']} has no box {title!r}: its slides are made of it")
 
 
 def _unboxed(node: nodes.Node) -> list[nodes.Node]:
@@ -176,7 +180,7 @@ def chapter(tree: nodes.document, number: str) -> Chapter:
     story = [part for part in top.children if isinstance(part, nodes.section)]
     points, exercises = section(tree, "Key points"), section(tree, "Exercises")
     told = [node for part in story if part not in (points, exercises) for node in blocks(part)]
-    box = admonition(top, "What you will be able to do")
+    box = admonition(tree, "What you will be able to do")
     # What was and was not shown follows the key points, in most chapters as a note.
     told_after = [node for node in points.children[1:] if not isinstance(node, nodes.bullet_list)]
     limits = [part for node in told_after for part in _unboxed(node)]
