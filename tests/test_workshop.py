@@ -131,7 +131,7 @@ def test_a_deck_has_slides_with_figures_and_notes(book, name):
     assert [page for page in pages if not re.search(r"<h[12]>.+</h[12]>", page, re.S)] == []
     assert [page for page in pages if not re.search(r'class="(shows|says)"|class="first"', page)] == []
     assert sum('class="notes"' in page for page in pages) > len(pages) / 2
-    assert deck.count("<img") >= 2
+    assert "<img" in deck
     assert "<figcaption" not in deck  # the caption is said, not shown
     assert f'href="../slides/{name}.html"' in (book / "book" / f"{name}.html").read_text()
 
