@@ -204,7 +204,7 @@ def episode_text(name: str, episode: dict[str, Any], folder: Path) -> list[str]:
     places = ", ".join(_section_link(chapter, title) for title in episode["sections"])
     wrong, named = wrong_answers(), exercises(chapter)
     tasks = [
-        f"- {{ref}}`{label}`, *{named[label]}*. Its checker has met: {', '.join(wrong[label])}."
+        f"- {{ref}}`{label}`, *{named[label]}*. Its checker rejects: {', '.join(wrong[label])}."
         for label in episode["exercises"]
     ]
     slides = f' <a href="../../slides/{chapter}.html">Slides</a>.' if chapter in decks() else ""
