@@ -25,7 +25,7 @@ RESULT := _build/reproduce/$(NOTEBOOK)
 NOTEBOOKS := $(wildcard reproductions/*.ipynb)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv reproduce test lint format outputs export book book-report publish-notebooks gpu gpu-train clean
+.PHONY: help venv reproduce test lint format outputs export book book-report publish-notebooks gpu gpu-train hand-out clean
 .DELETE_ON_ERROR:
 
 help: ## show this list
@@ -73,11 +73,14 @@ export: $(STAMP) ## the shipped network for digits as an ONNX and a C file, in _
 	$(RUN) -m dqt_core.export reproductions/checkpoints/resnet18_embedded-*.safetensors \
 		--onnx _build/export/digits.onnx --c _build/export/digits.c
 
-book: $(STAMP) ## build the book into _build/html
+book: $(STAMP) ## build the book and its slides into _build/html
 	$(RUN) book/build.py
 
 book-report: $(STAMP) ## build the book twice; print its times, the weight of each page, what axe-core finds
 	$(RUN) book/report.py
+
+hand-out: book ## print the workshop's hand-out to _build/hand-out.pdf (needs Chromium)
+	$(RUN) book/workshop/print_hand_out.py
 
 publish-notebooks: ## put the notebooks of the built book on the branch `notebooks` of origin, for Colab and Binder
 	@test -d _build/html/_notebooks || { echo "there are no notebooks yet: make book" >&2; exit 1; }

@@ -138,9 +138,9 @@ def words(text):
     """Count the words of a chapter's prose, captions included."""
     captions = re.findall(r"^    caption: (.*?)\n(?:    \w|---)", text, re.M | re.S)
     text = text.split("---\n", 2)[-1]  # without its head
-    text = re.sub(r"^```\{(code-cell|raw|figure|literalinclude)\}.*?^```$", "", text, flags=re.M | re.S)
+    text = re.sub(r"^```\{(code-cell|raw|figure|literalinclude|slide)\}.*?^```$", "", text, flags=re.M | re.S)
     text = re.sub(r"\$\$.*?\$\$", "", text, flags=re.S)
-    text = re.sub(r"^(:[\w-]+:|```|:::).*$", "", text, flags=re.M)
+    text = re.sub(r"^(:[\w-]+:|```|:::|% show).*$", "", text, flags=re.M)
     return len(re.findall(r"[A-Za-z0-9]\S*", "\n".join([text, *captions])))
 
 

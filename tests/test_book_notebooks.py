@@ -57,6 +57,7 @@ def test_an_unknown_directive_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("source", "markdown"),
     [
+        ("```{slide} Title\n:beside:\n\n- said\n```\nText.\n\n% show code\nShown.", "Text.\n\nShown."),
         (":::{admonition} Note\n:class: tip\n\nText.\n:::", "> **Note**\n>\n> Text."),
         (":::{dropdown} A & B\nText.\n:::", "<details><summary>A &amp; B</summary>\n\nText.\n\n</details>"),
         ("Before\n\n```{exercise-start} Title\n:label: ex\n```", "Before\n\n### Exercise: Title"),

@@ -2,6 +2,7 @@
 
 import os
 import re
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urldefrag, urlsplit
@@ -15,6 +16,9 @@ import pytest
 from browser import THEMES, browser, chromium, pages, served, visit
 
 from dqt_core import cost, data, integer, nested
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "book" / "_ext"))
+import workshop
 
 
 @pytest.fixture(scope="session")
@@ -243,6 +247,123 @@ def test_live_demo_works_from_disk(running, book):
         assert len(state_of(opened.page)[1]) == 10
 
 
+# Decks of slides, and the hand-out
+
+DECKS = workshop.decks()
+SMALLEST = (
+    14  # pixels of the 720 that a slide is high; what is operated on a slide is as large as on its page
+)
+
+UNREADABLE = """smallest => {
+  const slide = Reveal.getCurrentSlide(), faults = [], title = slide.querySelector("h1, h2").innerText
+  const over = (node, what) => {
+    if (node.scrollHeight > node.clientHeight + 1 || node.scrollWidth > node.clientWidth + 1)
+      faults.push(`${title}: ${what} is ${node.scrollWidth} by ${node.scrollHeight}, ` +
+                  `room for ${node.clientWidth} by ${node.clientHeight}`)
+  }
+  over(slide, "the slide")
+  slide.querySelectorAll("pre").forEach(node => over(node, "code"))
+  const text = "p, li, pre, td, th, h1, h2"
+  for (const node of slide.querySelectorAll(`:is(.shows, .says) :is(${text})`)) {
+    const size = parseFloat(getComputedStyle(node).fontSize)
+    if (size < smallest && !node.closest("[role=group]"))
+      faults.push(`${title}: text of ${size} pixels: ${node.innerText.slice(0, 40)}`)
+  }
+  return faults
+}"""
+
+
+def started(opened):
+    """An open deck, once its slides are laid out."""
+    opened.page.wait_for_function("document.documentElement.dataset.ready")
+    return opened.page
+
+
+def unreadable(page):
+    """Slides that overflow, code that is cut, text that is too small."""
+    found = []
+    for number in range(page.evaluate("Reveal.getTotalSlides()")):
+        page.evaluate("number => Reveal.slide(number)", number)
+        found += page.evaluate(UNREADABLE, SMALLEST)
+    return found
+
+
+@pytest.mark.parametrize("name", DECKS)
+def test_deck_is_whole_and_fits_its_slides(running, address, name):
+    with visit(running, f"{address}/slides/{name}.html") as opened:
+        page = started(opened)
+        assert faults(opened) == []
+        page.keyboard.press("ArrowRight")
+        page.keyboard.press("Space")
+        assert page.evaluate("Reveal.getIndices().h") == 2
+        page.keyboard.press("t")
+        assert page.evaluate("document.documentElement.dataset.theme") == "dark"
+        assert unreadable(page) == []
+
+
+@pytest.mark.parametrize("theme", THEMES)
+@pytest.mark.parametrize("name", DECKS)
+def test_deck_is_accessible_on_all_slides_at_once(running, address, name, theme):
+    with visit(running, f"{address}/slides/{name}.html?view=print", theme) as opened:
+        assert started(opened).evaluate("document.documentElement.dataset.theme") == theme
+        # For print reveal.js lays hidden slides out and leaves them marked as hidden.
+        assert [line for line in opened.axe() if not line.startswith("aria-hidden-focus")] == []
+        assert opened.problems == []
+
+
+def test_speaker_notes_are_what_the_chapter_says(running, address):
+    with visit(running, f"{address}/slides/02-nested-codes.html") as opened:
+        page = started(opened)
+        with page.expect_popup() as popup:
+            page.keyboard.press("s")
+        notes = popup.value.locator(".speaker-controls-notes .value")
+        page.evaluate("Reveal.slide(2)")
+        notes.get_by_text("We want to write each as an integer times one common").wait_for()
+        assert notes.locator("mjx-container").count() > 0
+        assert opened.problems == []
+
+
+def test_deck_works_from_disk(running, book):
+    with visit(running, f"{book.as_uri()}/slides/02-nested-codes.html") as opened:
+        assert started(opened).locator("mjx-container").count() > 0
+        assert opened.problems == []
+
+
+@pytest.mark.parametrize(
+    ("spoil", "complaint"),
+    [
+        ("node => node.style.minHeight = '900px'", "the slide is"),
+        ("node => { node.style.display = 'block'; node.style.width = '1400px' }", "the slide is"),
+        ("node => node.innerHTML = '<pre>' + 'x'.repeat(200) + '</pre>'", "code is"),
+        ("node => node.innerHTML = '<p style=\"font-size: 12px\">small</p>'", "text of 12 pixels"),
+    ],
+)
+def test_an_unreadable_slide_is_caught(running, address, spoil, complaint):
+    with visit(running, f"{address}/slides/01-why-bits-matter.html") as opened:
+        page = started(opened)
+        page.evaluate("Reveal.slide(1)")
+        page.locator(".present .says").evaluate(spoil)
+        assert any(complaint in fault for fault in page.evaluate(UNREADABLE, SMALLEST))
+
+
+@pytest.mark.parametrize("theme", THEMES)
+def test_hand_out_is_whole_and_accessible(running, address, theme):
+    with visit(running, f"{address}/slides/hand-out.html", theme) as opened:
+        assert opened.page.evaluate("document.documentElement.dataset.theme") == theme
+        assert faults(opened) == []
+        assert opened.axe() == []
+
+
+def test_hand_out_prints_black_on_white_a_chapter_a_page(running, address):
+    with visit(running, f"{address}/slides/hand-out.html", "dark") as opened:
+        page = opened.page
+        printed = page.pdf(format="A4")
+        assert len(re.findall(rb"/Type\s*/Page\b", printed)) > page.locator(".chapter").count() > 9
+        page.emulate_media(media="print")
+        look = page.evaluate("(s => [s.color, s.backgroundColor])(getComputedStyle(document.body))")
+        assert look == ["rgb(0, 0, 0)", "rgb(255, 255, 255)"]
+
+
 # What the page test would miss must be caught by it.
 
 WHOLE = "<html lang='en'><head><title>t</title></head><body><main><h1>t</h1>{}</main></body></html>"
@@ -332,6 +453,6 @@ def test_every_page_can_be_reached(book):
         name
         for name in pages()
         if f"../{name}.html" not in reached
-        and Path(name).name + ".html" not in reached
+        and os.path.relpath(f"{name}.html", "book") not in reached
         and name != "book/intro"
     ] == []

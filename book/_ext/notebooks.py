@@ -121,6 +121,7 @@ def _directive(name: str, argument: str, options: dict[str, str], body: str, fol
         "figure": lambda: _picture(argument, options, body, folder),
         "literalinclude": lambda: _included(argument, options, folder),
         "list-table": lambda: _table(body),
+        "slide": lambda: "",
     }
     if name not in rules:
         raise ValueError(
@@ -144,6 +145,7 @@ def plain(text: str, folder: Path, words: Callable[[str, str], str]) -> str:
         return _directive(match["name"], match["argument"].strip(), options, body, folder)
 
     fence = r"^(?P<fence>:{3,}|`{3,})\{(?P<name>[\w-]+)\}(?P<argument>[^\n]*)\n(?P<body>.*?)^(?P=fence)$"
+    text = re.sub(r"^% show.*\n?", "", text, flags=re.M)
     text = re.sub(fence, directive, text, flags=re.M | re.S)
     return re.sub(r"\{([\w:]+)\}`([^`]+)`", lambda match: words(match[1], match[2]), text).strip("\n")
 
