@@ -8,6 +8,7 @@ import argparse
 import copy
 import hashlib
 import json
+import resource
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -231,6 +232,7 @@ class Run:
             "programs": self.programs,
             "budgets": self.budgets,
             "rows": self.rows,
+            "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
             "provenance": results.provenance(),
         }
         return results.write(record, self.out / f"{options.network}.json")
