@@ -15,6 +15,7 @@ from dqt_core.data import DataError, Images, Labels
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # those of torchvision's networks
 CROP, RESIZED = 224, 256
 SUFFIXES = (".jpeg", ".jpg", ".png")
+DAMAGE = (OSError, ValueError, SyntaxError)  # what Pillow raises of damaged files
 
 Batch: TypeAlias = tuple[Images, Labels]
 Resize: TypeAlias = Literal["auto"] | int | None
@@ -48,6 +49,14 @@ class ImageFiles:
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    def name(self, i: int) -> str:
+        """The path, for messages."""
+        return str(self.paths[i])
+
+    def read(self, i: int) -> bytes:
+        """The file of one image, undecoded."""
+        return self.paths[i].read_bytes()
 
     def part(self, index: slice | Labels) -> "ImageFiles":
         """Some of the files, in the order of `index`; what cannot be read is kept together."""
@@ -108,7 +117,7 @@ class ImageFiles:
             for i in range(start, min(start + size, len(self))):
                 try:
                     read.append((decode(self.paths[i], self.resize), int(self.labels[i])))
-                except (OSError, ValueError, SyntaxError) as error:  # what Pillow raises of damaged files
+                except DAMAGE as error:
                     self._note(i, error, go_on)
             if read:
                 images, labels = zip(*read, strict=True)
@@ -214,7 +223,7 @@ def _require_map(listing: Path, classes: tuple[str, ...], class_count: int) -> N
 
 def _resize(paths: list[Path]) -> int | None:
     """None where the first images of the split are squares that were cut before."""
-    image = _pillow()
+    image = pillow()
     sizes = set()
     for path in paths[:16]:
         try:
@@ -227,20 +236,20 @@ def _resize(paths: list[Path]) -> int | None:
 
 
 def _decoder() -> Any:
-    image = _pillow()
+    image = pillow()
 
     def decode(path: Path, resize: int | None) -> Images:
         with image.open(path) as opened:
-            return _cut(opened.convert("RGB"), resize)
+            return cut(opened.convert("RGB"), resize)
 
     return decode
 
 
-def _cut(picture: Any, resize: int | None) -> Images:
+def cut(picture: Any, resize: int | None) -> Images:
     """The central square of a Pillow image, as torchvision's Resize and CenterCrop give it."""
     if resize is not None:
         size = [resize * side // min(picture.size) for side in picture.size]
-        picture = picture.resize(size, _pillow().Resampling.BILINEAR)
+        picture = picture.resize(size, pillow().Resampling.BILINEAR)
     pixels = np.asarray(picture, np.uint8)
     if min(pixels.shape[:2]) < CROP:
         raise ValueError(f"it is {pixels.shape[1]} x {pixels.shape[0]}, at least {CROP} are needed")
@@ -270,11 +279,12 @@ def photographs() -> Images:
         from sklearn.datasets import load_sample_images
     except ImportError as error:
         raise ImportError('the photographs need scikit-learn: pip install "dqt_core[train]"') from error
-    pictures = [_pillow().fromarray(pixels) for pixels in load_sample_images().images]
-    return np.stack([_cut(picture, RESIZED) for picture in pictures])
+    pictures = [pillow().fromarray(pixels) for pixels in load_sample_images().images]
+    return np.stack([cut(picture, RESIZED) for picture in pictures])
 
 
-def _pillow() -> Any:
+def pillow() -> Any:
+    """Pillow's `Image`; its absence is an error that names the extra."""
     try:
         from PIL import Image
     except ImportError as error:

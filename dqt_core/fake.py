@@ -221,8 +221,8 @@ def quantize_at(
 
     Notes
     -----
-    A clamp at a fixed code moves in real units when the step changes: dq/dlog_step = 0 above it. A limit stands
-    still in real units, so that all above it is as if x were the limit: dq/dlog_step = -limit/step.
+    A clamp at a fixed code moves in real units when the step changes: dq/dlog_step = 0 above it. A limit
+    stands still in real units, so that all above it is as if x were the limit: dq/dlog_step = -limit/step.
 
     Examples
     --------

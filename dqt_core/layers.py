@@ -73,9 +73,7 @@ class Rounded(Coded):
     def at(self, width: int, rounding: Rounding) -> Tensor:
         key = width, rounding, torch.is_grad_enabled()
         if key not in self._at:
-            self._at[key] = fake.quantize_at(
-                self.x, self.log_step, *self.limits, width, rounding, self.limit
-            )
+            self._at[key] = fake.quantize_at(self.x, self.log_step, *self.limits, width, rounding, self.limit)
         return self._at[key]
 
 

@@ -88,6 +88,34 @@ def _chunk(classify: Callable, files: data_imagenet.ImageFiles, go_on: bool) -> 
     return {"hits": hits, "logits": sha.hexdigest(), "unreadable": unreadable, "seconds": seconds}
 
 
+def integer_row(
+    program: Any, widths: Any, label: str, files: data_imagenet.ImageFiles, options: argparse.Namespace
+) -> dict[str, Any]:
+    """A program at given widths over all files; goes on where it stopped."""
+
+    def classify(images: np.ndarray) -> np.ndarray:
+        return program.run(images, widths, options.backend, batch_size=20).logits
+
+    folder = Path(options.out) / f"{label.replace(' ', '-')}-{program.digest[:12]}"
+    spent = {
+        "bitops": float(cost.bitops(program, widths).mean()),
+        "transitions": float(cost.transitions(program, widths).mean()),
+        "mean_width": float(np.mean(widths)),
+        "program": program.digest,
+        "run": widths,
+    }
+    row = evaluate(classify, files, folder, options.skip_unreadable)
+    return {"widths": label, "kind": "integer", **row, **spent}
+
+
+def described(files: data_imagenet.ImageFiles, limit: int | None) -> dict[str, Any]:
+    """The validation images of a record."""
+    digest = hashlib.sha256("\n".join(path.name for path in files.paths).encode()).hexdigest()
+    classes = len(set(files.labels.tolist()))
+    counts = {"images": len(files), "classes": classes, "limit": limit}
+    return {"name": "imagenet", "split": "val", "files": digest, **counts}
+
+
 def _with_tables(net: Any, corrected: Any, tables: list[str]) -> Any:
     """A copy of the network that has another one's norms for the choices whose tables are "corrected"."""
     net = copy.deepcopy(net)
@@ -164,20 +192,7 @@ class Run:
     def integer_row(self, label: str, program: Any, widths: Any, kind: str) -> None:
         if program.digest not in self.programs.values():
             self.programs[kind] = program.digest
-        name = f"{label.replace(' ', '-')}-{program.digest[:12]}"
-
-        def classify(images: np.ndarray) -> np.ndarray:
-            return program.run(images, widths, self.options.backend, batch_size=20).logits
-
-        row = evaluate(classify, self.files, self.out / name, self.options.skip_unreadable)
-        spent = {
-            "bitops": float(cost.bitops(program, widths).mean()),
-            "transitions": float(cost.transitions(program, widths).mean()),
-            "mean_width": float(np.mean(widths)),
-            "program": program.digest,
-            "run": widths,
-        }
-        self.add({"widths": label, "kind": "integer", **row, **spent})
+        self.add(integer_row(program, widths, label, self.files, self.options))
 
     def mixed_row(self, net: Any, program: Any, bits: int) -> None:
         """The best allocation at the BitOPs of a width, its tables set for it."""
@@ -213,21 +228,12 @@ class Run:
     def write(self) -> Path:
         options = self.options
         network = {"name": options.network, "weights": options.origin, "pads_after": options.pads_after}
-        digest = hashlib.sha256("\n".join(path.name for path in self.files.paths).encode()).hexdigest()
-        dataset = {
-            "name": "imagenet",
-            "split": "val",
-            "images": len(self.files),
-            "classes": len(set(self.files.labels.tolist())),
-            "limit": options.limit,
-            "files": digest,
-        }
         counts = {"steps and tables": sum(map(len, self.calibration)), "choice": sum(map(len, self.held_out))}
         record = {
             "name": f"{options.network}_imagenet",
             "title": options.title,
             "network": network,
-            "dataset": dataset,
+            "dataset": described(self.files, options.limit),
             "calibration": {"images": counts, "tried": self.choice, "chosen": self.chosen},
             "programs": self.programs,
             "budgets": self.budgets,
@@ -252,11 +258,8 @@ def run(options: argparse.Namespace) -> Path:
     return one.write()
 
 
-def options(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def add_common(parser: argparse.ArgumentParser) -> None:
+    """The options that training has too."""
     parser.add_argument("--imagenet-root", required=True, help="holds val/<WordNet id>/ and train/...")
     parser.add_argument("--network", default="resnet50", choices=list(NETWORKS))
     parser.add_argument("--weights", default="torchvision", help=".npz, .safetensors, .pth; or downloaded")
@@ -269,13 +272,21 @@ def options(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--skip-unreadable", action="store_true", help="leave damaged files out and name them"
     )
+    parser.add_argument("--limit", type=int, help="validation images; all if not given")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--backend", default="auto")
+
+
+def options(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_common(parser)
     parser.add_argument("--calibration", type=int, default=64, help="training images for steps and tables")
     parser.add_argument("--held-out", type=int, default=32, help="training images that choose among rules")
     parser.add_argument("--sensitivity", type=int, default=16, help="of those, for the mixed allocation")
     parser.add_argument("--rules", nargs="+", default=list(calibration.RULES))
-    parser.add_argument("--limit", type=int, help="validation images; all if not given")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--backend", default="auto")
     parser.add_argument("--out", default="runs/resnet50_imagenet")
     return parser.parse_args(arguments)
 

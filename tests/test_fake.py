@@ -172,7 +172,8 @@ def test_step_gradient_beyond_the_clamp_is_the_true_derivative():
             torch.testing.assert_close((above - below) / (2 * h), gradient, rtol=h**2, atol=0)
 
 
-@pytest.mark.parametrize("step", [0.25, 0.40625, 0.75, 4.0], ids=str)  # 6/step: a code, rounded up, a code, a tie
+# 6/step: a code, between two, a code, a tie
+@pytest.mark.parametrize("step", [0.25, 0.40625, 0.75, 4.0], ids=str)
 @pytest.mark.parametrize("width", WIDTHS)
 def test_above_a_limit_the_gradient_is_that_of_the_limit(step, width):
     """A ReLU6 before rounding, in plain autograd: what is cut at 6 follows no step but in its rounding."""
