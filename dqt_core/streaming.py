@@ -131,20 +131,24 @@ def pack(
         raise DataError(f"{folder} exists; give a new folder, or remove it")
     unfinished = folder.with_name(f"{folder.name}.unfinished")
     unfinished.mkdir(parents=True, exist_ok=True)
-    files = files.sample(len(files), seed)
+    numbers = np.random.default_rng(seed).permutation(len(files))
+    classes, files = files.classes, files.part(numbers)
+    kept: list[int] = []
     left_out: dict[str, str] = {}
     with _shard_writer(unfinished, per_shard) as writer, ProcessPoolExecutor(workers) as pool:
         checked = pool.map(_check, files.paths, chunksize=16)
-        for path, label, error in zip(tqdm(files.paths), files.labels.tolist(), checked, strict=False):
+        found = zip(tqdm(files.paths), files.labels.tolist(), numbers.tolist(), checked, strict=False)
+        for path, label, number, error in found:
             if error:
                 left_out[str(path)] = error
             else:
+                kept.append(number)
                 kind = "png" if path.suffix.lower() == ".png" else "jpg"
                 key = f"{path.parent.name}/{path.stem.replace('.', '_')}"
                 writer.write({"__key__": key, kind: path.read_bytes(), "cls": str(label).encode()})
     if len(left_out) == len(files):
         raise DataError(f"none of {len(files)} images can be decoded: {_some(left_out)}")
-    _write_index(unfinished, files.classes, left_out)
+    _write_index(unfinished, np.argsort(kept), classes, left_out)
     os.replace(unfinished, folder)
     return open_packed(folder)
 
@@ -169,7 +173,10 @@ def _check(path: Path) -> str:
     return ""
 
 
-def _write_index(folder: Path, classes: Sequence[str], left_out: Mapping[str, str]) -> None:
+def _write_index(
+    folder: Path, order: NDArray[np.int64], classes: Sequence[str], left_out: Mapping[str, str]
+) -> None:
+    """The images are numbered as in their folders: shards are another way to store them, no other data."""
     names: list[bytes] = []
     places: list[tuple[int, int, int]] = []
     labels: list[int] = []
@@ -185,9 +192,9 @@ def _write_index(folder: Path, classes: Sequence[str], left_out: Mapping[str, st
                     places.append((number, member.offset_data, member.size))
     np.savez(
         folder / INDEX,
-        names=np.array(names),
-        places=np.array(places, np.int64),
-        labels=np.array(labels, np.int64),
+        names=np.array(names)[order],
+        places=np.array(places, np.int64)[order],
+        labels=np.array(labels, np.int64)[order],
         classes=np.array(classes),
         left_out=np.array(list(left_out.items()), np.str_).reshape(-1, 2),
     )
@@ -212,7 +219,11 @@ def open_packed(folder: str | Path) -> Packed:
     folder = Path(folder)
     if not (folder / INDEX).is_file():
         unfinished = folder.with_name(f"{folder.name}.unfinished").is_dir()
-        state = "packing was interrupted; start it again" if unfinished else "make it with the command `pack`"
+        state = (
+            "packing was interrupted; start it again"
+            if unfinished
+            else "make it with reproductions/pack_imagenet.py"
+        )
         raise DataError(f"{folder / INDEX} is missing: {state}")
     with np.load(folder / INDEX) as index:
         found = {key: index[key] for key in ("names", "places", "labels", "classes", "left_out")}
@@ -296,6 +307,7 @@ class ImageStream:
             sampler=keys,
             num_workers=self.workers,
             pin_memory=torch.cuda.is_available(),
+            generator=torch.Generator(),  # or it would draw from the training's own
         )
         for images, labels, unreadable in loader:
             for name, reason in unreadable.items():

@@ -221,7 +221,9 @@ def fit(
     Started by ``torchrun`` or ``accelerate launch``, all processes call this alike, and train one network.
     """
     AcceleratorState._reset_state()  # a process may train one network in bf16 and the next in float32
-    accelerator = Accelerator(mixed_precision=recipe.precision)
+    # several processes without a GPU: Accelerate wants to be told
+    on_cpus = "LOCAL_RANK" in os.environ and not torch.accelerator.is_available()
+    accelerator = Accelerator(mixed_precision=recipe.precision, cpu=on_cpus)
     batches = _Batches(dataset, recipe, accelerator)
     optimizers_ = optimizers(net, recipe.lr, recipe.weight_decay)
     schedules = [_schedule(optimizer, recipe, batches.steps) for optimizer in optimizers_]
