@@ -49,11 +49,15 @@ def load_float(network: str, weights: str | Path, pads_after: bool = False) -> t
 
 
 def evaluate(
-    classify: Callable[[np.ndarray], np.ndarray], files: data_imagenet.ImageFiles, folder: Path, go_on: bool
+    classify: Callable[[np.ndarray], tuple[np.ndarray, dict[str, np.ndarray]]],
+    files: data_imagenet.ImageFiles,
+    folder: Path,
+    go_on: bool,
 ) -> dict[str, Any]:
     """Run over all files in order; every `CHUNK` images are written to `folder`, and read from it if there.
 
-    `classify` takes uint8 images and returns logits. Files that cannot be decoded are named in the row.
+    `classify` takes uint8 images and returns logits, and figures of each image, whose means go into the row.
+    Files that cannot be decoded are named in the row.
     """
     folder.mkdir(parents=True, exist_ok=True)
     chunks = []
@@ -66,7 +70,9 @@ def evaluate(
         chunks.append(json.loads(path.read_text()))
     hits = np.concatenate([np.asarray(chunk["hits"], bool) for chunk in chunks])
     digests = [chunk["logits"] for chunk in chunks]
-    return {
+    names = chunks[0].get("figures", {})
+    means = {name: sum(chunk["figures"][name] for chunk in chunks) / len(hits) for name in names}
+    return means | {
         "correct": int(hits.sum()),
         "images": len(hits),
         "hits": results.packed(hits),
@@ -79,33 +85,35 @@ def evaluate(
 
 def _chunk(classify: Callable, files: data_imagenet.ImageFiles, go_on: bool) -> dict[str, Any]:
     start, hits, sha = time.perf_counter(), [], hashlib.sha256()
+    sums: dict[str, float] = {}
     for images, labels in files.batches(20, go_on):
-        logits = classify(images)
+        logits, figures = classify(images)
+        sums |= {name: sums.get(name, 0.0) + float(values.sum()) for name, values in figures.items()}
         hits += (logits.argmax(1) == labels).tolist()
         sha.update(np.ascontiguousarray(logits).tobytes())
     unreadable = [path.name for path in files.paths if path in files.unreadable]
     seconds = time.perf_counter() - start
-    return {"hits": hits, "logits": sha.hexdigest(), "unreadable": unreadable, "seconds": seconds}
+    found = {"hits": hits, "logits": sha.hexdigest(), "unreadable": unreadable, "seconds": seconds}
+    return found | {"figures": sums}
 
 
 def integer_row(
     program: Any, widths: Any, label: str, files: data_imagenet.ImageFiles, options: argparse.Namespace
 ) -> dict[str, Any]:
-    """A program at given widths over all files; goes on where it stopped."""
+    """A program at given widths, or the controller's, over all files; goes on where it stopped."""
 
-    def classify(images: np.ndarray) -> np.ndarray:
-        return program.run(images, widths, options.backend, batch_size=20).logits
+    def classify(images: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        result = program.run(images, widths, options.backend, batch_size=20)
+        figures = {
+            "bitops": cost.bitops(program, result.widths),
+            "transitions": cost.transitions(program, result.widths),
+            "mean_width": result.widths.reshape(len(images), -1).mean(1),
+        }
+        return result.logits, figures
 
     folder = Path(options.out) / f"{label.replace(' ', '-')}-{program.digest[:12]}"
-    spent = {
-        "bitops": float(cost.bitops(program, widths).mean()),
-        "transitions": float(cost.transitions(program, widths).mean()),
-        "mean_width": float(np.mean(widths)),
-        "program": program.digest,
-        "run": widths,
-    }
     row = evaluate(classify, files, folder, options.skip_unreadable)
-    return {"widths": label, "kind": "integer", **row, **spent}
+    return {"widths": label, "kind": "integer", **row, "program": program.digest, "run": widths}
 
 
 def described(files: data_imagenet.ImageFiles, limit: int | None) -> dict[str, Any]:
@@ -148,10 +156,10 @@ class Run:
     def float_row(self) -> None:
         table = torch.from_numpy(normalization_table(data_imagenet.MEAN, data_imagenet.STD))
 
-        def classify(images: np.ndarray) -> np.ndarray:
+        def classify(images: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
             x = table[torch.arange(3), torch.from_numpy(images).long()].permute(0, 3, 1, 2)
             with torch.no_grad():
-                return self.float_net(x.contiguous(memory_format=torch.channels_last)).numpy()
+                return self.float_net(x.contiguous(memory_format=torch.channels_last)).numpy(), {}
 
         row = evaluate(classify, self.files, self.out / "float", self.options.skip_unreadable)
         self.add({"widths": "float", "kind": "float", **row, "logits": None, "first": {}})

@@ -131,16 +131,7 @@ def run(options: argparse.Namespace) -> Path | None:
             "target_width": options.target_width,
             "distillation": options.distillation,
             "unreadable": len(stream.unreadable),
-            "loss": {
-                part: {
-                    key: float(np.mean([entry[key] for entry in entries if key in entry]))
-                    for key in entries[-1]
-                }
-                for part, entries in {
-                    "first tenth": _tenth(history, 0),
-                    "last tenth": _tenth(history, 9),
-                }.items()
-            },
+            "loss": {"first tenth": _mean(history, 0), "last tenth": _mean(history, 9)},
         },
         "programs": {"trained": program.digest},
         "rows": [],
@@ -159,9 +150,12 @@ def run(options: argparse.Namespace) -> Path | None:
     return path
 
 
-def _tenth(history: list[dict[str, float]], tenth: int) -> list[dict[str, float]]:
+def _mean(history: list[dict[str, float]], tenth: int) -> dict[str, float]:
+    """Of the logged figures, over one tenth of the steps."""
     size = max(1, len(history) // 10)
-    return history[-size:] if tenth else history[:size]
+    part = history[-size:] if tenth else history[:size]
+    names = [name for name in part[-1] if name != "step"]
+    return {name: round(float(np.mean([e[name] for e in part if name in e])), 4) for name in names}
 
 
 def options(arguments: list[str] | None = None) -> argparse.Namespace:

@@ -69,8 +69,8 @@ def far(weights, others):
 
 # Two processes add up four microbatches' gradients in another order than one, so the float sums round
 # differently: about 1 part in 10^7. A weight that lies so near to a tie may get another code, whose part of
-# the next gradient then differs by far more; so no bound holds for long, and equal bits cannot be asked for. In
-# these few steps 1e-7 was seen, and 1e-2 where a batch norm's batch was another one.
+# the next gradient then differs by far more; so no bound holds for long, and equal bits cannot be asked for.
+# In these few steps 1e-7 was seen, and 1e-2 where a batch norm's batch was another one.
 BOUND = 1e-4
 
 

@@ -9,11 +9,13 @@ import torch
 from PIL import Image
 from small_nets import seeded
 
-from dqt_core import models, results
+from dqt_core import load, models, results
 from dqt_core.data import DataError
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "reproductions"))
 import imagenet_run
+import pack_imagenet
+import train_imagenet
 
 NAMES = [f"n{i:08}" for i in range(1000)]
 
@@ -134,3 +136,62 @@ def test_weights_of_other_files(tree, tmp_path, kind):
         save_file(state, path)
     one, other = (imagenet_run.load_float("resnet50", p).state_dict() for p in (path, tree / "small.pth"))
     assert all(torch.equal(one[name], other[name]) for name in state)
+
+
+# Training
+
+
+def train_options(tree, out, *more):
+    arguments = ["--imagenet-root", str(tree), "--weights", str(tree / "small.pth"), "--out", str(out)]
+    arguments += ["--widths", "4", "8", "--epochs", "2", "--batch-size", "8", "--microbatch", "4"]
+    arguments += ["--size", "64", "--workers", "0", "--calibration", "8", "--recalibration", "24"]
+    arguments += ["--precision", "no", "--checkpoint-every", "2", "--restore-statistics", "--sample"]
+    return train_imagenet.options([*arguments, *more])
+
+
+@pytest.fixture(scope="module")
+def trained(tree, tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(imagenet_run, "NETWORKS", {"resnet50": lambda: models.resnet50(1000, 2)})
+        out = tmp_path_factory.mktemp("trained")
+        return out, results.read(train_imagenet.run(train_options(tree, out)))
+
+
+def test_a_trained_network_is_lowered_evaluated_and_recorded(trained, tree):
+    out, record = trained
+    assert [row["widths"] for row in record["rows"]] == ["8", "4"]
+    assert record["training"]["steps"] == 2 * (24 // 8)
+    assert record["training"]["recipe"]["lr"] == pytest.approx(0.01 * 8 / 256)
+    assert record["training"]["loss"]["first tenth"].keys() == {"consistency"}
+    program = load(next(out.glob("*.safetensors")))
+    assert program.digest == record["programs"]["trained"]
+    files = imagenet_run.data_imagenet.open_split(tree, "val", is_sample=True)
+    images, labels = next(files.sample(len(files)).batches(24))
+    hits = program.run(images, 4).classes == labels
+    assert hits.tolist() == results.hits(record["rows"][1]).tolist()
+    assert record["rows"][1]["bitops"] == imagenet_run.cost.bitops(program, 4)[0]
+
+
+def test_training_from_shards_is_the_same_training(trained, tree, tmp_path):
+    arguments = [
+        "--imagenet-root",
+        str(tree),
+        "--out",
+        str(tmp_path / "shards"),
+        "--per-shard",
+        "10",
+        "--sample",
+    ]
+    pack_imagenet.run(pack_imagenet.options(arguments))
+    again = train_options(tree, tmp_path / "run", "--packed", str(tmp_path / "shards"))
+    assert results.read(train_imagenet.run(again))["programs"] == trained[1]["programs"]
+
+
+def test_a_controller_is_trained_for_a_budget(tree, tmp_path):
+    options = train_options(tree, tmp_path, "--target-width", "4", "--distillation", "0", "--limit", "6")
+    record = results.read(train_imagenet.run(options))
+    row = record["rows"][-1]
+    assert (row["widths"], row["images"]) == ("controller", 6)
+    assert 4 <= row["mean_width"] <= 8
+    assert row["bitops"] > record["rows"][1]["bitops"], "the controller costs something itself"
+    assert record["training"]["loss"]["last tenth"].keys() == {"consistency", "task", "cost"}
