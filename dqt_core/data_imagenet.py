@@ -50,6 +50,11 @@ class ImageFiles:
     def __len__(self) -> int:
         return len(self.paths)
 
+    @property
+    def place(self) -> str:
+        """The split's folder, for messages."""
+        return str(self.paths[0].parents[1]) if self.paths else "the split"
+
     def name(self, i: int) -> str:
         """The path, for messages."""
         return str(self.paths[i])
@@ -83,7 +88,7 @@ class ImageFiles:
         """
         if count > len(self):
             raise DataError(
-                f"{count} images were asked for, {_place(self.paths)} has {len(self)}; ask for fewer, or "
+                f"{count} images were asked for, {self.place} has {len(self)}; ask for fewer, or "
                 "give a folder with more"
             )
         return self.part(np.random.default_rng(seed).permutation(len(self))[:count])
@@ -294,10 +299,6 @@ def pillow() -> Any:
 
 def _is_image(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES
-
-
-def _place(paths: tuple[Path, ...]) -> str:
-    return str(paths[0].parents[1]) if paths else "the split"
 
 
 def _some(names: list[str] | tuple[str, ...]) -> str:

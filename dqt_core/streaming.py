@@ -35,6 +35,10 @@ class Stored(Protocol):
 
     labels: Labels
 
+    @property
+    def place(self) -> str:
+        """The folder, for messages."""
+
     def name(self, i: int) -> str:
         """What the image is called in messages."""
 
@@ -67,6 +71,11 @@ class Packed:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def place(self) -> str:
+        """The folder, for messages."""
+        return str(self.folder)
 
     def name(self, i: int) -> str:
         """Shard and file name."""
@@ -358,7 +367,7 @@ def central(
     """
     order = np.random.default_rng(seed).permutation(len(stored.labels)).tolist()
     if count > len(order):
-        raise DataError(f"{count} images were asked for, there are {len(order)}; ask for fewer")
+        raise DataError(f"{count} images were asked for, {stored.place} has {len(order)}; ask for fewer")
     found: list[Images] = []
     for i in order:
         if count == 0:
@@ -375,7 +384,10 @@ def central(
             yield np.stack(found)
             found = []
     if count:
-        raise DataError(f"{count} images are missing: so many others of {len(order)} cannot be decoded")
+        raise DataError(
+            f"{count} images are missing: {stored.place} has {len(order)}, and too many cannot be decoded; "
+            "ask for fewer, or get them again"
+        )
 
 
 class _Crops(torch.utils.data.Dataset[Any]):

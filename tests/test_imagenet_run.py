@@ -138,6 +138,34 @@ def test_weights_of_other_files(tree, tmp_path, kind):
     assert all(torch.equal(one[name], other[name]) for name in state)
 
 
+# What was recorded
+
+RECORDS = Path(__file__).resolve().parents[1] / "reproductions" / "results"
+
+
+@pytest.mark.parametrize("network", ["resnet50", "mobilenet_v2"])
+def test_a_record_holds_together(network):
+    record = results.read(RECORDS / "resnet50_imagenet" / f"{network}.json")
+    assert len(record["provenance"]["commit"]) == 40, "recorded from files that no commit holds"
+    labels = ["float", "8", "6", "4", "mixed at 5-bit BitOPs", "5"]
+    assert [row["widths"] for row in record["rows"]] == labels
+    assert record["peak_bytes"] < 4e9, "lowering and evaluating stay below 4 GB"
+    for row in record["rows"]:
+        assert row["images"] == record["dataset"]["images"]
+        assert results.hits(row).sum() == row["correct"]
+        assert row["unreadable"] == []
+    assert record["rows"][4]["bitops"] <= record["budgets"]["5"]
+
+
+def test_the_short_training_is_recorded_on_the_same_images():
+    record = results.read(RECORDS / "imagenet_short" / "resnet50.json")
+    other = results.read(RECORDS / "resnet50_imagenet" / "resnet50.json")
+    assert len(record["provenance"]["commit"]) == 40, "recorded from files that no commit holds"
+    assert record["dataset"]["files"] == other["dataset"]["files"]
+    assert [row["widths"] for row in record["rows"]] == ["8", "4"]
+    assert all(results.hits(row).sum() == row["correct"] for row in record["rows"])
+
+
 # Training
 
 

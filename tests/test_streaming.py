@@ -268,11 +268,11 @@ def test_central_images_are_those_of_evaluation(files):
 
 
 def test_too_few_or_damaged_images_for_calibration(files):
-    with pytest.raises(DataError, match="13 images were asked for, there are 12; ask for fewer"):
+    with pytest.raises(DataError, match=r"13 images were asked for, .*/train has 12; ask for fewer"):
         list(streaming.central(files, 13))
     name = damage(files, 2)
     with pytest.raises(DataError, match=rf"{name} cannot be decoded: .* get the file again"):
         list(streaming.central(files, COUNT))
     assert sum(map(len, streaming.central(files, 11, go_on=True))) == 11
-    with pytest.raises(DataError, match="1 images are missing"):
+    with pytest.raises(DataError, match=r"1 images are missing: .*/train has 12, and too many"):
         list(streaming.central(files, COUNT, go_on=True))
