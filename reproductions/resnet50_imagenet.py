@@ -38,7 +38,7 @@ skip_unreadable = False  # True: damaged images are left out and named; False: t
 calibration_images = 64
 limit = None  # validation images, drawn at random; None: all
 epochs = 90  # of the profile "train"
-widths = [2, 3, 4, 6, 8]  # that "train" trains
+trained_widths = [2, 3, 4, 6, 8]  # of "train"
 packed = ""  # training images in shards, made by pack_imagenet.py; "": from imagenet_root
 out = "runs/resnet50_imagenet"  # a run that was interrupted goes on from here
 
@@ -262,7 +262,7 @@ if profile == "train":
     import train_imagenet
 
     arguments += ["--out", str(ROOT / f"{out}_trained"), "--epochs", str(epochs)]
-    arguments += ["--widths", *map(str, widths)] + ["--packed", packed] * bool(packed)
+    arguments += ["--widths", *map(str, trained_widths)] + ["--packed", packed] * bool(packed)
     live = results.read(train_imagenet.run(train_imagenet.options(arguments)))
     display(show.Table(["of this training", ""], training_facts(live)))
     for row in live["rows"]:
