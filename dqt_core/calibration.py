@@ -167,7 +167,7 @@ def restore_statistics(net: nn.Module, batches: Iterable[Tensor]) -> None:
         slope = norm.weight / (old_variance + norm.eps).sqrt()
         norm.weight.copy_(slope * (variance + norm.eps).sqrt())
         norm.bias.copy_(norm.bias + slope * (mean - old_mean))
-        norm.running_mean, norm.running_var = mean, variance
+        norm.running_mean, norm.running_var = mean.clone(), variance.clone()  # each with memory of its own
 
 
 @torch.no_grad()

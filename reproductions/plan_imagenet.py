@@ -114,6 +114,7 @@ def reading_rows(record: dict[str, Any]) -> list[list[str]]:
             str(row["workers"]),
             f"{statistics.median(row['images_per_second']):.0f}",
             " to ".join(f"{f(row['images_per_second']):.0f}" for f in (min, max)),
+            f"{1e3 * statistics.median(row['cpu_seconds_per_image']):.1f}" if not row["workers"] else "",
         ]
         for row in record["rows"]
     ]

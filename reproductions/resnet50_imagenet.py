@@ -38,6 +38,7 @@ skip_unreadable = False  # True: damaged images are left out and named; False: t
 calibration_images = 64
 limit = None  # validation images, drawn at random; None: all
 epochs = 90  # of the profile "train"
+batch_size = 256  # of "train"; batch norm sees 32 images at a time
 trained_widths = [2, 3, 4, 6, 8]  # of "train"
 packed = ""  # training images in shards, made by pack_imagenet.py; "": from imagenet_root
 out = "runs/resnet50_imagenet"  # a run that was interrupted goes on from here
@@ -186,8 +187,9 @@ for name, record in short.items():
 #
 # Decoding is where trainings on ImageNet wait. Images a second of random crops, from class folders and from shards
 # that `pack_imagenet.py` makes, with so many worker processes; "given" are the training images at hand, cut to
-# 256 x 256 before, the photographs are as large as ImageNet's own. The files were in memory: on a shared disk, where
-# opening a file costs far more, folders fall behind.
+# 256 x 256 before, the photographs are as large as ImageNet's own. The files were in memory, where shards gain
+# nothing: they are for shared disks, of which none was at hand. With other work on the machine the images a second
+# say little, and the CPU time of an image, without workers, says more.
 
 # %% tags=["hide-input"]
 cost_record = results.read(plan_imagenet.RECORD)
@@ -196,7 +198,7 @@ print(
     f"commit {origin['commit'][:12]}, {origin['date']}, {origin['hardware']['cpu']}, "
     f"{origin['hardware']['cores']} cores, load {cost_record['load']:.0f} by other work"
 )
-head = ["images", "KB each", "stored as", "workers", "images/s", "least to most"]
+head = ["images", "KB each", "stored as", "workers", "images/s", "least to most", "CPU ms each"]
 show.Table(head, plan_imagenet.reading_rows(cost_record))
 
 # %% [markdown]
@@ -263,6 +265,8 @@ if profile == "train":
 
     arguments += ["--out", str(ROOT / f"{out}_trained"), "--epochs", str(epochs)]
     arguments += ["--widths", *map(str, trained_widths)] + ["--packed", packed] * bool(packed)
+    arguments += ["--batch-size", str(batch_size), "--microbatch", str(min(32, batch_size))]
+    arguments += ["--restore-statistics"]  # changes nothing where they were not folded in
     live = results.read(train_imagenet.run(train_imagenet.options(arguments)))
     display(show.Table(["of this training", ""], training_facts(live)))
     for row in live["rows"]:

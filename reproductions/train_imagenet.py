@@ -86,6 +86,12 @@ def _objective(options: argparse.Namespace, net: Any, teacher: torch.nn.Module) 
 def run(options: argparse.Namespace) -> Path | None:
     """Train, and in the first process lower, evaluate and write the record; returns its path."""
     out, stored = Path(options.out), _stored(options)
+    most = len(stored.labels)
+    recalibration = min(5120, most) if options.recalibration is None else options.recalibration
+    if recalibration > most:
+        raise data_imagenet.DataError(
+            f"--recalibration {recalibration}: {stored.place} has {most} images; ask for fewer"
+        )
     rank = int(os.environ.get("RANK", 0))
     stream = streaming.ImageStream(
         stored,
@@ -105,7 +111,7 @@ def run(options: argparse.Namespace) -> Path | None:
     if rank:
         return None
     go_on = options.unreadable_limit > 0
-    train.recalibrate(net, streaming.central(stored, options.recalibration, options.seed + 1, 64, go_on))
+    train.recalibrate(net, streaming.central(stored, recalibration, options.seed + 1, 64, go_on))
     program = lower(net, f"{options.network}_trained")
     program.save(out)
     files = data_imagenet.open_split(options.imagenet_root, "val", is_sample=options.sample)
@@ -158,6 +164,10 @@ def _mean(history: list[dict[str, float]], tenth: int) -> dict[str, float]:
     return {name: round(float(np.mean([e[name] for e in part if name in e])), 4) for name in names}
 
 
+def _workers() -> int:
+    return max(1, min(16, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
+
+
 def options(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
@@ -179,10 +189,17 @@ def options(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--distillation", type=float, default=0.5, help="0: labels alone")
     parser.add_argument("--size", type=int, default=224, help="side of the training crops")
     parser.add_argument("--least-area", type=float, default=0.08, help="of a picture that a crop takes")
-    parser.add_argument("--workers", type=int, default=4, help="that decode, for each process")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=_workers(),
+        help="that decode, for each process; its share of the cores",
+    )
     parser.add_argument("--unreadable-limit", type=int, default=100, help="0: the first one stops the run")
     parser.add_argument("--calibration", type=int, default=64, help="training images for steps")
-    parser.add_argument("--recalibration", type=int, default=5120, help="for batch-norm tables at the end")
+    parser.add_argument(
+        "--recalibration", type=int, help="training images for the batch-norm tables at the end; 5120, or all"
+    )
     parser.add_argument(
         "--restore-statistics", action="store_true", help="the weights hold batch norm's statistics folded in"
     )

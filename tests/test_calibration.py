@@ -269,6 +269,8 @@ def test_restored_statistics_make_training_start_from_the_same_function():
         torch.testing.assert_close(folded(x), expected, rtol=1e-3, atol=1e-3)
         calibration.restore_statistics(folded, [x])
         torch.testing.assert_close(folded.train()(x), expected, rtol=1e-3, atol=1e-3)
+    memory = [value.untyped_storage().data_ptr() for value in folded.state_dict().values()]
+    assert len(set(memory)) == len(memory), "a checkpoint leaves out what shares its memory"
 
 
 def test_statistics_need_images():

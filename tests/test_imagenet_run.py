@@ -2,7 +2,9 @@
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import jupytext
 import numpy as np
 import pytest
 import torch
@@ -14,6 +16,7 @@ from dqt_core.data import DataError
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "reproductions"))
 import imagenet_run
+import imagenet_table
 import pack_imagenet
 import train_imagenet
 
@@ -213,6 +216,30 @@ def test_training_from_shards_is_the_same_training(trained, tree, tmp_path):
     pack_imagenet.run(pack_imagenet.options(arguments))
     again = train_options(tree, tmp_path / "run", "--packed", str(tmp_path / "shards"))
     assert results.read(train_imagenet.run(again))["programs"] == trained[1]["programs"]
+
+
+def test_the_notebook_trains_with_its_parameters(tree, tmp_path, capsys):
+    """The cells of the profile, with the names that the notebook's other cells give."""
+    cells = [
+        c.source for c in jupytext.read(Path(train_imagenet.__file__).parent / "resnet50_imagenet.py").cells
+    ]
+    names = {"ROOT": tmp_path, "results": results, "training_facts": imagenet_table.training_facts}
+    names |= {"display": print, "show": SimpleNamespace(Table=lambda head, rows: rows)}
+    exec(next(cell for cell in cells if cell.startswith("profile = ")), names)
+    names |= {"profile": "train", "imagenet_root": str(tree), "weights": str(tree / "small.pth")}
+    names |= {"is_sample": True, "epochs": 1, "batch_size": 8, "trained_widths": [4], "limit": 6}
+    names |= {"calibration_images": 8}
+    for part in ("profile = (", 'if profile == "train"'):
+        exec(next(cell for cell in cells if cell.startswith(part)), names)
+    assert "4: " in capsys.readouterr().out
+    assert names["live"]["training"]["steps"] == 3
+    assert len(list((tmp_path / "runs").glob("*_trained/*.safetensors"))) == 1
+
+
+def test_too_few_images_for_recalibration_are_seen_before_training(tree, tmp_path):
+    with pytest.raises(DataError, match=r"--recalibration 99: .*train has 24 images; ask for fewer"):
+        train_imagenet.run(train_options(tree, tmp_path, "--recalibration", "99"))
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_controller_is_trained_for_a_budget(tree, tmp_path):
