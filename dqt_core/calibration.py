@@ -179,6 +179,9 @@ def round_once(net: NestedNet) -> None:
     a tie above its weight goes down by one, and as many codes whose narrower views do not notice go up by
     one, so that the master has no bias either.
 
+    Depthwise layers stay as they are: over their few terms a bias does not add up, and the moves by one, which
+    are noise at 8 bits, do not average out.
+
     Parameters
     ----------
     net : NestedNet
@@ -199,6 +202,8 @@ def round_once(net: NestedNet) -> None:
     if net.selection.rounding != "half_up":
         raise ValueError("round_once is for half_up; floor has no ties")
     for layer in net.switch_layers:
+        if layer.groups > 1:
+            continue
         step = layer.log_step.exp()
         drops = sorted({8 - weight_bits for weight_bits, _ in layer.choices} - {0})
         codes = once_rounded((layer.weight / step).flatten(1), drops)

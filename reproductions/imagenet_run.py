@@ -21,7 +21,7 @@ from dqt_core import allocate, calibration, convert, cost, data_imagenet, lower,
 from dqt_core.data import normalization_table
 
 CHUNK = 100  # images between two files of what was evaluated
-WIDTHS = (4, 5, 6, 8)
+WIDTHS = (4, 5, 6, 8)  # of the master's views; each more moves more codes by one, see `round_once`
 UNIFORM = (8, 6, 4, 5)  # in the order of the rows
 BUDGETS = (5,)  # bits whose BitOPs a mixed allocation may spend
 NETWORKS = {"resnet50": models.resnet50, "mobilenet_v2": models.mobilenet_v2}
@@ -256,13 +256,15 @@ def run(options: argparse.Namespace) -> Path:
     """All rows of one network; returns the path of the record."""
     one = Run(options)
     one.float_row()
-    net = one.convert(WIDTHS)
+    net = one.convert(tuple(options.widths or WIDTHS))
     program = lower(net, options.network)
-    for width in UNIFORM[:-1]:
+    uniform = [width for width in UNIFORM if width in (options.widths or WIDTHS)]
+    for width in uniform[:3]:
         one.integer_row(str(width), program, width, "uniform")
     for bits in BUDGETS:
         one.mixed_row(net, program, bits)
-    one.integer_row(str(UNIFORM[-1]), program, UNIFORM[-1], "uniform")
+    for width in uniform[3:]:
+        one.integer_row(str(width), program, width, "uniform")
     return one.write()
 
 
@@ -294,6 +296,7 @@ def options(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--calibration", type=int, default=64, help="training images for steps and tables")
     parser.add_argument("--held-out", type=int, default=32, help="training images that choose among rules")
     parser.add_argument("--sensitivity", type=int, default=16, help="of those, for the mixed allocation")
+    parser.add_argument("--widths", type=int, nargs="+", help=f"{WIDTHS} if not given")
     parser.add_argument("--rules", nargs="+", default=list(calibration.RULES))
     parser.add_argument("--out", default="runs/resnet50_imagenet")
     return parser.parse_args(arguments)

@@ -153,6 +153,19 @@ def test_the_codes_chosen_are_those_of_the_layer():
         assert not torch.equal(layer.master(), old)
 
 
+def test_depthwise_layers_keep_their_codes():
+    layers = [nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3, groups=8), nn.ReLU(), nn.Conv2d(8, 8, 1)]
+    small = nn.Sequential(*layers, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10))
+    net = convert(seeded(lambda: small), images(), MEAN, STD, widths=(4, 8), controller=False)
+    before = state(net)
+    calibration.round_once(net)
+    moved = [
+        not torch.equal(layer.weight, before[f"graph.{i}.weight"])
+        for i, layer in zip((2, 4), net.switch_layers, strict=True)
+    ]
+    assert moved == [False, True]
+
+
 def test_floor_has_no_ties():
     with pytest.raises(ValueError, match="floor has no ties"):
         calibration.round_once(nested_net(controller=False, rounding="floor"))
