@@ -179,8 +179,8 @@ def round_once(net: NestedNet) -> None:
     a tie above its weight goes down by one, and as many codes whose narrower views do not notice go up by
     one, so that the master has no bias either.
 
-    Depthwise layers stay as they are: over their few terms a bias does not add up, and the moves by one, which
-    are noise at 8 bits, do not average out.
+    Depthwise layers stay as they are: over their few terms a bias does not add up, and the moves by one,
+    which are noise at 8 bits, do not average out.
 
     Parameters
     ----------
