@@ -118,6 +118,59 @@ def _set_step(quantizer: Codes, x: Tensor, rule: Rule) -> None:
 
 
 @torch.no_grad()
+def restore_statistics(net: nn.Module, batches: Iterable[Tensor]) -> None:
+    """Give a float network's batch norms the statistics of their inputs, without changing what it computes.
+
+    For weights that were published with the statistics folded into gain and bias: in evaluation nothing is
+    missing, but training takes the batch's own, and would start from another function.
+
+    Parameters
+    ----------
+    net : Module
+        Changed in place; ends in evaluation mode.
+    batches : iterable of float tensors, (n, 3, H, W)
+        Normalised training images.
+
+    Raises
+    ------
+    ValueError
+        If there are no images.
+
+    Examples
+    --------
+    >>> from dqt_core import models
+    >>> net, x = models.resnet18(10, 8, small_images=True).eval(), torch.randn(8, 3, 32, 32)
+    >>> before = net(x)
+    >>> restore_statistics(net, [x])
+    >>> torch.allclose(net(x), before, atol=1e-4), bool(net.bn1.running_mean.any())
+    (True, True)
+    """
+    norms = [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
+    seen: dict[nn.Module, list[Tensor]] = {norm: [] for norm in norms}
+
+    def look(norm: nn.Module, arguments: tuple[Tensor]) -> None:
+        variance, mean = torch.var_mean(arguments[0], (0, 2, 3), correction=0)
+        seen[norm].append(torch.stack([mean, variance]))
+
+    handles = [norm.register_forward_pre_hook(look) for norm in norms]
+    try:
+        for x in batches:
+            net.eval()(x)
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not all(seen.values()):
+        raise ValueError("there are no images to take statistics of; give at least one batch")
+    for norm in norms:
+        mean, variance = _average(seen[norm])
+        old_mean, old_variance = _table(norm)
+        slope = norm.weight / (old_variance + norm.eps).sqrt()
+        norm.weight.copy_(slope * (variance + norm.eps).sqrt())
+        norm.bias.copy_(norm.bias + slope * (mean - old_mean))
+        norm.running_mean, norm.running_var = mean.clone(), variance.clone()  # each with memory of its own
+
+
+@torch.no_grad()
 def round_once(net: NestedNet) -> None:
     """Choose master codes whose narrower views are the weights rounded directly, not rounded twice.
 
@@ -125,6 +178,9 @@ def round_once(net: NestedNet) -> None:
     bias of half a master step at every narrower width, and a layer adds it up over its terms. Here a code on
     a tie above its weight goes down by one, and as many codes whose narrower views do not notice go up by
     one, so that the master has no bias either.
+
+    Depthwise layers stay as they are: over their few terms a bias does not add up, and the moves by one,
+    which are noise at 8 bits, do not average out.
 
     Parameters
     ----------
@@ -146,6 +202,8 @@ def round_once(net: NestedNet) -> None:
     if net.selection.rounding != "half_up":
         raise ValueError("round_once is for half_up; floor has no ties")
     for layer in net.switch_layers:
+        if layer.groups > 1:
+            continue
         step = layer.log_step.exp()
         drops = sorted({8 - weight_bits for weight_bits, _ in layer.choices} - {0})
         codes = once_rounded((layer.weight / step).flatten(1), drops)

@@ -15,6 +15,7 @@ from dqt_core.data import DataError, Images, Labels
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # those of torchvision's networks
 CROP, RESIZED = 224, 256
 SUFFIXES = (".jpeg", ".jpg", ".png")
+DAMAGE = (OSError, ValueError, SyntaxError)  # what Pillow raises of damaged files
 
 Batch: TypeAlias = tuple[Images, Labels]
 Resize: TypeAlias = Literal["auto"] | int | None
@@ -49,6 +50,19 @@ class ImageFiles:
     def __len__(self) -> int:
         return len(self.paths)
 
+    @property
+    def place(self) -> str:
+        """The split's folder, for messages."""
+        return str(self.paths[0].parents[1]) if self.paths else "the split"
+
+    def name(self, i: int) -> str:
+        """The path, for messages."""
+        return str(self.paths[i])
+
+    def read(self, i: int) -> bytes:
+        """The file of one image, undecoded."""
+        return self.paths[i].read_bytes()
+
     def part(self, index: slice | Labels) -> "ImageFiles":
         """Some of the files, in the order of `index`; what cannot be read is kept together."""
         chosen = np.arange(len(self))[index]
@@ -74,7 +88,7 @@ class ImageFiles:
         """
         if count > len(self):
             raise DataError(
-                f"{count} images were asked for, {_place(self.paths)} has {len(self)}; ask for fewer, or "
+                f"{count} images were asked for, {self.place} has {len(self)}; ask for fewer, or "
                 "give a folder with more"
             )
         return self.part(np.random.default_rng(seed).permutation(len(self))[:count])
@@ -108,7 +122,7 @@ class ImageFiles:
             for i in range(start, min(start + size, len(self))):
                 try:
                     read.append((decode(self.paths[i], self.resize), int(self.labels[i])))
-                except (OSError, ValueError, SyntaxError) as error:  # what Pillow raises of damaged files
+                except DAMAGE as error:
                     self._note(i, error, go_on)
             if read:
                 images, labels = zip(*read, strict=True)
@@ -214,7 +228,7 @@ def _require_map(listing: Path, classes: tuple[str, ...], class_count: int) -> N
 
 def _resize(paths: list[Path]) -> int | None:
     """None where the first images of the split are squares that were cut before."""
-    image = _pillow()
+    image = pillow()
     sizes = set()
     for path in paths[:16]:
         try:
@@ -227,20 +241,20 @@ def _resize(paths: list[Path]) -> int | None:
 
 
 def _decoder() -> Any:
-    image = _pillow()
+    image = pillow()
 
     def decode(path: Path, resize: int | None) -> Images:
         with image.open(path) as opened:
-            return _cut(opened.convert("RGB"), resize)
+            return cut(opened.convert("RGB"), resize)
 
     return decode
 
 
-def _cut(picture: Any, resize: int | None) -> Images:
+def cut(picture: Any, resize: int | None) -> Images:
     """The central square of a Pillow image, as torchvision's Resize and CenterCrop give it."""
     if resize is not None:
         size = [resize * side // min(picture.size) for side in picture.size]
-        picture = picture.resize(size, _pillow().Resampling.BILINEAR)
+        picture = picture.resize(size, pillow().Resampling.BILINEAR)
     pixels = np.asarray(picture, np.uint8)
     if min(pixels.shape[:2]) < CROP:
         raise ValueError(f"it is {pixels.shape[1]} x {pixels.shape[0]}, at least {CROP} are needed")
@@ -270,11 +284,12 @@ def photographs() -> Images:
         from sklearn.datasets import load_sample_images
     except ImportError as error:
         raise ImportError('the photographs need scikit-learn: pip install "dqt_core[train]"') from error
-    pictures = [_pillow().fromarray(pixels) for pixels in load_sample_images().images]
-    return np.stack([_cut(picture, RESIZED) for picture in pictures])
+    pictures = [pillow().fromarray(pixels) for pixels in load_sample_images().images]
+    return np.stack([cut(picture, RESIZED) for picture in pictures])
 
 
-def _pillow() -> Any:
+def pillow() -> Any:
+    """Pillow's `Image`; its absence is an error that names the extra."""
     try:
         from PIL import Image
     except ImportError as error:
@@ -284,10 +299,6 @@ def _pillow() -> Any:
 
 def _is_image(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES
-
-
-def _place(paths: tuple[Path, ...]) -> str:
-    return str(paths[0].parents[1]) if paths else "the split"
 
 
 def _some(names: list[str] | tuple[str, ...]) -> str:

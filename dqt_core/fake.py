@@ -24,11 +24,20 @@ class _Quantize(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, log_step: Tensor, lo: int, hi: int, drop: int, rounding: Rounding
+        ctx: Any,
+        x: Tensor,
+        log_step: Tensor,
+        lo: int,
+        hi: int,
+        drop: int,
+        rounding: Rounding,
+        limit: float | None,
     ) -> Tensor:
         step = log_step.exp()
         ctx.save_for_backward(x, step)
-        ctx.range, ctx.drop = (lo, hi), drop
+        # a limit stands still when the step moves, and the clamp in codes moves
+        ctx.range, ctx.drop = (lo, hi if limit is None else limit / step.item()), drop
+        ctx.has_limit = limit is not None
         limits = _limits(lo, hi, drop, rounding)
         codes = torch.empty_like(x)
         for (part, out), (work,) in _blocks(step, (x, codes), buffers=1):
@@ -46,11 +55,13 @@ class _Quantize(torch.autograd.Function):
         for (part, arriving, out), (scaled, inside) in _blocks(step, (x, grad, by_x), buffers=2):
             scaled.copy_(part).div_(step)
             inside.copy_(arriving)
+            if ctx.has_limit:
+                by_log_step -= inside[scaled >= ctx.range[1]].sum() * (ctx.range[1] * shift)
             torch.ops.aten.hardtanh_backward(inside, scaled, *ctx.range, grad_input=inside)  # 0 outside
             if ctx.needs_input_grad[1]:
                 by_log_step -= scaled.mul_(inside).sum_to_size(step.shape) * shift
             out.copy_(inside.mul_(factor))
-        return by_x, by_log_step if ctx.needs_input_grad[1] else None, None, None, None, None
+        return by_x, by_log_step if ctx.needs_input_grad[1] else None, *[None] * 5
 
 
 def _blocks(
@@ -180,7 +191,13 @@ def quantize(x: Tensor, log_step: Tensor, lo: int, hi: int) -> Tensor:
 
 
 def quantize_at(
-    x: Tensor, log_step: Tensor, lo: int, hi: int, width: int, rounding: Rounding = "half_up"
+    x: Tensor,
+    log_step: Tensor,
+    lo: int,
+    hi: int,
+    width: int,
+    rounding: Rounding = "half_up",
+    limit: float | None = None,
 ) -> Tensor:
     """The codes of real numbers at a width: `quantize`, then `switch`, in one function.
 
@@ -194,11 +211,18 @@ def quantize_at(
     width : int
         Bits, 1..8.
     rounding : {"half_up", "floor"}
+    limit : float, optional
+        In real units, where it sets `hi`: 6 after a ReLU6 whose ``hi`` is ``round(6 / step)``.
 
     Returns
     -------
     tensor of the type of `x`
         Integers, exact in both types.
+
+    Notes
+    -----
+    A clamp at a fixed code moves in real units when the step changes: dq/dlog_step = 0 above it. A limit
+    stands still in real units, so that all above it is as if x were the limit: dq/dlog_step = -limit/step.
 
     Examples
     --------
@@ -207,7 +231,7 @@ def quantize_at(
     """
     require_rounding(rounding)
     drop = MASTER_WIDTH - require_width(width)
-    codes: Tensor = _Quantize.apply(x, log_step, lo, hi, drop, rounding)  # type: ignore[no-untyped-call]
+    codes: Tensor = _Quantize.apply(x, log_step, lo, hi, drop, rounding, limit)  # type: ignore[no-untyped-call]
     return codes
 
 

@@ -54,8 +54,8 @@ class Coded:
 class Rounded(Coded):
     """Codes of real activations, computed at the widths that are read: one or two in a pass."""
 
-    def __init__(self, x: Tensor, log_step: Tensor, lo: int, hi: int) -> None:
-        self.x, self.log_step, self.limits = x, log_step, (lo, hi)
+    def __init__(self, x: Tensor, log_step: Tensor, lo: int, hi: int, limit: float | None = None) -> None:
+        self.x, self.log_step, self.limits, self.limit = x, log_step, (lo, hi), limit
         self.step, self.signed = log_step.exp(), lo < 0
         self._at: dict[tuple[int, Rounding, bool], Tensor] = {}
 
@@ -65,15 +65,15 @@ class Rounded(Coded):
         return self.at(MASTER_WIDTH, "half_up")
 
     def sorted(self, order: Tensor) -> Coded:
-        return Rounded(fake.sorted_rows(self.x, order), self.log_step, *self.limits)
+        return Rounded(fake.sorted_rows(self.x, order), self.log_step, *self.limits, self.limit)
 
     def split(self, counts: list[int]) -> list[Coded]:
-        return [Rounded(x, self.log_step, *self.limits) for x in self.x.split(counts)]
+        return [Rounded(x, self.log_step, *self.limits, self.limit) for x in self.x.split(counts)]
 
     def at(self, width: int, rounding: Rounding) -> Tensor:
         key = width, rounding, torch.is_grad_enabled()
         if key not in self._at:
-            self._at[key] = fake.quantize_at(self.x, self.log_step, *self.limits, width, rounding)
+            self._at[key] = fake.quantize_at(self.x, self.log_step, *self.limits, width, rounding, self.limit)
         return self._at[key]
 
 
@@ -179,7 +179,9 @@ class Codes(Shared):
         if self.is_calibrating:
             self._calibrate(x.detach())
         x = x if x.dtype == torch.bfloat16 else x.float()
-        return Rounded(x, self.log_step, *self.range)
+        lo, hi = self.range
+        is_limited = self.limit is not None and hi < code_range(MASTER_WIDTH, self.signed)[1]
+        return Rounded(x, self.log_step, lo, hi, self.limit if is_limited else None)
 
     def _calibrate(self, x: Tensor) -> None:
         low, high = -math.inf if self.signed else 0.0, math.inf if self.limit is None else self.limit

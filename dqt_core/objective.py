@@ -1,10 +1,10 @@
 """The three-term loss: the task at the controller's widths, consistency at fixed widths, and cost."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from dqt_core.layers import Choice
@@ -33,6 +33,11 @@ class Objective:
     controller_share : float
         Part of the batch, 0..1, that the controller's pass takes: that pass computes every layer at every
         width. Less than 1 makes the gradients of J_task and J_cost as noisy as a smaller batch would [ours].
+    teacher : Module, optional
+        A float network with the same input and classes, for distillation [ours].
+    distillation : float
+        Part of every task loss, 0..1, that is the divergence from the teacher's probabilities at temperature
+        1; the rest is the cross-entropy of the labels. LSQ (arXiv 1902.08153) takes a half.
 
     Notes
     -----
@@ -50,8 +55,16 @@ class Objective:
     controller_from: float = 0.0
     temperature: tuple[float, float] = (2.0, 0.5)
     controller_share: float = 1.0
+    teacher: nn.Module | None = field(default=None, repr=False)
+    distillation: float = 0.0
 
     def __post_init__(self) -> None:
+        if (self.teacher is None) != (self.distillation == 0) or not 0 <= self.distillation <= 1:
+            has = "no teacher" if self.teacher is None else "a teacher"
+            raise ValueError(
+                f"distillation={self.distillation} with {has}, expected 0 without one, more than 0 and at "
+                "most 1 with one"
+            )
         if not 0 < self.controller_share <= 1:
             raise ValueError(f"controller_share={self.controller_share}, expected more than 0, at most 1")
 
@@ -76,15 +89,17 @@ class Objective:
         """
         widths = net.selection.choices if self.consistency_widths is None else self.consistency_widths
         layers = len(net.switch_layers)
+        soft = self._soft_labels(images)
         with net.shared_masters():
             terms = {}
             if self.alpha:
-                losses = [_task(net(images, [width] * layers), labels) for width in widths]
+                losses = [self._task(net(images, [width] * layers), labels, soft) for width in widths]
                 terms["consistency"] = torch.stack(losses).sum()
             if net.controller is not None and progress >= self.controller_from:
                 net.controller.temperature = self._temperature(progress)
                 part = slice(math.ceil(self.controller_share * len(images)))
-                terms["task"] = _task(net(images[part], "controller"), labels[part])
+                own = None if soft is None else soft[part]
+                terms["task"] = self._task(net(images[part], "controller"), labels[part], own)
                 terms["cost"] = self._cost(net)
         if not terms:
             raise ValueError(
@@ -94,6 +109,22 @@ class Objective:
         weights = {"consistency": self.alpha, "task": 1.0, "cost": self.beta}
         loss = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
         return loss, {name: round(term.item(), 4) for name, term in terms.items()}
+
+    def _soft_labels(self, images: Tensor) -> Tensor | None:
+        """The teacher's log probabilities."""
+        if self.teacher is None:
+            return None
+        teacher = self.teacher.to(images.device).eval()
+        with torch.no_grad():
+            return teacher(images).float().log_softmax(1)
+
+    def _task(self, logits: Tensor, labels: Tensor, soft: Tensor | None) -> Tensor:
+        hard = functional.cross_entropy(logits.float(), labels)
+        if soft is None:
+            return hard
+        own = logits.float().log_softmax(1)
+        far = functional.kl_div(own, soft, reduction="batchmean", log_target=True)
+        return (1 - self.distillation) * hard + self.distillation * far
 
     def _temperature(self, progress: float) -> float:
         first, last = self.temperature
@@ -108,7 +139,3 @@ class Objective:
         widest = torch.zeros_like(probabilities[:1])
         widest[..., -1] = 1
         return expected / net.bitops(widest).mean()
-
-
-def _task(logits: Tensor, labels: Tensor) -> Tensor:
-    return functional.cross_entropy(logits.float(), labels)

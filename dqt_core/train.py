@@ -1,15 +1,16 @@
 """The training loop, on Accelerate: one CPU or many GPUs, bf16, progress bar, checkpoint and resume.
 
-Every random number of a step is drawn from (seed, step), so a run that was killed and resumed takes the same
-steps as one that was not.
+Every random number of a step is drawn from (seed, step, microbatch), so a run that was killed and resumed
+takes the same steps as one that was not, with the same number of processes or another; see `distributed`.
 """
 
 import dataclasses
+import itertools
 import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +23,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
-from dqt_core.data import Dataset, normalization_table
+from dqt_core import distributed
+from dqt_core.data import Dataset, Images, normalization_table
 from dqt_core.network import NestedNet
+from dqt_core.streaming import ImageStream
 
 Loss = Callable[[nn.Module, Tensor, Tensor, float], tuple[Tensor, dict[str, float]]]
 
@@ -89,6 +92,10 @@ class Recipe:
         Peak learning rate of SGD, reached after `warmup` of the steps, then a cosine to zero.
     batch_size : int
         Images per step, over all processes.
+    microbatch : int, optional
+        Images of one forward and backward; a step adds up the gradients of ``batch_size / microbatch`` of
+        them, shared out among the processes. Batch statistics are those of a microbatch. None: each process's
+        part of the batch at once; the run then depends on the number of processes.
     seed : int
         Seeds every step together with its number.
     precision : {"no", "bf16", "fp16"}
@@ -109,6 +116,7 @@ class Recipe:
     clip: float = 1.0
     augment: bool = True
     flip: bool = True
+    microbatch: int | None = None
 
 
 def augment(images: Tensor, flip: bool = True) -> Tensor:
@@ -170,7 +178,7 @@ def normalize(images: Tensor, table: Tensor) -> Tensor:
 
 def fit(
     net: nn.Module,
-    dataset: Dataset,
+    dataset: Dataset | ImageStream,
     recipe: Recipe,
     loss: Loss = cross_entropy,
     out: str | Path | None = None,
@@ -182,14 +190,16 @@ def fit(
     ----------
     net : Module
         Takes float32 (N, 3, H, W).
-    dataset : Dataset
-        Its training images are held in memory on the device.
+    dataset : Dataset or ImageStream
+        A data set's training images are held in memory on the device; a stream's are read as they are needed,
+        and augmented by the stream.
     recipe : Recipe
         Length, learning rate, seed, precision.
     loss : callable
         ``loss(net, images, labels, progress)`` returns the scalar to minimise and a dict of figures to log.
     out : path, optional
-        Folder for checkpoints. A run whose folder holds a checkpoint goes on from there.
+        Folder for checkpoints, which all processes see. A run whose folder holds a checkpoint goes on from
+        there.
     checkpoint_every : int
         Steps between checkpoints.
 
@@ -204,22 +214,39 @@ def fit(
         If the loss stops being finite.
     ValueError
         If the folder's checkpoint was made by another run (recipe, loss or images), a batch is larger than
-        the training set, or `epochs` is not positive.
+        the training set, `epochs` is not positive, or the microbatches cannot be shared out evenly.
+
+    Notes
+    -----
+    Started by ``torchrun`` or ``accelerate launch``, all processes call this alike, and train one network.
     """
     AcceleratorState._reset_state()  # a process may train one network in bf16 and the next in float32
-    accelerator = Accelerator(mixed_precision=recipe.precision)
+    # several processes without a GPU: Accelerate wants to be told
+    on_cpus = "LOCAL_RANK" in os.environ and not torch.accelerator.is_available()
+    accelerator = Accelerator(mixed_precision=recipe.precision, cpu=on_cpus)
     batches = _Batches(dataset, recipe, accelerator)
     optimizers_ = optimizers(net, recipe.lr, recipe.weight_decay)
     schedules = [_schedule(optimizer, recipe, batches.steps) for optimizer in optimizers_]
-    checkpoint = _Checkpoint(accelerator, _description(recipe, dataset, loss), out, schedules)
+    run = _description(recipe, dataset, loss, batches.microbatches)
+    checkpoint = _Checkpoint(accelerator, run, out, schedules)
+    distributed.broadcast(net)
     with _prepared(accelerator, net, optimizers_) as (model, prepared):
         history = checkpoint.restore()
+        statistics = distributed.RunningStatistics(model, batches.microbatches)
         bar = tqdm(total=batches.steps, initial=len(history), disable=not accelerator.is_local_main_process)
-        for step, images, labels in batches.start_at(len(history)):
-            with accelerator.autocast():
-                value, figures = loss(model, images, labels, step / batches.steps)
-            _require_finite(value, step)
-            accelerator.backward(value)
+        for step, microbatches in batches.start_at(len(history)):
+            statistics.begin()
+            parts = []
+            for images, labels in microbatches:
+                with accelerator.autocast():
+                    value, figures = loss(model, images, labels, step / batches.steps)
+                accelerator.backward(value / batches.microbatches)
+                statistics.microbatch_done()
+                parts.append({**figures, "": value.item()})
+            statistics.finish()
+            figures = distributed.mean_figures(parts, batches.microbatches, accelerator.device)
+            _require_finite(figures.pop(""), step)
+            distributed.sum_gradients(model.parameters())
             accelerator.clip_grad_norm_(model.parameters(), recipe.clip)
             for optimizer, schedule in zip(prepared, schedules, strict=True):
                 optimizer.step()
@@ -229,6 +256,7 @@ def fit(
             bar.set_postfix(figures)
             bar.update()
             if (step + 1) % checkpoint_every == 0 or step + 1 == batches.steps:
+                distributed.require_equal(model)
                 checkpoint.save(history)
         bar.close()
     return history
@@ -239,7 +267,9 @@ def _prepared(
     accelerator: Accelerator, net: nn.Module, optimizers_: list[torch.optim.Optimizer]
 ) -> Iterator[tuple[nn.Module, list[Any]]]:
     """Within, the network trains on Accelerate's device; afterwards it is in float32 on the CPU again."""
-    model, *prepared = accelerator.prepare(_channels_last(net), *optimizers_)
+    # evaluation_mode: without torch's DistributedDataParallel, see `distributed`
+    model = accelerator.prepare_model(_channels_last(net), evaluation_mode=True)
+    prepared = [accelerator.prepare_optimizer(optimizer) for optimizer in optimizers_]
     try:
         yield model.train(), prepared
     finally:
@@ -250,9 +280,9 @@ def _channels_last(net: nn.Module) -> nn.Module:
     return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-def _require_finite(value: Tensor, step: int) -> None:
-    if not math.isfinite(value.item()):
-        raise FloatingPointError(f"the loss is {value.item()} at step {step}; lower the learning rate")
+def _require_finite(value: float, step: int) -> None:
+    if not math.isfinite(value):
+        raise FloatingPointError(f"the loss is {value} at step {step}; lower the learning rate")
 
 
 def _schedule(
@@ -269,48 +299,94 @@ def _schedule(
 
 
 class _Batches:
-    """The training images on the device, served in an order that depends on (seed, epoch) alone."""
+    """The training images as microbatches, in an order that depends on (seed, epoch) alone."""
 
-    def __init__(self, dataset: Dataset, recipe: Recipe, accelerator: Accelerator) -> None:
-        device = accelerator.device
-        self.images = torch.from_numpy(dataset.train_images).to(device)
-        self.labels = torch.from_numpy(dataset.train_labels).to(device)
-        self.table = torch.from_numpy(normalization_table(dataset.mean, dataset.std)).to(device)
-        self.recipe = recipe
-        self.rank, self.world = accelerator.process_index, accelerator.num_processes
+    def __init__(self, dataset: Dataset | ImageStream, recipe: Recipe, accelerator: Accelerator) -> None:
+        self.device, self.recipe = accelerator.device, recipe
+        self.table = torch.from_numpy(normalization_table(dataset.mean, dataset.std)).to(self.device)
+        self.stream = dataset if isinstance(dataset, ImageStream) else None
+        if isinstance(dataset, Dataset):
+            self.images = torch.from_numpy(dataset.train_images).to(self.device)
+            self.labels = torch.from_numpy(dataset.train_labels).to(self.device)
+        self.count = len(dataset if isinstance(dataset, ImageStream) else dataset.train_labels)
         if recipe.epochs <= 0:
             raise ValueError(f"epochs={recipe.epochs}, expected a positive number; fractions are allowed")
-        self.per_epoch = len(self.labels) // recipe.batch_size
+        self.per_epoch = self.count // recipe.batch_size
         if self.per_epoch == 0:
             raise ValueError(
-                f"batch_size={recipe.batch_size} is more than the {len(self.labels)} training images; "
-                "lower it"
+                f"batch_size={recipe.batch_size} is more than the {self.count} training images; lower it"
             )
         self.steps = max(1, round(recipe.epochs * self.per_epoch))
+        self.microbatches = _microbatches(recipe, accelerator.num_processes)
+        self.mine = range(accelerator.process_index, self.microbatches, accelerator.num_processes)
 
-    def start_at(self, first: int) -> Iterator[tuple[int, Tensor, Tensor]]:
+    def start_at(self, first: int) -> Iterator[tuple[int, Iterator[tuple[Tensor, Tensor]]]]:
+        """The steps from `first` on, and this process's microbatches in each."""
+        served = self._served(first)
+        for step in range(first, self.steps):
+            yield step, itertools.islice(served, len(self.mine))
+
+    def _served(self, first: int) -> Iterator[tuple[Tensor, Tensor]]:
+        plan = self._plan(first)
+        if self.stream is None:
+            for seed, _, index in plan:
+                torch.manual_seed(seed)
+                mine = index.to(self.device)
+                yield self._input(self.images[mine]), self.labels[mine]
+            return
+        plan, keys = itertools.tee(plan)
+        read = self.stream.batches((epoch, index) for _, epoch, index in keys)
+        for (seed, _, _), (images, labels) in zip(plan, read, strict=True):
+            torch.manual_seed(seed)
+            images = images.to(self.device, non_blocking=True)
+            yield normalize(images, self.table), labels.to(self.device, non_blocking=True)
+
+    def _plan(self, first: int) -> Iterator[tuple[int, int, Tensor]]:
+        """Seed, epoch and image numbers of every microbatch of this process."""
         order, epoch = torch.empty(0), -1
         for step in range(first, self.steps):
             if step // self.per_epoch != epoch:
                 epoch = step // self.per_epoch
                 generator = torch.Generator().manual_seed(self.recipe.seed * 100_003 + epoch)
-                order = torch.randperm(len(self.labels), generator=generator)
+                order = torch.randperm(self.count, generator=generator)
             start = (step % self.per_epoch) * self.recipe.batch_size
-            mine = order[start : start + self.recipe.batch_size][self.rank :: self.world]
-            torch.manual_seed((self.recipe.seed * 1_000_003 + step) * self.world + self.rank)
-            yield step, self._input(mine.to(self.images.device)), self.labels[mine.to(self.labels.device)]
+            batch = order[start : start + self.recipe.batch_size]
+            for i in self.mine:
+                seed = (self.recipe.seed * 1_000_003 + step) * self.microbatches + i
+                yield seed, epoch, batch[i :: self.microbatches]
 
-    def _input(self, index: Tensor) -> Tensor:
-        images = self.images[index]
+    def _input(self, images: Tensor) -> Tensor:
         if self.recipe.augment:
             images = augment(images, self.recipe.flip)
         return normalize(images, self.table)
 
 
-def _description(recipe: Recipe, dataset: Dataset, loss: Loss) -> dict[str, Any]:
+def _microbatches(recipe: Recipe, processes: int) -> int:
+    """How many microbatches a global batch has."""
+    if recipe.microbatch is None:
+        return processes
+    count, rest = divmod(recipe.batch_size, recipe.microbatch)
+    if rest or count % processes:
+        raise ValueError(
+            f"batch_size={recipe.batch_size} in microbatches of {recipe.microbatch} cannot be shared out "
+            f"evenly among {processes} processes; make it a multiple of {recipe.microbatch * processes}"
+        )
+    return count
+
+
+def _description(
+    recipe: Recipe, dataset: Dataset | ImageStream, loss: Loss, microbatches: int
+) -> dict[str, Any]:
     """What a checkpoint must agree with to be gone on from."""
     settings: dict[str, Any] = vars(loss) if dataclasses.is_dataclass(loss) else {}  # such as an `Objective`
-    run = {**vars(recipe), **settings, "train_images": dataset.checksums["train_images"]}
+    images = dataset.digest if isinstance(dataset, ImageStream) else dataset.checksums["train_images"]
+    run = {**vars(recipe), **settings, "train_images": images, "microbatches": microbatches}
+    run.pop("microbatch")
+    # what came later is left out where it is not used: earlier checkpoints do not name it
+    later = {"microbatches": 1, "distillation": 0.0, "teacher": None}
+    run = {key: value for key, value in run.items() if key not in later or value != later[key]}
+    if isinstance(teacher := run.get("teacher"), nn.Module):
+        run["teacher"] = distributed.digest(teacher)
     plain: dict[str, Any] = json.loads(json.dumps(run))
     return plain
 
@@ -335,8 +411,9 @@ class _Checkpoint:
         if self.folder is None:
             return []
         last, previous = self.folder / "last", self.folder / "previous"
-        if not last.is_dir() and previous.is_dir():
+        if self.accelerator.is_main_process and not last.is_dir() and previous.is_dir():
             os.replace(previous, last)
+        self.accelerator.wait_for_everyone()
         if not last.is_dir():
             return []
         state = json.loads((last / "run.json").read_text())
@@ -366,7 +443,9 @@ class _Checkpoint:
 
 
 @torch.no_grad()
-def recalibrate(net: NestedNet, dataset: Dataset, images: int = 5120, batch_size: int = 256) -> None:
+def recalibrate(
+    net: NestedNet, dataset: Dataset | Iterable[Images], images: int = 5120, batch_size: int = 256
+) -> None:
     """Estimate the batch-norm statistics anew, each width's with the whole network at that width.
 
     In training they are running averages over augmented images while the weights move, and a width outside
@@ -376,9 +455,10 @@ def recalibrate(net: NestedNet, dataset: Dataset, images: int = 5120, batch_size
     ----------
     net : NestedNet
         Changed in place; ends in evaluation mode.
-    dataset : Dataset
-        The first `images` training images are used, as they are.
+    dataset : Dataset, or iterable of uint8 arrays (n, H, W, 3)
+        The first `images` training images are used, as they are; or all of the given batches.
     images, batch_size : int
+        For a data set.
 
     Examples
     --------
@@ -396,16 +476,21 @@ def recalibrate(net: NestedNet, dataset: Dataset, images: int = 5120, batch_size
         norm.reset_running_stats()
         norm.momentum = None  # torch's sign for a plain average over the batches
     device = next(net.parameters()).device
-    table = torch.from_numpy(normalization_table(dataset.mean, dataset.std)).to(device)
+    table = torch.from_numpy(normalization_table(net.mean, net.std)).to(device)
     net.train()
-    for start in range(0, min(images, len(dataset.train_images)), batch_size):
-        part = dataset.train_images[start : min(start + batch_size, images)]
+    if isinstance(dataset, Dataset):
+        dataset = _parts(dataset.train_images[:images], batch_size)
+    for part in dataset:
         x = normalize(torch.from_numpy(part).to(device), table)
         for choice in net.selection.choices:
             net(x, [choice] * len(net.switch_layers))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     net.eval()
+
+
+def _parts(images: Images, size: int) -> Iterator[Images]:
+    return (images[start : start + size] for start in range(0, len(images), size))
 
 
 @torch.no_grad()

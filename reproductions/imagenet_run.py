@@ -8,6 +8,7 @@ import argparse
 import copy
 import hashlib
 import json
+import resource
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +21,7 @@ from dqt_core import allocate, calibration, convert, cost, data_imagenet, lower,
 from dqt_core.data import normalization_table
 
 CHUNK = 100  # images between two files of what was evaluated
-WIDTHS = (4, 5, 6, 8)
+WIDTHS = (4, 5, 6, 8)  # of the master's views; each more moves more codes by one, see `round_once`
 UNIFORM = (8, 6, 4, 5)  # in the order of the rows
 BUDGETS = (5,)  # bits whose BitOPs a mixed allocation may spend
 NETWORKS = {"resnet50": models.resnet50, "mobilenet_v2": models.mobilenet_v2}
@@ -48,11 +49,15 @@ def load_float(network: str, weights: str | Path, pads_after: bool = False) -> t
 
 
 def evaluate(
-    classify: Callable[[np.ndarray], np.ndarray], files: data_imagenet.ImageFiles, folder: Path, go_on: bool
+    classify: Callable[[np.ndarray], tuple[np.ndarray, dict[str, np.ndarray]]],
+    files: data_imagenet.ImageFiles,
+    folder: Path,
+    go_on: bool,
 ) -> dict[str, Any]:
     """Run over all files in order; every `CHUNK` images are written to `folder`, and read from it if there.
 
-    `classify` takes uint8 images and returns logits. Files that cannot be decoded are named in the row.
+    `classify` takes uint8 images and returns logits, and figures of each image, whose means go into the row.
+    Files that cannot be decoded are named in the row.
     """
     folder.mkdir(parents=True, exist_ok=True)
     chunks = []
@@ -65,7 +70,9 @@ def evaluate(
         chunks.append(json.loads(path.read_text()))
     hits = np.concatenate([np.asarray(chunk["hits"], bool) for chunk in chunks])
     digests = [chunk["logits"] for chunk in chunks]
-    return {
+    names = chunks[0].get("figures", {})
+    means = {name: sum(chunk["figures"][name] for chunk in chunks) / len(hits) for name in names}
+    return means | {
         "correct": int(hits.sum()),
         "images": len(hits),
         "hits": results.packed(hits),
@@ -78,13 +85,43 @@ def evaluate(
 
 def _chunk(classify: Callable, files: data_imagenet.ImageFiles, go_on: bool) -> dict[str, Any]:
     start, hits, sha = time.perf_counter(), [], hashlib.sha256()
+    sums: dict[str, float] = {}
     for images, labels in files.batches(20, go_on):
-        logits = classify(images)
+        logits, figures = classify(images)
+        sums |= {name: sums.get(name, 0.0) + float(values.sum()) for name, values in figures.items()}
         hits += (logits.argmax(1) == labels).tolist()
         sha.update(np.ascontiguousarray(logits).tobytes())
     unreadable = [path.name for path in files.paths if path in files.unreadable]
     seconds = time.perf_counter() - start
-    return {"hits": hits, "logits": sha.hexdigest(), "unreadable": unreadable, "seconds": seconds}
+    found = {"hits": hits, "logits": sha.hexdigest(), "unreadable": unreadable, "seconds": seconds}
+    return found | {"figures": sums}
+
+
+def integer_row(
+    program: Any, widths: Any, label: str, files: data_imagenet.ImageFiles, options: argparse.Namespace
+) -> dict[str, Any]:
+    """A program at given widths, or the controller's, over all files; goes on where it stopped."""
+
+    def classify(images: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        result = program.run(images, widths, options.backend, batch_size=20)
+        figures = {
+            "bitops": cost.bitops(program, result.widths),
+            "transitions": cost.transitions(program, result.widths),
+            "mean_width": result.widths.reshape(len(images), -1).mean(1),
+        }
+        return result.logits, figures
+
+    folder = Path(options.out) / f"{label.replace(' ', '-')}-{program.digest[:12]}"
+    row = evaluate(classify, files, folder, options.skip_unreadable)
+    return {"widths": label, "kind": "integer", **row, "program": program.digest, "run": widths}
+
+
+def described(files: data_imagenet.ImageFiles, limit: int | None) -> dict[str, Any]:
+    """The validation images of a record."""
+    digest = hashlib.sha256("\n".join(path.name for path in files.paths).encode()).hexdigest()
+    classes = len(set(files.labels.tolist()))
+    counts = {"images": len(files), "classes": classes, "limit": limit}
+    return {"name": "imagenet", "split": "val", "files": digest, **counts}
 
 
 def _with_tables(net: Any, corrected: Any, tables: list[str]) -> Any:
@@ -119,10 +156,10 @@ class Run:
     def float_row(self) -> None:
         table = torch.from_numpy(normalization_table(data_imagenet.MEAN, data_imagenet.STD))
 
-        def classify(images: np.ndarray) -> np.ndarray:
+        def classify(images: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
             x = table[torch.arange(3), torch.from_numpy(images).long()].permute(0, 3, 1, 2)
             with torch.no_grad():
-                return self.float_net(x.contiguous(memory_format=torch.channels_last)).numpy()
+                return self.float_net(x.contiguous(memory_format=torch.channels_last)).numpy(), {}
 
         row = evaluate(classify, self.files, self.out / "float", self.options.skip_unreadable)
         self.add({"widths": "float", "kind": "float", **row, "logits": None, "first": {}})
@@ -163,20 +200,7 @@ class Run:
     def integer_row(self, label: str, program: Any, widths: Any, kind: str) -> None:
         if program.digest not in self.programs.values():
             self.programs[kind] = program.digest
-        name = f"{label.replace(' ', '-')}-{program.digest[:12]}"
-
-        def classify(images: np.ndarray) -> np.ndarray:
-            return program.run(images, widths, self.options.backend, batch_size=20).logits
-
-        row = evaluate(classify, self.files, self.out / name, self.options.skip_unreadable)
-        spent = {
-            "bitops": float(cost.bitops(program, widths).mean()),
-            "transitions": float(cost.transitions(program, widths).mean()),
-            "mean_width": float(np.mean(widths)),
-            "program": program.digest,
-            "run": widths,
-        }
-        self.add({"widths": label, "kind": "integer", **row, **spent})
+        self.add(integer_row(program, widths, label, self.files, self.options))
 
     def mixed_row(self, net: Any, program: Any, bits: int) -> None:
         """The best allocation at the BitOPs of a width, its tables set for it."""
@@ -212,25 +236,17 @@ class Run:
     def write(self) -> Path:
         options = self.options
         network = {"name": options.network, "weights": options.origin, "pads_after": options.pads_after}
-        digest = hashlib.sha256("\n".join(path.name for path in self.files.paths).encode()).hexdigest()
-        dataset = {
-            "name": "imagenet",
-            "split": "val",
-            "images": len(self.files),
-            "classes": len(set(self.files.labels.tolist())),
-            "limit": options.limit,
-            "files": digest,
-        }
         counts = {"steps and tables": sum(map(len, self.calibration)), "choice": sum(map(len, self.held_out))}
         record = {
             "name": f"{options.network}_imagenet",
             "title": options.title,
             "network": network,
-            "dataset": dataset,
+            "dataset": described(self.files, options.limit),
             "calibration": {"images": counts, "tried": self.choice, "chosen": self.chosen},
             "programs": self.programs,
             "budgets": self.budgets,
             "rows": self.rows,
+            "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
             "provenance": results.provenance(),
         }
         return results.write(record, self.out / f"{options.network}.json")
@@ -240,21 +256,20 @@ def run(options: argparse.Namespace) -> Path:
     """All rows of one network; returns the path of the record."""
     one = Run(options)
     one.float_row()
-    net = one.convert(WIDTHS)
+    net = one.convert(tuple(options.widths or WIDTHS))
     program = lower(net, options.network)
-    for width in UNIFORM[:-1]:
+    uniform = [width for width in UNIFORM if width in (options.widths or WIDTHS)]
+    for width in uniform[:3]:
         one.integer_row(str(width), program, width, "uniform")
     for bits in BUDGETS:
         one.mixed_row(net, program, bits)
-    one.integer_row(str(UNIFORM[-1]), program, UNIFORM[-1], "uniform")
+    for width in uniform[3:]:
+        one.integer_row(str(width), program, width, "uniform")
     return one.write()
 
 
-def options(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def add_common(parser: argparse.ArgumentParser) -> None:
+    """The options that training has too."""
     parser.add_argument("--imagenet-root", required=True, help="holds val/<WordNet id>/ and train/...")
     parser.add_argument("--network", default="resnet50", choices=list(NETWORKS))
     parser.add_argument("--weights", default="torchvision", help=".npz, .safetensors, .pth; or downloaded")
@@ -267,13 +282,22 @@ def options(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--skip-unreadable", action="store_true", help="leave damaged files out and name them"
     )
-    parser.add_argument("--calibration", type=int, default=64, help="training images for steps and tables")
-    parser.add_argument("--held-out", type=int, default=32, help="training images that choose among rules")
-    parser.add_argument("--sensitivity", type=int, default=16, help="of those, for the mixed allocation")
-    parser.add_argument("--rules", nargs="+", default=list(calibration.RULES))
     parser.add_argument("--limit", type=int, help="validation images; all if not given")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--backend", default="auto")
+
+
+def options(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_common(parser)
+    parser.add_argument("--calibration", type=int, default=64, help="training images for steps and tables")
+    parser.add_argument("--held-out", type=int, default=32, help="training images that choose among rules")
+    parser.add_argument("--sensitivity", type=int, default=16, help="of those, for the mixed allocation")
+    parser.add_argument("--widths", type=int, nargs="+", help=f"{WIDTHS} if not given")
+    parser.add_argument("--rules", nargs="+", default=list(calibration.RULES))
     parser.add_argument("--out", default="runs/resnet50_imagenet")
     return parser.parse_args(arguments)
 

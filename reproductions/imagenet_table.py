@@ -40,6 +40,44 @@ def rows_of(record: Record) -> list[list[str]]:
     return table
 
 
+def short_rows(trained: Record, record: Record) -> list[list[str]]:
+    """Widths, accuracy without and with a short training, and the paired difference, on the same images."""
+    if trained["dataset"]["files"] != record["dataset"]["files"]:
+        raise results.ResultError(
+            f"the trained network saw {trained['dataset']['images']} images, the other {record['dataset']['images']} "
+            "or others; evaluate both with the same --limit"
+        )
+    before = {row["widths"]: row for row in record["rows"]}
+    return [
+        [
+            row["widths"],
+            percent(before[row["widths"]]),
+            percent(row),
+            span(row),
+            points(against(row, before[row["widths"]])),
+            points(against(row, record["rows"][0])),
+        ]
+        for row in trained["rows"]
+    ]
+
+
+def training_facts(trained: Record) -> list[list[str]]:
+    """What a record says of its training."""
+    training, recipe = trained["training"], trained["training"]["recipe"]
+    first, last = (training["loss"][part]["consistency"] for part in ("first tenth", "last tenth"))
+    return [
+        ["training images", f"{training['images']:,}"],
+        ["epochs", f"{recipe['epochs']:g}"],
+        ["steps", f"{training['steps']:,}, of {recipe['batch_size']} images"],
+        ["crops", f"{training['size']} x {training['size']}, {recipe['precision']}"],
+        ["widths trained", ", ".join(map(str, training["widths"]))],
+        ["peak learning rate", f"{recipe['lr']:g}"],
+        ["part of the loss from the float network", f"{training['distillation']:g}"],
+        ["loss, first and last tenth", f"{first:.2f}, {last:.2f}"],
+        ["unreadable images", str(training["unreadable"])],
+    ]
+
+
 def chosen(record: Record) -> str:
     """The rule of steps, and whose tables were corrected."""
     choice = record["calibration"]["chosen"]

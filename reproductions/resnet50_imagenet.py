@@ -24,10 +24,11 @@
 #
 #     papermill reproductions/resnet50_imagenet.ipynb out.ipynb -p imagenet_root DIR -p weights torchvision
 #
-# where `DIR` holds `val/<WordNet id>/` and `train/<WordNet id>/`, as ImageNet is usually unpacked.
+# where `DIR` holds `val/<WordNet id>/` and `train/<WordNet id>/`, as ImageNet is usually unpacked. `-p profile train`
+# trains nested codes from the float network; on many GPUs `reproductions/train_imagenet.py` does the same.
 
 # %% tags=["parameters"]
-profile = "auto"  # "evaluate", "embedded", or "auto": evaluate where imagenet_root is given
+profile = "auto"  # "evaluate", "train", "embedded", or "auto": evaluate where imagenet_root is given
 imagenet_root = ""  # holds val/<WordNet id>/*.JPEG and train/...
 network = "resnet50"  # or "mobilenet_v2"
 weights = "torchvision"  # downloaded, or a file: .npz, .safetensors, .pth
@@ -36,6 +37,10 @@ is_sample = False  # True: classes may be missing; synsets.txt numbers them
 skip_unreadable = False  # True: damaged images are left out and named; False: they stop the run
 calibration_images = 64
 limit = None  # validation images, drawn at random; None: all
+epochs = 90  # of the profile "train"
+batch_size = 256  # of "train"; batch norm sees 32 images at a time
+trained_widths = [2, 3, 4, 6, 8]  # of "train"
+packed = ""  # training images in shards, made by pack_imagenet.py; "": from imagenet_root
 out = "runs/resnet50_imagenet"  # a run that was interrupted goes on from here
 
 # %%
@@ -51,8 +56,17 @@ from dqt_core import results
 ROOT = next(p for p in [Path.cwd(), *Path.cwd().parents] if (p / "reproductions").is_dir())
 RECORDS = ROOT / "reproductions" / "results" / "resnet50_imagenet"
 sys.path += [str(ROOT / "book"), str(ROOT / "reproductions")]
+import plan_imagenet
 import show
-from imagenet_table import band_rows, chosen, not_attempted_rows, published_rows, rows_of
+from imagenet_table import (
+    band_rows,
+    chosen,
+    not_attempted_rows,
+    published_rows,
+    rows_of,
+    short_rows,
+    training_facts,
+)
 
 show.style()
 warnings.filterwarnings("ignore", "IProgress")  # a progress bar in text will do
@@ -80,6 +94,7 @@ def shown(record):
     print(
         f"training images: {counts['steps and tables']} for steps and tables, {counts['choice']} for choices"
     )
+    print(f"peak memory, lowering and evaluation: {record['peak_bytes'] / 1e9:.1f} GB")
     display(show.Table(HEAD, rows_of(record)))
 
 
@@ -145,6 +160,67 @@ for name, record in records.items():
     display(show.Table(["weights", "steps", "tables", *(f"{w} bits" for w in widths)], rows))
 
 # %% [markdown]
+# ## A short training
+#
+# Nested codes trained for a few minutes on one CPU thread, from the same float network, on one image a class, and
+# evaluated by integers on the same validation images. It shows that the training path runs on real images from end
+# to end, and what it changes against the rows without training; it says nothing about what a full training reaches.
+
+# %% tags=["hide-input"]
+SHORT = ROOT / "reproductions" / "results" / "imagenet_short"
+short = {path.stem: results.read(path) for path in sorted(SHORT.glob("*.json"))}
+head = [
+    "widths",
+    "post-training",
+    "trained",
+    "95 % interval",
+    "trained minus post-training",
+    "trained minus float",
+]
+for name, record in short.items():
+    display(Markdown(f"**{name}**, {record['dataset']['images']:,} images"))
+    display(show.Table(head, short_rows(record, records[name])))
+    display(show.Table(["of this training", ""], training_facts(record)))
+
+# %% [markdown]
+# ## What a full training takes
+#
+# Decoding is where trainings on ImageNet wait. Images a second of random crops, from class folders and from shards
+# that `pack_imagenet.py` makes, with so many worker processes; "given" are the training images at hand, cut to
+# 256 x 256 before, the photographs are as large as ImageNet's own. The files were in memory, where shards gain
+# nothing: they are for shared disks, of which none was at hand. With other work on the machine the images a second
+# say little, and the CPU time of an image, without workers, says more.
+
+# %% tags=["hide-input"]
+cost_record = results.read(plan_imagenet.RECORD)
+origin = cost_record["provenance"]
+print(
+    f"commit {origin['commit'][:12]}, {origin['date']}, {origin['hardware']['cpu']}, "
+    f"{origin['hardware']['cores']} cores, load {cost_record['load']:.0f} by other work"
+)
+head = ["images", "KB each", "stored as", "workers", "images/s", "least to most", "CPU ms each"]
+show.Table(head, plan_imagenet.reading_rows(cost_record))
+
+# %% [markdown]
+# From it, a plan for 1.28 million images and 90 epochs. Two figures are measured on a CPU: the images that a core
+# decodes in a second, and how many float steps a step of nested codes costs, all widths and the float teacher
+# included. **No figure of a GPU is measured: nothing here has been run on one.** The rate of one GPU, the price, and
+# what several GPUs lose are assumptions, printed below; `python reproductions/plan_imagenet.py` takes yours.
+
+# %% tags=["hide-input"]
+known = plan_imagenet.measured(cost_record, "2 3 4 6 8")
+assumed = plan_imagenet.Assumed()
+print(
+    f"measured: a core decodes {known.decoded_per_worker:.0f} images/s; a step costs {known.step_ratio:.1f} "
+    f"float steps; {known.parameters / 1e6:.1f} M parameters"
+)
+print(
+    f"assumed: {assumed.gpu_images_per_second:g} images/s of float training on one GPU, of which {assumed.scaling:.0%} "
+    f"remain on several; {assumed.workers} workers a GPU; {assumed.price:g} for a GPU hour"
+)
+show.Table(plan_imagenet.HEAD, plan_imagenet.table(known, assumed))
+
+# %% [markdown]
 # ## Published rows
 #
 # Others' networks on the whole validation set, as their authors printed them; nearly all of them were trained for
@@ -170,17 +246,33 @@ show.Table(["row", "why", "what would run it"], not_attempted_rows(expected["not
 
 # %% tags=["nbval-ignore-output"]
 profile = ("evaluate" if imagenet_root else "embedded") if profile == "auto" else profile
-if profile not in ("evaluate", "embedded"):
-    raise ValueError(f"profile is {profile!r}; choose 'auto', 'evaluate' or 'embedded'")
+if profile not in ("evaluate", "train", "embedded"):
+    raise ValueError(f"profile is {profile!r}; choose 'auto', 'evaluate', 'train' or 'embedded'")
+if profile != "embedded":
+    arguments = ["--imagenet-root", imagenet_root, "--network", network, "--weights", weights]
+    arguments += ["--calibration", str(calibration_images)]
+    arguments += ["--limit", str(limit)] * (limit is not None) + ["--sample"] * is_sample
+    arguments += ["--pads-after"] * pads_after + ["--skip-unreadable"] * skip_unreadable
 if profile == "evaluate":
     import imagenet_run
 
-    arguments = ["--imagenet-root", imagenet_root, "--network", network, "--weights", weights]
-    arguments += ["--out", str(ROOT / out), "--calibration", str(calibration_images)]
-    arguments += ["--limit", str(limit)] * (limit is not None) + ["--sample"] * is_sample
-    arguments += ["--pads-after"] * pads_after + ["--skip-unreadable"] * skip_unreadable
-    live = results.read(imagenet_run.run(imagenet_run.options(arguments)))
-    shown(live)
+    arguments += ["--out", str(ROOT / out)]
+    shown(results.read(imagenet_run.run(imagenet_run.options(arguments))))
+
+# %% tags=["nbval-ignore-output"]
+if profile == "train":
+    import train_imagenet
+
+    arguments += ["--out", str(ROOT / f"{out}_trained"), "--epochs", str(epochs)]
+    arguments += ["--widths", *map(str, trained_widths)] + ["--packed", packed] * bool(packed)
+    arguments += ["--batch-size", str(batch_size), "--microbatch", str(min(32, batch_size))]
+    arguments += ["--restore-statistics"]  # changes nothing where they were not folded in
+    live = results.read(train_imagenet.run(train_imagenet.options(arguments)))
+    display(show.Table(["of this training", ""], training_facts(live)))
+    for row in live["rows"]:
+        print(
+            f"{row['widths']}: {row['correct']} of {row['images']}, {row['bitops'] / 1e9:.2f} G BitOPs an image"
+        )
 
 # %%
 if profile == "embedded":
@@ -225,4 +317,7 @@ if profile == "embedded":
 #   with its interval over the sample.
 # - The weights of the recorded ResNet-50 had been compressed by product quantization before. They may not be shipped,
 #   nor the programs lowered from them: their digests stand in the record, and the command above makes them again.
-# - Nothing here speaks of trained low-bit networks on ImageNet. Those rows are listed as not attempted.
+# - The short training saw one image a class. Nothing here speaks of what low-bit networks reach when they are trained
+#   on all of ImageNet: those rows are listed as not attempted, with the command that trains them.
+# - Several processes were tried with a tiny network on CPUs, where they train the same weights as one. No part of this
+#   has been run on a GPU.

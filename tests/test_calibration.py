@@ -153,6 +153,19 @@ def test_the_codes_chosen_are_those_of_the_layer():
         assert not torch.equal(layer.master(), old)
 
 
+def test_depthwise_layers_keep_their_codes():
+    layers = [nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3, groups=8), nn.ReLU(), nn.Conv2d(8, 8, 1)]
+    small = nn.Sequential(*layers, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10))
+    net = convert(seeded(lambda: small), images(), MEAN, STD, widths=(4, 8), controller=False)
+    before = state(net)
+    calibration.round_once(net)
+    moved = [
+        not torch.equal(layer.weight, before[f"graph.{i}.weight"])
+        for i, layer in zip((2, 4), net.switch_layers, strict=True)
+    ]
+    assert moved == [False, True]
+
+
 def test_floor_has_no_ties():
     with pytest.raises(ValueError, match="floor has no ties"):
         calibration.round_once(nested_net(controller=False, rounding="floor"))
@@ -247,3 +260,32 @@ def test_divergence_is_kullback_and_leiblers():
     expected = (wanted * np.log(wanted / own)).sum(1).mean()
     found = calibration.divergence(net, BATCHES[:1], [torch.zeros(8, 10)], 4)
     assert found == pytest.approx(expected, rel=1e-5)
+
+
+# Statistics that were folded into gain and bias
+
+
+def test_restored_statistics_make_training_start_from_the_same_function():
+    net = seeded(lambda: models.resnet18(10, 8, small_images=True))
+    x = torch.randn(16, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    folded = copy.deepcopy(net)
+    for norm in (module for module in folded.modules() if isinstance(module, nn.BatchNorm2d)):
+        slope = norm.weight.data / (norm.running_var + norm.eps).sqrt()
+        norm.bias.data -= slope * norm.running_mean
+        norm.weight.data = slope * (1 + norm.eps) ** 0.5
+        norm.running_mean, norm.running_var = torch.zeros_like(slope), torch.ones_like(slope)
+    with torch.no_grad():
+        expected = net(x)
+        torch.testing.assert_close(folded(x), expected, rtol=1e-3, atol=1e-3)
+        assert (copy.deepcopy(folded).train()(x) - expected).abs().max() > 0.5, "training began elsewhere"
+        calibration.restore_statistics(folded, [x[:8], x[8:]])
+        torch.testing.assert_close(folded(x), expected, rtol=1e-3, atol=1e-3)
+        calibration.restore_statistics(folded, [x])
+        torch.testing.assert_close(folded.train()(x), expected, rtol=1e-3, atol=1e-3)
+    memory = [value.untyped_storage().data_ptr() for value in folded.state_dict().values()]
+    assert len(set(memory)) == len(memory), "a checkpoint leaves out what shares its memory"
+
+
+def test_statistics_need_images():
+    with pytest.raises(ValueError, match="there are no images to take statistics of"):
+        calibration.restore_statistics(models.resnet18(10, 8), [])

@@ -172,6 +172,35 @@ def test_step_gradient_beyond_the_clamp_is_the_true_derivative():
             torch.testing.assert_close((above - below) / (2 * h), gradient, rtol=h**2, atol=0)
 
 
+# 6/step: a code, between two, a code, a tie
+@pytest.mark.parametrize("step", [0.25, 0.40625, 0.75, 4.0], ids=str)
+@pytest.mark.parametrize("width", WIDTHS)
+def test_above_a_limit_the_gradient_is_that_of_the_limit(step, width):
+    """A ReLU6 before rounding, in plain autograd: what is cut at 6 follows no step but in its rounding."""
+    x = torch.arange(-2.0, 9.0, 0.125).add(1 / 32).requires_grad_()
+    log_step = torch.tensor(step).log().requires_grad_()
+    hi = int(np.floor(6 / step + 0.5))
+    gradient = torch.randint(-4, 5, x.shape, generator=torch.Generator().manual_seed(0)).float()
+
+    def value(limit):
+        codes = fake.quantize_at(x, log_step, 0, hi, width, limit=limit)
+        return codes * log_step.exp() * 2.0 ** (8 - width)
+
+    cut = x.clamp(max=6.0)
+    clamped = (cut / log_step.exp()).clamp(min=0)
+    codes = clamped + ((clamped + 0.5).floor() - clamped).detach()
+    exact = torch.from_numpy(nested.switch(codes.detach().numpy().astype(np.uint8), width).astype(np.float32))
+    view = codes / 2 ** (8 - width)
+    plain = (view + (exact - view).detach()) * log_step.exp() * 2.0 ** (8 - width)
+    assert torch.equal(value(6.0), plain)
+    found = torch.autograd.grad(value(6.0), (x, log_step), gradient)
+    expected = torch.autograd.grad(plain, (x, log_step), gradient)
+    for mine, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-4)  # 6/step is no power of two
+    without = torch.autograd.grad(value(None), log_step, gradient)[0]
+    assert abs(without - expected[1]) > 1, "without the limit the clamp would move with the step"
+
+
 def test_a_frozen_step_costs_no_gradient():
     weight = tensors().requires_grad_()
     fake.quantize(weight, torch.zeros(()), -128, 127).sum().backward()

@@ -2,18 +2,23 @@
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import jupytext
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from small_nets import seeded
 
-from dqt_core import models, results
+from dqt_core import load, models, results
 from dqt_core.data import DataError
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "reproductions"))
 import imagenet_run
+import imagenet_table
+import pack_imagenet
+import train_imagenet
 
 NAMES = [f"n{i:08}" for i in range(1000)]
 
@@ -70,6 +75,7 @@ def test_the_record_has_every_row(recorded):
     assert mixed["bitops"] <= record["budgets"]["5"]
     assert set(mixed["run"]) == {4, 8}
     assert record["calibration"]["images"] == {"steps and tables": 16, "choice": 8}
+    assert 1e8 < record["peak_bytes"] < 4e9
 
 
 def test_a_row_equals_a_plain_run(recorded, tree):
@@ -94,7 +100,8 @@ def test_what_was_evaluated_is_not_run_again(recorded, tree, monkeypatch):
     for rows in (again["rows"], record["rows"]):
         for row in rows:
             row.pop("seconds")
-    assert {**again, "provenance": 0} == {**record, "provenance": 0}
+    apart = {"provenance": 0, "peak_bytes": 0}
+    assert {**again, **apart} == {**record, **apart}
 
 
 def test_a_damaged_image_stops_the_run_by_name_or_is_left_out_and_named(tree, tmp_path):
@@ -132,3 +139,115 @@ def test_weights_of_other_files(tree, tmp_path, kind):
         save_file(state, path)
     one, other = (imagenet_run.load_float("resnet50", p).state_dict() for p in (path, tree / "small.pth"))
     assert all(torch.equal(one[name], other[name]) for name in state)
+
+
+# What was recorded
+
+RECORDS = Path(__file__).resolve().parents[1] / "reproductions" / "results"
+
+
+@pytest.mark.parametrize("network", ["resnet50", "mobilenet_v2"])
+def test_a_record_holds_together(network):
+    record = results.read(RECORDS / "resnet50_imagenet" / f"{network}.json")
+    assert len(record["provenance"]["commit"]) == 40, "recorded from files that no commit holds"
+    labels = ["float", "8", "6", "4", "mixed at 5-bit BitOPs", "5"]
+    assert [row["widths"] for row in record["rows"]] == labels[: len(record["rows"])]
+    assert len(record["rows"]) >= 5
+    assert record["peak_bytes"] < 4e9, "lowering and evaluating stay below 4 GB"
+    for row in record["rows"]:
+        assert row["images"] == record["dataset"]["images"]
+        assert results.hits(row).sum() == row["correct"]
+        assert row["unreadable"] == []
+    assert record["rows"][4]["bitops"] <= record["budgets"]["5"]
+
+
+def test_the_short_training_is_recorded_on_the_same_images():
+    record = results.read(RECORDS / "imagenet_short" / "resnet50.json")
+    other = results.read(RECORDS / "resnet50_imagenet" / "resnet50.json")
+    assert len(record["provenance"]["commit"]) == 40, "recorded from files that no commit holds"
+    assert record["dataset"]["files"] == other["dataset"]["files"]
+    assert [row["widths"] for row in record["rows"]] == ["8", "4"]
+    assert all(results.hits(row).sum() == row["correct"] for row in record["rows"])
+
+
+# Training
+
+
+def train_options(tree, out, *more):
+    arguments = ["--imagenet-root", str(tree), "--weights", str(tree / "small.pth"), "--out", str(out)]
+    arguments += ["--widths", "4", "8", "--epochs", "2", "--batch-size", "8", "--microbatch", "4"]
+    arguments += ["--size", "64", "--workers", "0", "--calibration", "8", "--recalibration", "24"]
+    arguments += ["--precision", "no", "--checkpoint-every", "2", "--restore-statistics", "--sample"]
+    return train_imagenet.options([*arguments, *more])
+
+
+@pytest.fixture(scope="module")
+def trained(tree, tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(imagenet_run, "NETWORKS", {"resnet50": lambda: models.resnet50(1000, 2)})
+        out = tmp_path_factory.mktemp("trained")
+        return out, results.read(train_imagenet.run(train_options(tree, out)))
+
+
+def test_a_trained_network_is_lowered_evaluated_and_recorded(trained, tree):
+    out, record = trained
+    assert [row["widths"] for row in record["rows"]] == ["8", "4"]
+    assert record["training"]["steps"] == 2 * (24 // 8)
+    assert record["training"]["recipe"]["lr"] == pytest.approx(0.01 * 8 / 256)
+    assert record["training"]["loss"]["first tenth"].keys() == {"consistency"}
+    program = load(next(out.glob("*.safetensors")))
+    assert program.digest == record["programs"]["trained"]
+    files = imagenet_run.data_imagenet.open_split(tree, "val", is_sample=True)
+    images, labels = next(files.sample(len(files)).batches(24))
+    hits = program.run(images, 4).classes == labels
+    assert hits.tolist() == results.hits(record["rows"][1]).tolist()
+    assert record["rows"][1]["bitops"] == imagenet_run.cost.bitops(program, 4)[0]
+
+
+def test_training_from_shards_is_the_same_training(trained, tree, tmp_path):
+    arguments = [
+        "--imagenet-root",
+        str(tree),
+        "--out",
+        str(tmp_path / "shards"),
+        "--per-shard",
+        "10",
+        "--sample",
+    ]
+    pack_imagenet.run(pack_imagenet.options(arguments))
+    again = train_options(tree, tmp_path / "run", "--packed", str(tmp_path / "shards"))
+    assert results.read(train_imagenet.run(again))["programs"] == trained[1]["programs"]
+
+
+def test_the_notebook_trains_with_its_parameters(tree, tmp_path, capsys):
+    """The cells of the profile, with the names that the notebook's other cells give."""
+    cells = [
+        c.source for c in jupytext.read(Path(train_imagenet.__file__).parent / "resnet50_imagenet.py").cells
+    ]
+    names = {"ROOT": tmp_path, "results": results, "training_facts": imagenet_table.training_facts}
+    names |= {"display": print, "show": SimpleNamespace(Table=lambda head, rows: rows)}
+    exec(next(cell for cell in cells if cell.startswith("profile = ")), names)
+    names |= {"profile": "train", "imagenet_root": str(tree), "weights": str(tree / "small.pth")}
+    names |= {"is_sample": True, "epochs": 1, "batch_size": 8, "trained_widths": [4], "limit": 6}
+    names |= {"calibration_images": 8}
+    for part in ("profile = (", 'if profile == "train"'):
+        exec(next(cell for cell in cells if cell.startswith(part)), names)
+    assert "4: " in capsys.readouterr().out
+    assert names["live"]["training"]["steps"] == 3
+    assert len(list((tmp_path / "runs").glob("*_trained/*.safetensors"))) == 1
+
+
+def test_too_few_images_for_recalibration_are_seen_before_training(tree, tmp_path):
+    with pytest.raises(DataError, match=r"--recalibration 99: .*train has 24 images; ask for fewer"):
+        train_imagenet.run(train_options(tree, tmp_path, "--recalibration", "99"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_controller_is_trained_for_a_budget(tree, tmp_path):
+    options = train_options(tree, tmp_path, "--target-width", "4", "--distillation", "0", "--limit", "6")
+    record = results.read(train_imagenet.run(options))
+    row = record["rows"][-1]
+    assert (row["widths"], row["images"]) == ("controller", 6)
+    assert 4 <= row["mean_width"] <= 8
+    assert row["bitops"] > record["rows"][1]["bitops"], "the controller costs something itself"
+    assert record["training"]["loss"]["last tenth"].keys() == {"consistency", "task", "cost"}

@@ -171,6 +171,21 @@ def test_limit_is_the_code_nearest_to_6():
         torch.testing.assert_close(coded_x.value.max().item(), limit * step)
 
 
+@pytest.mark.parametrize(("step", "moves"), [(0.01, True), (6 / 255, True), (0.03, False), (0.7, False)])
+def test_no_step_moves_what_is_cut_at_6(step, moves):
+    """Below 6/255 the clamp is code 255 and moves with the step; above, it stands at 6."""
+    codes = Codes(signed=False, limit=6.0)
+    codes.log_step.data = torch.tensor(step).log()
+    top = codes(torch.tensor([9.0, 500.0])).value
+    (gradient,) = torch.autograd.grad(top.sum(), codes.log_step)
+    expected = 2 * 255 * step if moves else 2 * (codes.range[1] * step - 6)
+    torch.testing.assert_close(gradient.item(), expected, rtol=1e-4, atol=1e-4)
+    order = torch.tensor([1, 0])
+    for part in codes(torch.tensor([9.0, 500.0])).sorted(order).split([1, 1]):
+        (gradient,) = torch.autograd.grad(part.value.sum(), codes.log_step)
+        torch.testing.assert_close(gradient.item(), expected / 2, rtol=1e-4, atol=1e-4)
+
+
 def test_codes_of_codes_are_rounded_again():
     codes = Codes(signed=False)
     codes.log_step.data = torch.tensor(2.0).log()

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from small_nets import WIDTHS, nested_net, tensors
+from small_nets import WIDTHS, CourseNet, nested_net, seeded, tensors
 from torch.nn import functional
 
 from dqt_core.objective import Objective
@@ -135,3 +135,34 @@ def test_controllers_pass_may_take_a_part_of_the_batch(net):
 def test_a_share_that_is_none_is_refused(share):
     with pytest.raises(ValueError, match="expected more than 0, at most 1"):
         Objective(controller_share=share)
+
+
+# Distillation
+
+
+def taught(net, widths, teacher, share):
+    """Part of the loss is the divergence from the teacher, written out over classes."""
+    own, wanted = net(tensors(), widths).softmax(1), teacher(tensors()).softmax(1)
+    far = sum((p * (p / q).log()).sum() for p, q in zip(wanted, own, strict=True)) / len(own)
+    return (1 - share) * task(net, widths) + share * far
+
+
+@pytest.mark.parametrize("share", [0.25, 1.0])
+def test_a_teacher_has_its_part_of_every_task_loss(net, share):
+    teacher = seeded(CourseNet, seed=5).train()
+    objective = Objective(alpha=0.7, beta=0.0, teacher=teacher, distillation=share, controller_share=1.0)
+    loss, _ = objective(net, tensors(), LABELS, 0.5)
+    assert not teacher.training
+    with torch.no_grad():
+        consistency = sum(taught(net, width, teacher, share) for width in WIDTHS)
+        expected = 0.7 * consistency + taught(net, "controller", teacher, share)
+    torch.testing.assert_close(loss, expected)
+    loss.backward()
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+
+
+@pytest.mark.parametrize(("has_teacher", "share"), [(True, 0.0), (False, 0.5), (True, 1.5), (True, -0.1)])
+def test_a_teacher_and_its_part_go_together(has_teacher, share):
+    teacher = CourseNet() if has_teacher else None
+    with pytest.raises(ValueError, match=rf"distillation={share} with .* teacher, expected 0 without one"):
+        Objective(teacher=teacher, distillation=share)

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import json
 import os
 import shutil
 import signal
@@ -257,6 +258,41 @@ def test_another_loss_or_data_set_in_the_same_folder_is_refused(tmp_path):
         train.fit(nested_net(), other, recipe, Objective(beta=0.1), out=tmp_path)
 
 
+def test_earlier_checkpoints_are_gone_on_from(tmp_path):
+    """What later versions can do stands in a checkpoint only where it is used."""
+    fitted(nested_net(), dataclasses.replace(RECIPE, epochs=1 / 44), out=tmp_path)
+    made = json.loads((tmp_path / "last" / "run.json").read_text())["run"]
+    assert made.keys() == {
+        *(
+            "epochs",
+            "lr",
+            "batch_size",
+            "seed",
+            "precision",
+            "warmup",
+            "weight_decay",
+            "clip",
+            "augment",
+            "flip",
+        ),
+        *("alpha", "beta", "consistency_widths", "target_bitops", "controller_from", "temperature"),
+        *("controller_share", "train_images"),
+    }
+
+
+def test_another_teacher_is_another_run(tmp_path):
+    recipe = dataclasses.replace(RECIPE, epochs=1 / 44)
+
+    def run(seed):
+        loss = Objective(teacher=seeded(CourseNet, seed), distillation=0.5)
+        return train.fit(nested_net(), digits(), recipe, loss, tmp_path)
+
+    history = run(0)
+    assert run(0) == history
+    with pytest.raises(ValueError, match=r"another run: teacher='[0-9a-f]{64}', this one has teacher='"):
+        run(1)
+
+
 def test_epochs_must_be_positive():
     with pytest.raises(ValueError, match=r"epochs=0, expected a positive number"):
         train.fit(float_net(), digits(), dataclasses.replace(RECIPE, epochs=0))
@@ -500,3 +536,6 @@ def test_recalibrate_takes_each_widths_statistics_at_that_width():
     assert not torch.allclose(expected[0], expected[1])
     assert layer.norm_of(0).momentum == 0.1
     assert not net.training
+    before = state(net)
+    train.recalibrate(net, [embedded.train_images[:12], embedded.train_images[12:24]])
+    assert_equal_states(state(net), before)

@@ -1,0 +1,278 @@
+"""Images for long trainings: alike packed or not, and with any number of workers; damage is named."""
+
+import gc
+import os
+import re
+import signal
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from small_nets import assert_equal_states, state
+from torch import nn
+
+from dqt_core import data_imagenet, streaming, train
+from dqt_core.data import DataError
+
+NAMES = ["n00000001", "n00000005", "n00000009"]
+COUNT = 12
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Four pictures of each of three classes."""
+    random = np.random.default_rng(0)
+    for name in NAMES:
+        folder = tmp_path / "train" / name
+        folder.mkdir(parents=True)
+        for i in range(4):
+            coarse = random.integers(0, 256, (5, 7, 3), np.uint8)
+            suffix = "png" if i == 3 else "JPEG"
+            Image.fromarray(coarse).resize((260 + 10 * i, 250)).save(folder / f"{name}_{i}.{suffix}")
+    return data_imagenet.open_split(tmp_path, "train", class_count=3)
+
+
+@pytest.fixture
+def packed(files, tmp_path):
+    return streaming.pack(files, tmp_path / "packed", per_shard=5)
+
+
+def keys(count=COUNT, size=4, epoch=0):
+    order = torch.arange(count)
+    return [(epoch, order[start : start + size]) for start in range(0, count, size)]
+
+
+def served(stored, wanted=None, **options):
+    stream = streaming.ImageStream(stored, size=32, **options)
+    images, labels = zip(*stream.batches(keys() if wanted is None else wanted), strict=True)
+    return torch.cat(images), torch.cat(labels)
+
+
+def damage(files, i):
+    """Cut a file short; returns its name."""
+    files.paths[i].write_bytes(files.paths[i].read_bytes()[:300])
+    return files.paths[i].name
+
+
+# Packed
+
+
+def test_packed_images_are_the_files(files, packed):
+    assert len(packed) == COUNT
+    assert sorted(path.name for path in packed.folder.iterdir()) == [
+        "000000.tar", "000001.tar", "000002.tar", "index.npz",
+    ]  # fmt: skip
+    original = {
+        path.stem: (path.read_bytes(), label) for path, label in zip(files.paths, files.labels, strict=True)
+    }
+    found = {
+        packed.name(i).split("/")[-1].split(".")[0]: (packed.read(i), packed.labels[i]) for i in range(COUNT)
+    }
+    assert found == original
+    assert packed.labels.tolist() == files.labels.tolist()
+    assert (np.diff(packed.places[:, :2] @ [10**9, 1]) < 0).any(), "the shards hold them in random order"
+    assert packed.classes == tuple(NAMES)
+    assert packed.left_out == {}
+
+
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # webdataset leaves them to Python
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_webdataset_itself_reads_the_shards(packed):
+    import webdataset
+
+    urls = [str(path) for path in sorted(packed.folder.glob("*.tar"))]
+    read = {
+        sample["__key__"]: (int(sample["cls"]), sample.get("jpg") or sample["png"])
+        for sample in webdataset.WebDataset(urls, shardshuffle=False)
+    }
+    gc.collect()
+    expected = {
+        packed.names[i].decode().rsplit(".", 1)[0]: (packed.labels[i], packed.read(i)) for i in range(COUNT)
+    }
+    assert read == expected
+
+
+def test_packing_again_gives_the_same_bytes(files, packed, tmp_path):
+    again = streaming.pack(files, tmp_path / "again", per_shard=5, workers=2)
+    for path in sorted(packed.folder.glob("*.tar")):
+        assert (again.folder / path.name).read_bytes() == path.read_bytes()
+
+
+def test_the_training_does_not_see_how_images_are_stored(files, packed):
+    for one, other in zip(served(packed), served(files), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_an_unreadable_image_is_left_out_of_the_shards_and_named(files, tmp_path):
+    name = damage(files, 5)
+    packed = streaming.pack(files, tmp_path / "packed")
+    assert len(packed) == COUNT - 1
+    assert [path.rsplit("/", 1)[1] for path in packed.left_out] == [name]
+    assert streaming.open_packed(packed.folder).left_out == packed.left_out
+
+
+def test_nothing_to_pack(files, tmp_path):
+    for i in range(COUNT):
+        damage(files, i)
+    with pytest.raises(DataError, match=r"none of 12 images can be decoded: .*JPEG .*, \.\.\."):
+        streaming.pack(files, tmp_path / "packed")
+
+
+def test_a_folder_is_not_written_over(files, packed):
+    with pytest.raises(DataError, match="packed exists; give a new folder"):
+        streaming.pack(files, packed.folder)
+
+
+def test_an_interrupted_packing_is_not_whole(files, packed, tmp_path):
+    with pytest.raises(DataError, match=r"index.npz is missing: make it with .*pack_imagenet.py"):
+        streaming.open_packed(tmp_path / "nowhere")
+    packed.folder.rename(tmp_path / "other.unfinished")
+    with pytest.raises(DataError, match=r"index.npz is missing: packing was interrupted; start it again"):
+        streaming.open_packed(tmp_path / "other")
+
+
+@pytest.mark.parametrize("kept", [None, 1000])
+def test_a_shard_that_is_missing_or_short_is_named(packed, kept):
+    shard = packed.folder / "000001.tar"
+    content = shard.read_bytes()
+    shard.unlink()
+    if kept:
+        shard.write_bytes(content[:kept])
+    with pytest.raises(
+        DataError, match=rf"000001.tar has {kept or 0} bytes, its 5 images need \d+; copy it again"
+    ):
+        streaming.open_packed(packed.folder)
+
+
+def test_without_webdataset(files, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "webdataset", None)
+    with pytest.raises(ImportError, match=re.escape('pip install "dqt_core[train]"')):
+        streaming.pack(files, tmp_path / "packed")
+
+
+# Streams
+
+
+def test_crops_depend_on_seed_epoch_and_image_alone(files):
+    images, labels = served(files)
+    assert (images.shape, images.dtype) == ((COUNT, 32, 32, 3), torch.uint8)
+    assert labels.tolist() == files.labels.tolist()
+    with torch.random.fork_rng():
+        torch.manual_seed(99)
+        before = torch.get_rng_state()
+        backwards, _ = served(files, [(0, torch.arange(COUNT - 1, -1, -1))])
+        assert torch.equal(torch.get_rng_state(), before), "the training's own draws are left alone"
+    assert torch.equal(backwards.flip(0), images)
+    for other in (served(files, keys(epoch=1))[0], served(files, seed=1)[0]):
+        assert not any(torch.equal(one, two) for one, two in zip(images, other, strict=True))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_serve_the_same_in_the_same_order(packed, workers):
+    for one, other in zip(served(packed), served(packed, workers=workers), strict=True):
+        assert torch.equal(one, other)
+
+
+def tiny():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.AvgPool2d(8), nn.Flatten(), nn.Linear(48, 3))
+
+
+def fitted(stored, out=None, steps=6, **options):
+    stream = streaming.ImageStream(stored, size=32, **options)
+    recipe = train.Recipe(steps / 3, lr=0.1, batch_size=4, microbatch=2, precision="no")
+    net = tiny()
+    return net, train.fit(net, stream, recipe, out=out, checkpoint_every=2)
+
+
+def test_a_stream_trains_resumes_and_repeats(packed, tmp_path):
+    net, history = fitted(packed)
+    folder, seen = tmp_path / "run", []
+
+    class Stopping(streaming.Packed):
+        def read(self, i):
+            seen.append(i)
+            if len(seen) == 4 * 5 + 1:
+                raise KeyboardInterrupt
+            return super().read(i)
+
+    with pytest.raises(KeyboardInterrupt):
+        fitted(Stopping(**vars(packed)), folder)
+    assert (folder / "last").is_dir()
+    again, history_again = fitted(packed, folder, workers=2)
+    assert history_again == history
+    assert_equal_states(state(again), state(net))
+
+
+def test_a_killed_worker_stops_the_run_which_goes_on_from_its_checkpoint(packed, tmp_path):
+    net, _ = fitted(packed)
+
+    class Mortal(streaming.Packed):
+        def read(self, i):
+            marker = tmp_path / "count"
+            marker.write_text(str(int(marker.read_text()) + 1 if marker.exists() else 1))
+            if int(marker.read_text()) == 4 * 5 + 1:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return super().read(i)
+
+    with pytest.raises(RuntimeError, match=r"DataLoader worker .* (killed by signal|exited unexpectedly)"):
+        fitted(Mortal(**vars(packed)), tmp_path / "run", workers=1)
+    again, history = fitted(packed, tmp_path / "run")
+    assert len(history) == 6
+    assert_equal_states(state(again), state(net))
+
+
+def test_an_unreadable_image_is_replaced_and_named(files, tmp_path, capsys):
+    whole, labels = served(files)
+    name = damage(files, 5)
+    log = tmp_path / "logs" / "unreadable.txt"
+    images, other = served(files, log=log)
+    assert other.tolist() == labels.tolist()  # image 6 has the class of image 5
+    kept = [i for i in range(COUNT) if i != 5]
+    assert torch.equal(images[kept], whole[kept])
+    assert torch.equal(images[5], whole[6])
+    line = log.read_text()
+    assert re.fullmatch(rf"unreadable, replaced by the next image: .*{name}: .+\n", line)
+    assert line in capsys.readouterr().out
+    served(files, keys() * 3, unreadable_limit=1)  # one file counts once
+
+
+def test_too_many_unreadable_images_stop_the_run(files):
+    damage(files, 3)
+    name = damage(files, 8)
+    message = (
+        rf"2 images cannot be decoded, at most 1 were allowed: .*{name} .* goes on from its last checkpoint"
+    )
+    with pytest.raises(DataError, match=message):
+        served(files, unreadable_limit=1)
+
+
+def test_no_image_can_be_decoded(files):
+    for i in range(COUNT):
+        damage(files, i)
+    with pytest.raises(DataError, match="none of 12 images can be decoded"):
+        served(files)
+
+
+# What calibration takes
+
+
+def test_central_images_are_those_of_evaluation(files):
+    found = np.concatenate(list(streaming.central(files, COUNT, batch_size=5)))
+    order = np.random.default_rng(0).permutation(COUNT)
+    expected, _ = next(files.part(order).batches(COUNT))
+    np.testing.assert_array_equal(found, expected)
+    assert [len(part) for part in streaming.central(files, 7, batch_size=5)] == [5, 2]
+
+
+def test_too_few_or_damaged_images_for_calibration(files):
+    with pytest.raises(DataError, match=r"13 images were asked for, .*/train has 12; ask for fewer"):
+        list(streaming.central(files, 13))
+    name = damage(files, 2)
+    with pytest.raises(DataError, match=rf"{name} cannot be decoded: .* get the file again"):
+        list(streaming.central(files, COUNT))
+    assert sum(map(len, streaming.central(files, 11, go_on=True))) == 11
+    with pytest.raises(DataError, match=r"1 images are missing: .*/train has 12, and too many"):
+        list(streaming.central(files, COUNT, go_on=True))
