@@ -4,7 +4,9 @@ import os
 import shutil
 import sys
 
-from dqt_core.kernels.emulator import Emulator
+from dqt_core.kernels.emulator import Emulator, EmulatorError
+
+__all__ = ["EmulatorError", "compiled", "cpu", "missing"]
 
 
 def missing():

@@ -7,10 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import emulation
 import numpy as np
-
-from dqt_core.kernels.emulator import EmulatorError
 
 
 @dataclass(frozen=True)
@@ -85,6 +82,8 @@ def judge_kernel(function, name, kernel, cases, right):
     Cases are `Launch`, or (what it is run on, blocks of 128 threads, arguments, expected, bits); then the first
     argument holds codes, the second receives the result.
     """
+    import emulation  # not needed where no kernel is judged
+
     if lacks := emulation.missing():
         return Verdict(False, f"Not checked: {lacks}.")
     text = function()
@@ -101,7 +100,7 @@ def judge_kernel(function, name, kernel, cases, right):
                 problem = first_wrong(got, wanted, launch.width, launch.element, launch.explain)
                 if problem:
                     return Verdict(False, f"{name}, {launch.what}, threads in {order} order: {problem}")
-        except EmulatorError as error:
+        except emulation.EmulatorError as error:
             return Verdict(False, f"{name}: {error}")
     return Verdict(True, f"Right: {right}, in both orders of threads.")
 

@@ -24,8 +24,6 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 COURSE = ROOT / "_build" / "assignments"
 NAMES = tuple(sorted(path.parent.name for path in HERE.glob("*/a[0-9].md")))
-# What lies beside every notebook, and stands guard in its hidden tests.
-SHARED = (HERE / "grading.py", HERE / "run_tasks.py", ROOT / "book" / "judging.py", ROOT / "book" / "emulation.py")
 STUB = 'raise NotImplementedError("write this function")'
 HIDDEN = """
 ### BEGIN HIDDEN TESTS
@@ -41,6 +39,14 @@ sys.modules["tasks"].grade({call}
 
 def text(name):
     return (HERE / name / f"{name}.md").read_text(encoding="utf-8")
+
+
+def modules(name):
+    """{module: file} of what a notebook imports from beside it; its hidden tests hold their digests."""
+    found = {"tasks": HERE / name / "tasks.py", "grading": HERE / "grading.py", "judging": ROOT / "book" / "judging.py"}
+    if "import emulation" in found["tasks"].read_text(encoding="utf-8"):
+        found["emulation"] = ROOT / "book" / "emulation.py"
+    return found
 
 
 def facts(name):
@@ -63,8 +69,7 @@ def task_of(grade_id):
 def instructor(name):
     """The notebook with solutions and hidden tests, as nbgrader reads it."""
     made = jupytext.reads(text(name), fmt="md:myst")
-    files = {"tasks": HERE / name / "tasks.py", **{path.stem: path for path in SHARED if path.stem != "run_tasks"}}
-    digests = {module: hashlib.sha256(path.read_bytes()).hexdigest() for module, path in files.items()}
+    digests = {module: hashlib.sha256(path.read_bytes()).hexdigest() for module, path in modules(name).items()}
     for number, cell in enumerate(made.cells):
         cell["id"] = f"cell-{number}"
         given = cell.metadata.pop("nbgrader", None)
@@ -140,7 +145,7 @@ def make(folder=COURSE, names=NAMES):
         shutil.rmtree(here, ignore_errors=True)
         here.mkdir(parents=True)
         nbformat.write(instructor(name), here / f"{name}.ipynb")
-        for path in (HERE / name / "tasks.py", *SHARED):
+        for path in (*modules(name).values(), HERE / "run_tasks.py"):
             shutil.copy(path, here)
         (here / "pytest.ini").write_text(markers(name))
         with quietly():
