@@ -76,11 +76,12 @@ def judge(function, cases: Sequence[tuple], right, element=None):
     return Verdict(True, f"Right: {right}.")
 
 
-def judge_kernel(function, name, kernel, cases, right):
-    """Run the kernel that function() is the text of, in both orders of threads and strictly.
+def judge_kernel(function, name, kernel, cases, right, header="common.cuh"):
+    """Run the kernel that function() is the text of, in both orders of threads and strictly; then on a GPU.
 
     Cases are `Launch`, or (what it is run on, blocks of 128 threads, arguments, expected, bits); then the first
-    argument holds codes, the second receives the result.
+    argument holds codes, the second receives the result. A GPU is asked where one answers, and only for texts
+    that need no header.
     """
     import emulation  # not needed where no kernel is judged
 
@@ -90,19 +91,31 @@ def judge_kernel(function, name, kernel, cases, right):
     if text is None or text is Ellipsis:
         return Verdict(False, f"Not solved yet: {name} returned {text}.")
     launches = [case if isinstance(case, Launch) else _over_codes(*case) for case in cases]
-    for order in ("ascending", "descending"):
-        try:
-            run = emulation.compiled(text, kernel, backwards=order == "descending", checked=True)
-            for launch in launches:
-                arguments = [a.copy() if isinstance(a, np.ndarray) else a for a in launch.arguments]
-                run(launch.grid, launch.block, tuple(arguments))
-                got, wanted = arguments[launch.out], np.asarray(launch.expected)
-                problem = first_wrong(got, wanted, launch.width, launch.element, launch.explain)
-                if problem:
-                    return Verdict(False, f"{name}, {launch.what}, threads in {order} order: {problem}")
-        except emulation.EmulatorError as error:
-            return Verdict(False, f"{name}: {error}")
-    return Verdict(True, f"Right: {right}, in both orders of threads.")
+    where = "both orders of threads"
+    try:
+        for order in ("ascending", "descending"):
+            run = emulation.compiled(text, kernel, header, backwards=order == "descending", checked=True)
+            if problem := _launched(run, launches):
+                return Verdict(False, f"{name}, {problem[0]}, threads in {order} order: {problem[1]}")
+    except emulation.EmulatorError as error:
+        return Verdict(False, f"{name}: {error}")
+    if header != "common.cuh" and (run := emulation.on_gpu(text, kernel)):
+        where += " and on the GPU"
+        if problem := _launched(run, launches):
+            return Verdict(False, f"{name}, {problem[0]}, on the GPU: {problem[1]}")
+    return Verdict(True, f"Right: {right}, in {where}.")
+
+
+def _launched(run, launches):
+    """What a launch was run on, and its first wrong element; None if all are right."""
+    for launch in launches:
+        arguments = [a.copy() if isinstance(a, np.ndarray) else a for a in launch.arguments]
+        run(launch.grid, launch.block, tuple(arguments))
+        got, wanted = arguments[launch.out], np.asarray(launch.expected)
+        problem = first_wrong(got, wanted, launch.width, launch.element, launch.explain)
+        if problem:
+            return launch.what, problem
+    return None
 
 
 def first_wrong(got, expected, width, element=None, explain=None):

@@ -45,7 +45,7 @@ def close(reason, *names):
 
 
 @contextlib.contextmanager
-def _pristine() -> Iterator[None]:
+def pristine() -> Iterator[None]:
     """Import the package from its files, whatever the notebook closed or changed; put all back afterwards."""
 
     def own():
@@ -64,11 +64,11 @@ def _pristine() -> Iterator[None]:
 
 def oracles(*names):
     """Modules of the package, read from their files anew."""
-    with _pristine():
+    with pristine():
         return [importlib.import_module(f"{PACKAGE}.{name}") for name in names]
 
 
-with _pristine():
+with pristine():
     import judging
 Case, Launch, bits = judging.Case, judging.Launch, judging.bits
 
