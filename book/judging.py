@@ -27,8 +27,9 @@ class Verdict:
 class Case(NamedTuple):
     """A call and what it has to return.
 
-    `width` is the number of bits that an element is shown with. `element` names an element by its place in the
-    flattened result. `explain` gets that place and the wrong value, and says how the right one comes about.
+    `width` is the number of bits that an element is shown with. `element` names an element by its place in
+    the flattened result. `explain` gets that place and the wrong value, and says how the right one comes
+    about.
     """
 
     call: str
@@ -79,9 +80,9 @@ def judge(function, cases: Sequence[tuple], right, element=None):
 def judge_kernel(function, name, kernel, cases, right, header="common.cuh"):
     """Run the kernel that function() is the text of, in both orders of threads and strictly; then on a GPU.
 
-    Cases are `Launch`, or (what it is run on, blocks of 128 threads, arguments, expected, bits); then the first
-    argument holds codes, the second receives the result. A GPU is asked where one answers, and only for texts
-    that need no header.
+    Cases are `Launch`, or (what it is run on, blocks of 128 threads, arguments, expected, bits); then the
+    first argument holds codes, the second receives the result. A GPU is asked where one answers, and only
+    for texts that need no header.
     """
     import emulation  # not needed where no kernel is judged
 

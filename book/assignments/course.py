@@ -43,7 +43,11 @@ def text(name):
 
 def modules(name):
     """{module: file} of what a notebook imports from beside it; its hidden tests hold their digests."""
-    found = {"tasks": HERE / name / "tasks.py", "grading": HERE / "grading.py", "judging": ROOT / "book" / "judging.py"}
+    found = {
+        "tasks": HERE / name / "tasks.py",
+        "grading": HERE / "grading.py",
+        "judging": ROOT / "book" / "judging.py",
+    }
     if "import emulation" in found["tasks"].read_text(encoding="utf-8"):
         found["emulation"] = ROOT / "book" / "emulation.py"
     return found
@@ -69,7 +73,9 @@ def task_of(grade_id):
 def instructor(name):
     """The notebook with solutions and hidden tests, as nbgrader reads it."""
     made = jupytext.reads(text(name), fmt="md:myst")
-    digests = {module: hashlib.sha256(path.read_bytes()).hexdigest() for module, path in modules(name).items()}
+    digests = {
+        module: hashlib.sha256(path.read_bytes()).hexdigest() for module, path in modules(name).items()
+    }
     for number, cell in enumerate(made.cells):
         cell["id"] = f"cell-{number}"
         given = cell.metadata.pop("nbgrader", None)
@@ -90,7 +96,11 @@ def markers(name):
     """The pytest.ini beside a notebook: its tasks are markers, and the first failure stops the run."""
     tasks = facts(name)["tasks"]
     lines = [f"    {task}: {title}, {points} points" for task, (title, points) in tasks.items()]
-    head = ["[pytest]", "addopts = -x -q --strict-markers --strict-config --no-header", "python_files = run_tasks.py"]
+    head = [
+        "[pytest]",
+        "addopts = -x -q --strict-markers --strict-config --no-header",
+        "python_files = run_tasks.py",
+    ]
     return "\n".join([*head, "markers =", f"    {name}: all tasks, in order", *lines]) + "\n"
 
 
@@ -189,7 +199,9 @@ def grade_all(folder, submitted):
     for student, name in found:
         points = grade(folder, student, name)
         lost = [task for task, (_, most) in facts(name)["tasks"].items() if points[task] < most]
-        print(f"{student:20} {name:4} {sum(points.values()):6.0f}  {'lost: ' + ', '.join(lost) if lost else ''}")
+        print(
+            f"{student:20} {name:4} {sum(points.values()):6.0f}  {'lost: ' + ', '.join(lost) if lost else ''}"
+        )
     print(f"what their cells said: {folder / 'autograded'}; points: {folder / 'gradebook.db'}")
 
 

@@ -1,7 +1,7 @@
 """What the checks of all assignments share: fresh inputs, oracles that nobody has changed, closed modules.
 
-Each assignment has a module `tasks` beside its notebook. A task is a generator of cases (see `judging.Case`) from
-a random generator; `check` runs it on inputs that are always the same, `grade` on fresh ones.
+Each assignment has a module `tasks` beside its notebook. A task judges a function on what a random generator
+gives it; `check` runs it on inputs that are always the same, `grade` on fresh ones.
 """
 
 import contextlib
@@ -82,13 +82,10 @@ class CheckFailed(AssertionError):
 
 
 def checkers(tasks):
-    """`check` and `grade` for tasks, {name: function(rng) that returns a verdict's maker}.
-
-    A task gets (function, rng) and returns a `judging.Verdict`.
-    """
+    """`check` and `grade` for {name: task}; a task gets (function, rng) and returns a `judging.Verdict`."""
 
     def check(name, function, seed=0):
-        """Raise CheckFailed at the first wrong element; the same inputs every time, unless a seed is given."""
+        """Raise CheckFailed at the first wrong element; the same inputs every time for a seed."""
         if name not in tasks:
             raise ValueError(f"there is no task {name!r}, the tasks are {', '.join(tasks)}")
         verdict = tasks[name](function, np.random.default_rng([seed, *name.encode()]))

@@ -9,7 +9,9 @@ import pytest
 
 HERE = Path(__file__).resolve().parent
 NOTEBOOK = next(HERE.glob("a[0-9].ipynb"))
-CELLS = [cell for cell in json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"]
+CELLS = [
+    cell for cell in json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"
+]
 sys.path.insert(0, str(HERE))
 
 
@@ -19,7 +21,9 @@ def graded():
         if marks.get("grade"):
             task = marks["grade_id"].removesuffix("_check")
             name = task.partition("_")[0]
-            yield pytest.param(number, marks=[getattr(pytest.mark, task), getattr(pytest.mark, name)], id=task)
+            yield pytest.param(
+                number, marks=[getattr(pytest.mark, task), getattr(pytest.mark, name)], id=task
+            )
 
 
 @pytest.mark.parametrize("number", list(graded()))

@@ -1,4 +1,4 @@
-"""Submissions that are kept: a right one, a blank one, and wrong ones that lose exactly the points they should."""
+"""Submissions that are kept: right ones, and wrong ones that lose exactly the points they should."""
 
 import copy
 import importlib.util
@@ -14,8 +14,8 @@ import course
 class Wrong:
     """A submission with something wrong in it.
 
-    `answers` replace the right ones, {task: source of its cell}; what is not there is right. `first` is a cell of
-    the student's own before all tasks. `edit` is done to the notebook last.
+    `answers` replace the right ones, {task: source of its cell}. `first` is a cell of the student's own
+    before all tasks. `edit` is done to the notebook last.
     """
 
     name: str

@@ -29,7 +29,8 @@ def a2_1(register_bits, rng):
             rows.append((f"lowest of {needed} bits", -(1 << (needed - 1)), needed))
             slips = {
                 "if the sign has no bit": needed - 1,
-                "if a register must also hold the lowest sum with its sign turned": (-lowest).bit_length() + 1,
+                "if a register must also hold the lowest sum with its sign turned": (-lowest).bit_length()
+                + 1,
             }
             return steps(rows, got, slips)
 
@@ -43,7 +44,10 @@ def a2_2(dot, rng):
     for rows, outputs, terms in ((1, 1, 1), (3, 4, 27), (2, 3, 4608)):
         x = rng.integers(0, 256, (rows, terms)).astype(np.uint8)
         w = rng.integers(-128, 128, (outputs, terms)).astype(np.int8)
-        x[0], w[0] = np.where(rng.random(terms) < 0.9, 255, x[0]), np.where(rng.random(terms) < 0.9, 127, w[0])
+        x[0], w[0] = (
+            np.where(rng.random(terms) < 0.9, 255, x[0]),
+            np.where(rng.random(terms) < 0.9, 127, w[0]),
+        )
         expected = integer.matmul(x, w)
 
         def element(i, outputs=outputs):
@@ -127,10 +131,14 @@ def _rounded(rows, total, r, lo, hi, got):
         "if the half is not added": clamped(total >> r),
         "if ties go down": clamped((total + half - 1) >> r),
         "if ties go to even": clamped(round(Fraction(total, 2**r))),
-        "if it is rounded towards zero": clamped(int(Fraction(total, 2**r) + Fraction(1 if total >= 0 else -1, 2))),
+        "if it is rounded towards zero": clamped(
+            int(Fraction(total, 2**r) + Fraction(1 if total >= 0 else -1, 2))
+        ),
         "if the clamp is forgotten": shifted,
         "if it is clamped before the shift": min(max(total + half, lo), hi) >> r,
-        "if the code wraps around instead of being clamped": shifted % 256 if lo >= 0 else (shifted + 128) % 256 - 128,
+        "if the code wraps around instead of being clamped": shifted % 256
+        if lo >= 0
+        else (shifted + 128) % 256 - 128,
         "if a float64 adds and divides": clamped(math.floor(float(total) / 2**r + 0.5)),
         "in a register of 32 bits": clamped((((total + half) + 2**31) % 2**32 - 2**31) >> min(r, 31)),
     }
@@ -143,7 +151,9 @@ def a2_4(requantize, rng):
     # so large an r that a sum near a tie needs more than the 53 bits of a float64
     for r, lo, hi in ((int(rng.integers(51, 54)), -128, 127), (53, 0, 255), (52, 0, 6)):
         a, d, multiplier = _terms(rng, count, ties)
-        b = np.where(ties, (2 * rng.integers(-40, 40, count) + 1) << (r - 1), rng.integers(-(2**r), 2**r, count))
+        b = np.where(
+            ties, (2 * rng.integers(-40, 40, count) + 1) << (r - 1), rng.integers(-(2**r), 2**r, count)
+        )
         b[1::3] = ((2 * rng.integers(-40, 40, count // 3) + 1) << (r - 1)) - 1
         a[:, 1::3] = 0
         expected = integer.requantize([(a, d, multiplier)], b, r, lo, hi)
@@ -172,7 +182,9 @@ def a2_5(block_end, rng):
         skip = rng.integers(0, 256, a.shape).astype(np.uint8)
         skip[:, ties] = 0
         by = int(rng.integers(2**28, 2**31))
-        b = np.where(ties, (2 * rng.integers(0, 90, count) + 1) << (r - 1), rng.integers(-(2**r), 2**r, count))
+        b = np.where(
+            ties, (2 * rng.integers(0, 90, count) + 1) << (r - 1), rng.integers(-(2**r), 2**r, count)
+        )
         b[1::4] = ((2 * rng.integers(0, 90, count // 4) + 1) << (r - 1)) - 1
         a[:, 1::4], skip[:, 1::4] = 0, 0
         expected = integer.requantize([(a, d, multiplier), (skip, r - 31, by)], b, r, 0, 255)

@@ -10,7 +10,8 @@ with pristine():
 integer, nested = oracles("integer", "nested")
 HEADER = "cuda_cpu.hpp"  # CUDA's words for a CPU, and none of the package's functions
 THREADS = 128
-assert dqt_core.kernels and emulation
+assert dqt_core.kernels
+assert emulation
 
 
 def begin():
@@ -42,7 +43,8 @@ def a3_1(view_kernel, rng):
                 slips = {
                     "if epsilon is left out": q >> d << d,
                     "if the view stays at the bottom of its byte": up,
-                    "if the sum is not clamped": ((q + half) >> d << d) % 256 - 256 * (((q + half) >> d << d) > 127),
+                    "if the sum is not clamped": ((q + half) >> d << d) % 256
+                    - 256 * (((q + half) >> d << d) > 127),
                     "if nothing was written": 0x5A,
                 }
                 return steps([*rows, (f"<< {d}, at the master's scale", up << d, 8)], got, slips)
@@ -84,7 +86,7 @@ def _place(shape):
 
 
 def _taps(x, weight, stride, padding, shape, products):
-    """Explain a sum of a convolution by the rows of its window; `products` turns codes into what is multiplied."""
+    """Explain a sum by the rows of its window; `products` turns codes into what is multiplied."""
 
     def explain(i, got):
         n, row, column, o = np.unravel_index(i, shape)
@@ -116,7 +118,14 @@ def a3_2(conv_kernel, rng):
         what = f"x {x.shape}, weight {weight.shape}, stride {stride}, padding {padding}"
         launches.append(
             Launch(
-                what, _blocks(out.size), (x, weight, out, *sizes), expected, 24, _place(out.shape), 2, explain=explain
+                what,
+                _blocks(out.size),
+                (x, weight, out, *sizes),
+                expected,
+                24,
+                _place(out.shape),
+                2,
+                explain=explain,
             )
         )
     return _judge(conv_kernel, "conv_kernel", "conv", launches, f"{len(launches)} layers")
@@ -129,7 +138,8 @@ def a3_3(mixed_kernel, rng):
         drops = 8 - widths
         expected = np.stack(
             [
-                integer.conv2d(nested.switch(x[n : n + 1], b), nested.switch(weight, b), stride, padding)[0] << 2 * (8 - b)
+                integer.conv2d(nested.switch(x[n : n + 1], b), nested.switch(weight, b), stride, padding)[0]
+                << 2 * (8 - b)
                 for n, b in enumerate(widths.tolist())
             ]
         )
@@ -140,12 +150,15 @@ def a3_3(mixed_kernel, rng):
         out = np.full(expected.shape, 0x5A5A5A5A, np.int32)
         explain = _taps(x, weight, stride, padding, expected.shape, products)
         sizes = _sizes(x, weight, stride, padding)
-        what = f"x {x.shape} at widths {widths.tolist()}, weight {weight.shape}, stride {stride}, padding {padding}"
+        what = f"x {x.shape} at widths {widths.tolist()}, weight {weight.shape}, "
+        what += f"stride {stride}, padding {padding}"
         arguments = x, weight, widths, out, *sizes
         launches.append(
             Launch(what, _blocks(out.size), arguments, expected, 24, _place(out.shape), 3, explain=explain)
         )
-    return _judge(mixed_kernel, "mixed_kernel", "mixed_conv", launches, f"{len(launches)} layers of mixed widths")
+    return _judge(
+        mixed_kernel, "mixed_kernel", "mixed_conv", launches, f"{len(launches)} layers of mixed widths"
+    )
 
 
 def a3_4(codes_kernel, rng):

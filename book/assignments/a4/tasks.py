@@ -1,4 +1,4 @@
-"""The tasks of assignment A4: training for cutting, checked against `dqt_core.nested` and `dqt_core.integer`."""
+"""The tasks of assignment A4: training for cutting, checked against `dqt_core.nested` and `integer`."""
 
 import numpy as np
 import torch
@@ -8,8 +8,8 @@ from torch.nn import functional
 from dqt_core import data
 
 integer, nested = oracles("integer", "nested")
-# How many of 360 unseen images have to be right at each width. Trained codes reach some 330, at 1 bit some 300; cut
-# ones get about 35 at 1 bit.
+# How many of 360 unseen images have to be right at each width. Trained codes reach some 330, at 1 bit some
+# 300; cut ones get about 35 at 1 bit.
 NEEDED = {8: 290, 4: 290, 2: 280, 1: 180}
 WIDTHS = tuple(NEEDED)
 TRAINED, HELD_OUT = 900, 360
@@ -52,7 +52,9 @@ def float_start(images, labels):
 
 def _weights(rng):
     """Weights in eighths of a step, a step, and what they are in eighths."""
-    eighths = np.concatenate([rng.integers(-1300, 1300, 90), 8 * rng.integers(-20, 20, 20) + 4, 8 * np.arange(-128, 128, 16)])
+    eighths = np.concatenate(
+        [rng.integers(-1300, 1300, 90), 8 * rng.integers(-20, 20, 20) + 4, 8 * np.arange(-128, 128, 16)]
+    )
     step = 2.0 ** rng.integers(-9, -3)
     return (eighths / 8 * step).astype(np.float32), step, eighths
 
@@ -80,7 +82,11 @@ def _views(function, rng):
                 << d,
                 "if the view is not brought back to the master's scale": view,
             }
-            rows = [("master code", q, 8), (f"its {b}-bit view", view, b), (f"<< {d}, in master steps", view << d, 8)]
+            rows = [
+                ("master code", q, 8),
+                (f"its {b}-bit view", view, b),
+                (f"<< {d}, in master steps", view << d, 8),
+            ]
             return steps(rows, got, slips)
 
         call = f"{function.__name__}(w, {step}, {b}) / step"
@@ -122,7 +128,10 @@ def a4_2(trainable_view, rng):
         inside = (eighths > -128 * 8) & (eighths < 127 * 8)
 
         def explain(i, got, upstream=upstream, inside=inside, eighths=eighths, step=step):
-            rows = [("w / step, rounded down", int(eighths[i]) // 8, 10), ("inside -128..127", int(inside[i]), 1)]
+            rows = [
+                ("w / step, rounded down", int(eighths[i]) // 8, 10),
+                ("inside -128..127", int(inside[i]), 1),
+            ]
             rows.append(("gradient that arrives", int(upstream[i]), 8))
             slips = {
                 "if a clamped weight gets a gradient": int(upstream[i]),
@@ -134,7 +143,9 @@ def a4_2(trainable_view, rng):
 
         arguments = w, step, b, upstream
         expected = (upstream * inside).astype(int)
-        cases.append(Case(f"gradient of w at {b} bits", arguments, expected, 8, _element(w, eighths), explain))
+        cases.append(
+            Case(f"gradient of w at {b} bits", arguments, expected, 8, _element(w, eighths), explain)
+        )
 
     def of_weights(w, step, b, upstream):
         return _whole(_gradients(trainable_view, w, step, b, upstream)[0].double().numpy())
@@ -152,7 +163,10 @@ def a4_3(trainable_view, rng):
         expected = 8 * value - eighths * inside
 
         def explain(i, got, value=value, inside=inside, eighths=eighths):
-            rows = [("value of the view, in eighths", int(8 * value[i]), 12), ("inside -128..127", int(inside[i]), 1)]
+            rows = [
+                ("value of the view, in eighths", int(8 * value[i]), 12),
+                ("inside -128..127", int(inside[i]), 1),
+            ]
             rows.append(("w / step, in eighths", int(eighths[i]), 12))
             slips = {
                 "if the step inside the rounding is forgotten": int(8 * value[i]),
@@ -209,7 +223,10 @@ def a4_5(train, rng):
         right = int((integer.matmul(unseen, views).argmax(1) == answers).sum())
         found.append(f"{right} at {b} bits")
         if right < NEEDED[b]:
-            used = [f"{bits(code, b)} {count}" for code, count in zip(*np.unique(views, return_counts=True), strict=True)]
+            used = [
+                f"{bits(code, b)} {count}"
+                for code, count in zip(*np.unique(views, return_counts=True), strict=True)
+            ]
             short.append(f"    at {b} bits the codes are used so often: {', '.join(used[:8])}")
     said = f"right of {HELD_OUT} unseen images: {', '.join(found)}"
     if short:

@@ -22,7 +22,10 @@ def a5_1(image_bitops, rng):
 
         def explain(i, got, macs=macs, widths=widths, fixed=fixed):
             wide = widths[i].astype(int)
-            rows = [(f"layer {k} at {b} bits", int(m * b * b), 48) for k, (m, b) in enumerate(zip(macs, wide, strict=True))]
+            rows = [
+                (f"layer {k} at {b} bits", int(m * b * b), 48)
+                for k, (m, b) in enumerate(zip(macs, wide, strict=True))
+            ]
             total = int((macs * wide**2).sum())
             slips = {
                 "if the fixed layers are left out": total,
@@ -30,7 +33,11 @@ def a5_1(image_bitops, rng):
                 "if only the weights have b bits": int((macs * wide * 8).sum()) + 64 * fixed,
                 "if the widths are not squared": int((macs * wide).sum()) + 64 * fixed,
             }
-            return steps([*rows[:4], ("fixed layers, at 8 bits", 64 * fixed, 48), ("the sum", total + 64 * fixed, 48)], got, slips)
+            return steps(
+                [*rows[:4], ("fixed layers, at 8 bits", 64 * fixed, 48), ("the sum", total + 64 * fixed, 48)],
+                got,
+                slips,
+            )
 
         arguments = macs, widths, fixed
         call = f"image_bitops(macs of {layers} layers, widths, {fixed})"
@@ -55,7 +62,10 @@ def a5_2(choose, rng):
 
         def explain(i, got, acc=acc, m1=m1, b1=b1, r=r, h=h, logits=logits):
             n, layer = divmod(i, layers)
-            rows = [("first sum of the first layer", int(acc[n, 0]), 32), ("its code after requantize", int(h[n, 0]), 8)]
+            rows = [
+                ("first sum of the first layer", int(acc[n, 0]), 32),
+                ("its code after requantize", int(h[n, 0]), 8),
+            ]
             rows += [(f"logit of choice {k}", int(value), 24) for k, value in enumerate(logits[n, layer])]
             last = 2 - int(logits[n, layer, ::-1].argmax())
             rows.append(("the largest, the first of equal ones", int(logits[n, layer].argmax()), 2))
@@ -63,7 +73,9 @@ def a5_2(choose, rng):
 
         arguments = sums, w1, m1, b1, r, w2, layers
         call = f"choose(sums, w1, M, B, {r}, w2, {layers})"
-        cases.append(Case(call, arguments, expected, 2, lambda i: f"image {i // layers}, layer {i % layers}", explain))
+        cases.append(
+            Case(call, arguments, expected, 2, lambda i: f"image {i // layers}, layer {i % layers}", explain)
+        )
     return judge(choose, cases, f"{2 * images * layers} choices, ties among them")
 
 
@@ -87,8 +99,15 @@ def _allocation(function, cases, right):
         if found is None or found is Ellipsis:
             return found
         picks = np.asarray(found)
-        if picks.shape != loss.shape[:-1] or picks.dtype.kind not in "iu" or picks.min() < 0 or picks.max() > 2:
-            raise TypeError(f"expected choices 0..2 of shape {loss.shape[:-1]}, got {picks.dtype} {picks.shape}")
+        if (
+            picks.shape != loss.shape[:-1]
+            or picks.dtype.kind not in "iu"
+            or picks.min() < 0
+            or picks.max() > 2
+        ):
+            raise TypeError(
+                f"expected choices 0..2 of shape {loss.shape[:-1]}, got {picks.dtype} {picks.shape}"
+            )
         chosen = picks.ravel()
         spent = _total(np.broadcast_to(cost, loss.shape).reshape(-1, 3), chosen)
         if spent > budget:
@@ -144,10 +163,15 @@ def a5_4(best_per_image, rng):
 
         def explain(i, got, budget=budget, picks=picks, every=every, same=same, loss=loss):
             static = int(loss.sum(0)[np.arange(len(same)), same].sum())
-            rows = [("budget of all images", budget, 20), ("spent by the best choice", _total(every, picks), 20)]
+            rows = [
+                ("budget of all images", budget, 20),
+                ("spent by the best choice", _total(every, picks), 20),
+            ]
             rows.append(("loss of the best static choice", static, 28))
             slips = {"if all images get the same widths": static}
-            return steps([*rows, ("loss of the best choice", _total(loss.reshape(-1, 3), picks), 28)], got, slips)
+            return steps(
+                [*rows, ("loss of the best choice", _total(loss.reshape(-1, 3), picks), 28)], got, slips
+            )
 
         call = f"loss of best_per_image({images} images, {layers} layers, budget {budget})"
         cases.append(Case(call, (loss, cost, budget), expected, 28, None, explain))
@@ -167,19 +191,25 @@ def a5_5(fit, rng):
         def explain(i, got, sums=sums, right=right, cost=cost, budget=budget, expected=expected):
             wide = sums[:, expected[0]] >= expected[1]
             spent = int(np.where(wide, cost[1], cost[0]).sum())
-            rows = [("channel", int(expected[0]), 4), ("threshold", int(expected[1]), 10), ("images at the wide width", int(wide.sum()), 8)]
+            rows = [
+                ("channel", int(expected[0]), 4),
+                ("threshold", int(expected[1]), 10),
+                ("images at the wide width", int(wide.sum()), 8),
+            ]
             rows += [("spent", spent, 14), ("budget", budget, 14)]
             rows.append(("right", int(np.where(wide, right[:, 1], right[:, 0]).sum()), 8))
             return steps(rows, got, {})
 
         call = f"fit({images} images, {channels} channels, budget {budget})"
         arguments = sums, right, cost, budget
-        cases.append(Case(call, arguments, expected, 10, lambda i: ("the channel", "the threshold")[i], explain))
+        cases.append(
+            Case(call, arguments, expected, 10, lambda i: ("the channel", "the threshold")[i], explain)
+        )
     return judge(fit, cases, f"{len(cases)} controllers")
 
 
 def _thresholds(sums, right, cost, budget):
-    """The best (channel, threshold): most right, then least spent, then the first channel, the least threshold."""
+    """The best (channel, threshold): most right, least spent, first channel, least threshold."""
     found = []
     for channel in range(sums.shape[1]):
         for threshold in [*np.unique(sums[:, channel]).tolist(), int(sums[:, channel].max()) + 1]:

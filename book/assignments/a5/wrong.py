@@ -30,12 +30,15 @@ def best_static(loss, cost, budget):
         picks[layer] = wider
 """
 OWN_DP = RIGHT["a5_3"].replace("def best_static", "def exact").strip()
-PER_IMAGE = OWN_DP + """
+PER_IMAGE = (
+    OWN_DP
+    + """
 
 def best_per_image(loss, cost, budget):
     every = np.broadcast_to(cost, loss.shape).reshape(-1, 3)
     return exact(loss.reshape(-1, 3), every, budget).reshape(loss.shape[:2])
 """
+)
 
 WRONG = (
     Wrong("uint8", "squares the widths in uint8", ("a5_1",),
