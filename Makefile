@@ -10,7 +10,7 @@ export OMP_WAIT_POLICY ?= passive
 # REQUIREMENTS=newest ignores the tested set and takes the newest releases that pyproject.toml allows.
 REQUIREMENTS ?= requirements.txt
 ifeq ($(REQUIREMENTS),newest)
-PACKAGES := "setuptools>=77" ".[train,book,dev]"
+PACKAGES := "setuptools>=77" ".[train,book,teach,dev]"
 else
 PACKAGES := -r $(REQUIREMENTS)
 endif
@@ -25,7 +25,7 @@ RESULT := _build/reproduce/$(NOTEBOOK)
 NOTEBOOKS := $(wildcard reproductions/*.ipynb)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv reproduce test lint format outputs export book book-report publish-notebooks gpu gpu-train hand-out clean
+.PHONY: help venv reproduce test lint format outputs export book book-report hand-out assignments grade publish-notebooks gpu gpu-train clean
 .DELETE_ON_ERROR:
 
 help: ## show this list
@@ -81,6 +81,12 @@ book-report: $(STAMP) ## build the book twice; print its times, the weight of ea
 
 hand-out: book ## print the workshop's hand-out to _build/hand-out.pdf (needs Chromium)
 	$(RUN) book/workshop/print_hand_out.py
+
+assignments: $(STAMP) ## write the assignments into _build/assignments: release/ for students, source/ for instructors
+	$(RUN) book/assignments/course.py make
+
+grade: $(STAMP) ## grade the notebooks in SUBMISSIONS=DIR, which are DIR/STUDENT/a1/a1.ipynb and so on
+	$(RUN) book/assignments/course.py grade $(SUBMISSIONS)
 
 publish-notebooks: ## put the notebooks of the built book on the branch `notebooks` of origin, for Colab and Binder
 	@test -d _build/html/_notebooks || { echo "there are no notebooks yet: make book" >&2; exit 1; }

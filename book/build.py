@@ -16,7 +16,7 @@ BUILD = ROOT / "_build"
 CACHE = BUILD / ".jupyter_cache"
 KEY = BUILD / "jupyter_cache.key"
 # What a chapter's cells can see besides their own text.
-INPUTS = ("requirements.txt", "dqt_core/**/*", "book/*.py", "reproductions/**/*")
+INPUTS = ("requirements.txt", "dqt_core/**/*", "book/*.py", "book/assignments/**/*", "reproductions/**/*")
 
 
 def cache_key() -> str:

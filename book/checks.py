@@ -6,38 +6,17 @@ element with its bits.
 """
 
 import math
-from dataclasses import dataclass
 from fractions import Fraction
 
-import emulation
 import numpy as np
+from judging import Verdict, bits
+from judging import judge as _judge
+from judging import judge_kernel as _judge_kernel
 
 from dqt_core import data, integer, nested, results
-from dqt_core.kernels.emulator import EmulatorError
 
 UNSIGNED = np.arange(256).astype(np.uint8)
 SIGNED = UNSIGNED.view(np.int8)
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What a checker says; true if the exercise is solved."""
-
-    passed: bool
-    message: str
-
-    def __bool__(self):
-        return self.passed
-
-    def __repr__(self):
-        return self.message
-
-
-def bits(code, width):
-    """The two's complement bits of a code; more than `width` of them where the code does not fit."""
-    code = int(code)
-    fits = -(1 << (width - 1)) <= code < 1 << width
-    return format(code & ((1 << width) - 1), f"0{width}b") if fits else format(code, "b")
 
 
 # Chapter 1
@@ -962,21 +941,6 @@ def _judge_each(function, cases, right, noun):
     return verdict
 
 
-def _judge(function, cases, right, element=None):
-    """Compare function(*arguments) with what is expected; cases are (call, arguments, expected, bits)."""
-    for call, arguments, expected, width in cases:
-        try:
-            got = function(*[a.copy() if isinstance(a, np.ndarray) else a for a in arguments])
-        except Exception as error:
-            return Verdict(False, f"{call} raised {type(error).__name__}: {error}")
-        if got is None or got is Ellipsis:
-            return Verdict(False, f"Not solved yet: {call.partition('(')[0]} returned {got}.")
-        problem = _first_wrong(np.asarray(got), np.asarray(expected), width, element)
-        if problem:
-            return Verdict(False, f"{call}: {problem}")
-    return Verdict(True, f"Right: {right}.")
-
-
 def _judge_reals(function, cases, right, element):
     """As `_judge` for real numbers, equal to five digits; cases are (call, arguments, expected)."""
     for call, arguments, expected in cases:
@@ -995,47 +959,3 @@ def _judge_reals(function, cases, right, element):
             values = f"expected {expected[i]:.6g}, got {got[i]:.6g}"
             return Verdict(False, f"{call}: first wrong at {element(i)}: {values}")
     return Verdict(True, f"Right: {right}.")
-
-
-def _judge_kernel(function, name, kernel, cases, right):
-    """Run the kernel that function() is the text of, in both orders of threads and strictly.
-
-    Cases are (what it is run on, blocks of 128 threads, arguments, expected, bits); the first argument holds
-    codes, the second receives the result.
-    """
-    if lacks := emulation.missing():
-        return Verdict(False, f"Not checked: {lacks}.")
-    text = function()
-    if text is None or text is Ellipsis:
-        return Verdict(False, f"Not solved yet: {name} returned {text}.")
-    for order in ("ascending", "descending"):
-        try:
-            run = emulation.compiled(text, kernel, backwards=order == "descending", checked=True)
-            for given, blocks, arguments, expected, width in cases:
-                what = f"{name}, {given}, threads in {order} order"
-                codes, out = arguments[0], arguments[1].copy()
-                run((blocks, 1, 1), (128, 1, 1), (codes.copy(), out, *arguments[2:]))
-                if problem := _first_wrong(out, expected, width, _naming(codes)):
-                    return Verdict(False, f"{what}: {problem}")
-        except EmulatorError as error:
-            return Verdict(False, f"{name}: {error}")
-    return Verdict(True, f"Right: {right}, in both orders of threads.")
-
-
-def _naming(codes):
-    return lambda i: f"element {i}, of code {codes[i]} ({bits(codes[i], 8)})"
-
-
-def _first_wrong(got, expected, width, element):
-    if got.dtype.kind not in "biuf" or (got.dtype.kind == "f" and (got % 1 != 0).any()):
-        return f"expected integers, got {got.dtype} {got.ravel()[:3].tolist()}"
-    common = min(got.size, expected.size)
-    wrong = np.flatnonzero(got.ravel()[:common] != expected.ravel()[:common])
-    if got.ndim == expected.ndim and wrong.size:
-        i = wrong[0]
-        where = f"first wrong at {element(i)}: " if element else ""
-        pair = [f"{int(a.ravel()[i])} ({bits(a.ravel()[i], width)})" for a in (expected, got)]
-        return f"{where}expected {pair[0]}, got {pair[1]}"
-    if got.shape != expected.shape:
-        return f"expected shape {expected.shape}, got {got.shape}"
-    return None

@@ -96,6 +96,7 @@ def book() -> Path:
 PLANTED = {
     "test_a_wrong_solution_is_rejected": "wrong solutions of exercises rejected",
     "test_every_mutant_is_killed": "errors planted in kernels caught",
+    "test_a_wrong_submission_loses_its_points": "wrong submissions of assignments lose their points",
 }
 
 
@@ -107,3 +108,12 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         )
         if passed + failed:
             terminalreporter.write_line(f"{passed} of {passed + failed} {meaning}")
+    rows = [
+        value
+        for outcome in ("passed", "failed")
+        for report in terminalreporter.stats.get(outcome, ())
+        for name, value in getattr(report, "user_properties", ())
+        if name == "graded" and report.when == "call"
+    ]
+    for assignment, submission, points in sorted(rows, key=lambda row: row[0]):
+        terminalreporter.write_line(f"{assignment}  {points:3.0f} of 100  {submission}")

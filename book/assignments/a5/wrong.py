@@ -1,0 +1,76 @@
+"""Kept wrong submissions of A5."""
+
+from submissions import Wrong, solutions
+
+RIGHT = solutions("a5")
+
+
+def changed(task, *pairs):
+    """The right answer with each old text replaced by a new one."""
+    text = RIGHT[task]
+    for old, new in pairs:
+        assert old in text, old
+        text = text.replace(old, new)
+    return {task: text}
+
+
+GREEDY = """
+def best_static(loss, cost, budget):
+    picks = np.zeros(len(loss), int)
+    while True:
+        found, spent = [], cost[np.arange(len(loss)), picks].sum()
+        for layer, k in enumerate(picks):
+            for wider in range(k + 1, 3):
+                more = cost[layer, wider] - cost[layer, k]
+                if spent + more <= budget:
+                    found.append(((loss[layer, k] - loss[layer, wider]) / more, layer, wider))
+        if not found:
+            return picks
+        _, layer, wider = max(found)
+        picks[layer] = wider
+"""
+OWN_DP = RIGHT["a5_3"].replace("def best_static", "def exact").strip()
+PER_IMAGE = (
+    OWN_DP
+    + """
+
+def best_per_image(loss, cost, budget):
+    every = np.broadcast_to(cost, loss.shape).reshape(-1, 3)
+    return exact(loss.reshape(-1, 3), every, budget).reshape(loss.shape[:2])
+"""
+)
+
+WRONG = (
+    Wrong("uint8", "squares the widths in uint8", ("a5_1",),
+          changed("a5_1", ("widths.astype(np.int64)", "(widths * widths * widths)"), ("macs * wide * wide", "macs * wide"))),
+    Wrong("forgotten", "leaves the fixed layers out", ("a5_1",), changed("a5_1", (" + 64 * fixed_macs", ""))),
+    Wrong("wider", "gives ties to the wider choice", ("a5_2",),
+          changed("a5_2", ("logits.reshape(len(sums), layers, 3).argmax(axis=2)",
+                           "2 - logits.reshape(len(sums), layers, 3)[..., ::-1].argmax(axis=2)"))),
+    Wrong("unrounded", "shifts without adding the half", ("a5_2",), changed("a5_2", ("(total + (1 << (r - 1))) >> r", "total >> r"))),
+    Wrong("greedy", "widens the layer that gains most, again and again", ("a5_3",),
+          {"a5_3": GREEDY, "a5_4": PER_IMAGE}),
+    Wrong("spendthrift", "ignores the budget", ("a5_3", "a5_4"), {"a5_3": """
+def best_static(loss, cost, budget):
+    return loss.argmin(axis=1)
+"""}),
+    Wrong("one-for-all", "gives all images the same widths", ("a5_4",), {"a5_4": """
+def best_per_image(loss, cost, budget):
+    same = best_static(loss.sum(axis=0), len(loss) * cost, budget)
+    return np.tile(same, (len(loss), 1))
+"""}),
+    Wrong("caller", "calls dqt_core for the allocation", ("a5_3", "a5_4"), {"a5_3": """
+from dqt_core.allocate import allocate
+def best_static(loss, cost, budget):
+    return allocate(cost, loss, budget)
+"""}),
+    Wrong("strict", "takes the wide width above the threshold only", ("a5_5",), changed("a5_5", (">= threshold", "> threshold"))),
+    Wrong("patched", "replaces the oracle by its own answer", ("a5_2",), {"a5_2": """
+from dqt_core import integer
+integer.requantize = lambda *arguments: np.zeros((12, 16), np.uint8)
+integer.matmul = lambda x, w: np.zeros((len(x), len(w)), np.int32)
+tasks.integer.matmul, tasks.integer.requantize = integer.matmul, integer.requantize
+def choose(sums, w1, M, B, r, w2, layers):
+    return np.zeros((len(sums), layers), int)
+"""}),
+)  # fmt: skip

@@ -1,0 +1,303 @@
+"""The assignments grade themselves: blank ones, right ones, and the kept wrong and cheating submissions."""
+
+import contextlib
+import importlib
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import traceback
+from pathlib import Path
+
+import emulation
+import judging
+import nbformat
+import numpy as np
+import pytest
+from nbgrader.converters import Autograde
+from nbgrader.preprocessors import Execute, NbGraderPreprocessor
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT / "book" / "assignments")]
+import course  # noqa: E402
+import submissions  # noqa: E402
+
+KEPT = [(name, wrong) for name in course.NAMES for wrong in submissions.wrong(name)]
+
+
+def execute(notebook, folder, send):
+    """Run the cells as a kernel would, one space for all; send what each of them printed and raised."""
+    os.chdir(folder)
+    sys.path.insert(0, str(folder))
+    space = {"__name__": "__main__"}
+    for number, cell in enumerate(notebook.cells):
+        if cell.cell_type != "code":
+            continue
+        printed, outputs = io.StringIO(), []
+        with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(io.StringIO()):
+            try:
+                exec(compile(cell.source, f"cell {number}", "exec"), space)
+            except BaseException as error:
+                told = {
+                    "ename": type(error).__name__,
+                    "evalue": str(error),
+                    "traceback": [traceback.format_exc()],
+                }
+                outputs = [{"output_type": "error", **told}]
+        stream = {"output_type": "stream", "name": "stdout", "text": printed.getvalue()}
+        send(json.dumps([number, [stream, *outputs]]).encode() + b"\n")
+
+
+class InProcess(NbGraderPreprocessor):
+    """nbgrader's `Execute` without a kernel: in a fork, so that nothing a student does stays."""
+
+    def preprocess(self, nb, resources):
+        reading, writing = os.pipe()
+        child = os.fork()
+        if child == 0:
+            with contextlib.suppress(BaseException):
+                execute(nb, resources["metadata"]["path"], lambda data: os.write(writing, data))
+            os._exit(0)
+        os.close(writing)
+        with open(reading, encoding="utf-8") as lines:
+            for line in lines:
+                number, outputs = json.loads(line)
+                nb.cells[number].outputs = [nbformat.from_dict(output) for output in outputs]
+        os.waitpid(child, 0)
+        missing = [cell for cell in nb.cells if cell.cell_type == "code" and not cell.outputs]
+        assert not missing, "the run ended early"
+        return nb, resources
+
+
+WITHOUT_KERNEL = [
+    InProcess if step is Execute else step for step in Autograde.autograde_preprocessors.default()
+]
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("course")
+    course.make(folder)
+    return folder
+
+
+def released(folder, name, which="release"):
+    return nbformat.read(folder / which / name / f"{name}.ipynb", as_version=4)
+
+
+def graded(folder, student, name, notebook, **changes):
+    there = folder / "submitted" / student / name
+    shutil.copytree(folder / "release" / name, there)
+    nbformat.write(notebook, there / f"{name}.ipynb")
+    changes = changes or {"Autograde": {"autograde_preprocessors": WITHOUT_KERNEL}}
+    return course.grade(folder, student, name, **changes)
+
+
+def points(name):
+    return {task: most for task, (_, most) in course.facts(name)["tasks"].items()}
+
+
+@pytest.mark.parametrize("name", course.NAMES)
+def test_a_blank_submission_gets_nothing(made, name, record_property):
+    got = graded(made, "blank", name, released(made, name))
+    record_property("graded", [name, "blank", sum(got.values())])
+    assert got == dict.fromkeys(points(name), 0)
+
+
+@pytest.mark.parametrize("name", course.NAMES)
+def test_the_solution_gets_all_points(made, name, record_property):
+    notebook = submissions.filled(released(made, name), submissions.solutions(name))
+    got = graded(made, "solution", name, notebook)
+    record_property("graded", [name, "solution", sum(got.values())])
+    assert got == points(name)
+    assert sum(got.values()) == 100
+
+
+@pytest.mark.parametrize(("name", "wrong"), KEPT, ids=lambda value: getattr(value, "name", value))
+def test_a_wrong_submission_loses_its_points(made, name, wrong, record_property):
+    notebook = submissions.submitted(released(made, name), wrong, submissions.solutions(name))
+    got = graded(made, wrong.name, name, notebook)
+    record_property("graded", [name, wrong.what, sum(got.values())])
+    assert {task for task, most in points(name).items() if got[task] < most} == set(wrong.lost)
+    assert all(got[task] == 0 for task in wrong.lost)
+
+
+def test_every_assignment_keeps_six_wrong_submissions_and_one_that_cheats():
+    for name in course.NAMES:
+        kept = submissions.wrong(name)
+        assert len(kept) >= 6
+        assert {"memorised", "caller", "patched", "borrowed"} & {wrong.name for wrong in kept}
+    assert course.NAMES == ("a1", "a2", "a3", "a4", "a5")
+
+
+@pytest.mark.parametrize("name", course.NAMES)
+def test_the_student_version_has_no_solution_and_no_hidden_test(made, name):
+    notebook, source = released(made, name), released(made, name, "source")
+    text = "\n".join(cell.source for cell in notebook.cells)
+    assert "SOLUTION" not in text
+    assert "HIDDEN" not in text
+    assert "grade(" not in text
+    assert text.count(course.STUB) == len(submissions.solutions(name))
+    assert "HIDDEN" in "\n".join(cell.source for cell in source.cells)
+    assert [cell.source for cell in notebook.cells if cell.cell_type == "markdown"] == [
+        cell.source for cell in source.cells if cell.cell_type == "markdown"
+    ]
+    for cell in notebook.cells:
+        marks = cell.metadata.get("nbgrader")
+        assert cell.cell_type == "markdown" or marks
+        assert not (marks and marks["locked"]) or cell.metadata["editable"] is False
+
+
+def test_nbgraders_own_run_in_a_kernel_gives_the_same_points(made):
+    wrong = next(wrong for wrong in submissions.wrong("a1") if wrong.name == "unclamped")
+    notebook = submissions.submitted(released(made, "a1"), wrong, submissions.solutions("a1"))
+    without = graded(made, "without-kernel", "a1", notebook)
+    assert graded(made, "with-kernel", "a1", notebook, Execute={"timeout": 300}) == without
+    assert 0 < sum(without.values()) < 100
+
+
+# In a student's folder
+
+
+def answered(made, tmp_path, name, answers):
+    """A student's folder with some answers typed in."""
+    folder = tmp_path / name
+    shutil.copytree(made / "release" / name, folder)
+    nbformat.write(submissions.filled(released(made, name), answers), folder / f"{name}.ipynb")
+    return folder
+
+
+def run_pytest(folder, *options):
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST")}
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *options]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+
+
+def test_tasks_run_in_order_and_stop_at_the_first_that_fails(made, tmp_path):
+    right = submissions.solutions("a1")
+    unclamped = next(wrong for wrong in submissions.wrong("a1") if wrong.name == "unclamped").answers
+    folder = answered(made, tmp_path, "a1", {"a1_1": right["a1_1"], "a1_2": right["a1_2"], **unclamped})
+    result = run_pytest(folder)
+    assert re.search(r"1 failed, 2 passed", result.stdout)
+    assert re.search(
+        r"a1_3: half_up\(\w+, \d\): first wrong at element \d+, master -?\d+ \([01]{8}\)", result.stdout
+    )
+    assert re.search(r"epsilon, bit \d of q +1  1\n +clamped to \d+", result.stdout)
+    assert "is what comes out if the sum is not clamped" in result.stdout
+    assert "a1_4" not in result.stdout
+
+
+def test_one_task_runs_by_its_marker(made, tmp_path):
+    folder = answered(made, tmp_path, "a2", {"a2_3": submissions.solutions("a2")["a2_3"]})
+    result = run_pytest(folder, "-m", "a2_3")
+    assert "1 passed, 4 deselected" in result.stdout
+    assert (
+        "a2_3: from" in run_pytest(folder, "--markers").stdout
+        or "a2_3: " in (folder / "pytest.ini").read_text()
+    )
+
+
+def test_markers_are_registered_strictly(made):
+    for name in course.NAMES:
+        settings = (made / "release" / name / "pytest.ini").read_text()
+        assert "-x" in settings
+        assert "--strict-markers" in settings
+        for task in course.facts(name)["tasks"]:
+            assert f"\n    {task}: " in settings
+
+
+# The checks
+
+
+@pytest.fixture
+def grading():
+    """The module behind the checks, and what it does to imports undone."""
+    kept, finders, path = dict(sys.modules), sys.meta_path[:], sys.path[:]
+    import grading
+
+    yield grading
+    for name in set(sys.modules) - set(kept):
+        del sys.modules[name]
+    sys.modules.update(kept)
+    sys.meta_path[:], sys.path[:] = finders, path
+
+
+def test_a_closed_module_says_so_and_the_oracle_is_still_there(grading):
+    import dqt_core
+
+    grading.close("for a reason", "nested")
+    with pytest.raises(ImportError, match=r"dqt_core\.nested is closed in this notebook: for a reason"):
+        importlib.import_module("dqt_core.nested")
+    assert not hasattr(dqt_core, "nested")
+    (nested,) = grading.oracles("nested")
+    assert nested.switch(np.array([255], np.uint8), 4) == 15
+    grading.close("for another reason")
+    with pytest.raises(ImportError, match="dqt_core is closed"):
+        importlib.import_module("dqt_core")
+
+
+def test_an_oracle_is_read_from_its_file_anew(grading, monkeypatch):
+    from dqt_core import nested
+
+    monkeypatch.setattr(nested, "switch", lambda *arguments: None)
+    (fresh,) = grading.oracles("nested")
+    assert fresh.switch(np.array([255], np.uint8), 4) == 15
+
+
+def test_graded_inputs_are_fresh_and_can_be_repeated(grading, capsys):
+    seen = []
+    tasks = {
+        "t": lambda function, rng: seen.append(rng.integers(2**60)) or grading.judging.Verdict(True, "Right.")
+    }
+    check, grade = grading.checkers(tasks)
+    for run in (check, check, grade, grade):
+        run("t", None)
+    seeds = [int(seed) for seed in re.findall(r"seed=(\d+)", capsys.readouterr().out)]
+    for seed in seeds:
+        check("t", None, seed)
+    assert seen[0] == seen[1]
+    assert len(set(seen)) == 3
+    assert seen[2:4] == seen[4:6]
+    with pytest.raises(ValueError, match="there is no task 'u'"):
+        check("u", None)
+
+
+def test_a_float_is_no_code(grading):
+    verdict = grading.judge(lambda x: x / 1, [("f(x)", (np.arange(3),), np.arange(3), 8)], "")
+    assert not verdict
+    assert "it returned float64 numbers; codes and sums are integers" in verdict.message
+
+
+def test_where_a_gpu_answers_it_runs_the_same_text(monkeypatch):
+    texts = []
+    monkeypatch.setattr(emulation, "on_gpu", lambda text, name: texts.append(name) or (lambda *launch: None))
+    out = np.zeros(1, np.int32)
+    launch = judging.Launch("one", (1, 1, 1), (out, out.copy()), out + 7, 8, str, block=(1, 1, 1))
+    text = 'extern "C" __global__ void seven(int* x, int* out) { *out = 7; }'
+    verdict = judging.judge_kernel(lambda: text, "kernel", "seven", [launch], "", "cuda_cpu.hpp")
+    assert texts == ["seven"]
+    assert "kernel, one, on the GPU: first wrong at 0: expected 7" in verdict.message
+
+
+# The commands
+
+
+def test_a_folder_of_submissions_is_graded_by_one_command(made, tmp_path, monkeypatch, capsys):
+    answered(made, tmp_path / "ann", "a2", {})
+    answered(made, tmp_path / "bob", "a2", submissions.solutions("a2"))
+    steps = {"Autograde": {"autograde_preprocessors": WITHOUT_KERNEL}}
+    original = course.grade
+    monkeypatch.setattr(course, "grade", lambda *arguments: original(*arguments, **steps))
+    course.main(["grade", str(tmp_path), "--course", str(made)])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[:3] for line in lines[1:3]] == [["ann", "a2", "0"], ["bob", "a2", "100"]]
+
+
+def test_a_folder_without_submissions_is_named(tmp_path):
+    with pytest.raises(SystemExit, match=r"expected .*/STUDENT/a1/a1\.ipynb"):
+        course.main(["grade", str(tmp_path), "--course", str(tmp_path)])
+    with pytest.raises(SystemExit, match="grade needs a folder of submissions, got None"):
+        course.main(["grade"])
