@@ -8,11 +8,11 @@ from show import Table
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "reproductions" / "results" / "export"
 WAYS = {
-    "numpy": "NumPy, the definition",
-    "torch": "torch, the fast backend",
-    "onnx": "ONNX Runtime",
-    "c": "C99, compiled by gcc",
-    "browser": "JavaScript in Chromium",
+    "numpy": "NumPy",
+    "torch": "torch",
+    "onnx": "ONNX",
+    "c": "C99",
+    "browser": "browser",
 }
 SIZES = {
     "weights": "weights, constant",

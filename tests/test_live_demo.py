@@ -184,7 +184,7 @@ def test_a_bitmap_becomes_grey_as_the_digits_did():
 
 @needs_node
 def test_a_drawing_is_fitted_to_the_square():
-    strokes = [[[3, 4], [5, 10]], [[9, 7]]]
+    strokes = [[[3, 4], [5, 20]], [[13, 7]]]
     bitmap = np.reshape(node("Array.from(widget.bitmapOf(widget.fitted(given)))", DRAWING, strokes), (32, 32))
     rows, columns = np.flatnonzero(bitmap.any(1)), np.flatnonzero(bitmap.any(0))
     assert rows[0] <= 1

@@ -98,7 +98,7 @@
     " canvas.draw{width:min(16rem,100%);aspect-ratio:1;touch-action:none;cursor:crosshair;background:#000}",
     " canvas.seen{width:6rem;height:6rem}",
     " .row{display:flex;flex-wrap:wrap;gap:.5rem;align-items:center;margin:.5rem 0}",
-    " button{padding:.25rem .7rem;border:1px solid var(--pst-color-text-muted,#777);border-radius:.3rem;" +
+    " button{width:auto;flex:none;padding:.25rem .7rem;border:1px solid var(--pst-color-text-muted,#777);border-radius:.3rem;" +
     "background:transparent;color:inherit;cursor:pointer}",
     " label{display:block;margin:.4rem 0}", " input[type=range]{width:100%;accent-color:var(--pst-color-primary,#2e86c1)}",
     " input[type=file]{max-width:100%;color:inherit}",
