@@ -417,7 +417,7 @@ class Decks:
             self.chapters[name] = chapter(tree, number)
             if self.chapters[name].pages:
                 self._link(tree, name)
-        for node in [*tree.findall(lambda node: isinstance(node, slide) or mark_of(node) is not None)]:
+        for node in [*tree.findall(slide)]:  # or the search would find what the page does not show
             node.parent.remove(node)
 
     def _link(self, tree: nodes.document, name: str) -> None:
