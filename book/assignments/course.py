@@ -112,7 +112,6 @@ def configuration(folder):
     config.ClearSolutions.code_stub = {"python": STUB}
     config.OverwriteCells.add_missing_cells = True
     config.Execute.timeout = 300
-    config.Exchange.assignment_dir = str(folder)
     return config
 
 
@@ -160,10 +159,11 @@ def make(folder=COURSE, names=NAMES):
         (here / "pytest.ini").write_text(markers(name))
         with quietly():
             require(api(folder).generate_assignment(name, force=True), f"make {name}")
-    settings = configuration(folder)
-    lines = ["c = get_config()"]
-    for section, traits in settings.items():
-        lines += [f"c.{section}.{trait} = {value!r}" for trait, value in traits.items()]
+    lines = ["c = get_config()  # run nbgrader in this folder"]
+    for section, traits in configuration(folder).items():
+        for trait, value in traits.items():
+            if str(folder) != value:
+                lines.append(f"c.{section}.{trait} = {value!r}")
     (folder / "nbgrader_config.py").write_text("\n".join(lines) + "\n")
 
 
