@@ -36,6 +36,10 @@ class Stored(Protocol):
     labels: Labels
 
     @property
+    def resize(self) -> int | None:
+        """Length of the short side before a central cut; None: as stored."""
+
+    @property
     def place(self) -> str:
         """The folder, for messages."""
 
@@ -73,6 +77,11 @@ class Packed:
         return len(self.labels)
 
     @property
+    def resize(self) -> int:
+        """Length of the short side before a central cut."""
+        return RESIZED
+
+    @property
     def place(self) -> str:
         """The folder, for messages."""
         return str(self.folder)
@@ -92,7 +101,7 @@ class Packed:
 
 @functools.lru_cache(maxsize=4096)
 def _handle(shard: Path) -> int:
-    """An open shard; a forked worker shares it, which reads by position allow."""
+    """An open shard; forked workers share it, which reading by position allows."""
     return os.open(shard, os.O_RDONLY)
 
 
@@ -374,7 +383,7 @@ def central(
             break
         try:
             with pillow().open(io.BytesIO(stored.read(i))) as opened:
-                found.append(cut(opened.convert("RGB"), RESIZED))
+                found.append(cut(opened.convert("RGB"), stored.resize))
         except DAMAGE as error:
             if not go_on:
                 raise DataError(f"{stored.name(i)} cannot be decoded: {error}; get the file again") from error
