@@ -93,7 +93,7 @@
     "{border:1px solid var(--pst-color-border,#888);border-radius:.4rem;padding:1rem;margin:1.5rem 0;" +
     "background:var(--pst-color-surface,transparent);color:var(--pst-color-text-base,inherit)}",
     " .stage{display:grid;grid-template-columns:repeat(auto-fit,minmax(15rem,1fr));gap:1.2rem}",
-    " h3{font-size:1rem;margin:0 0 .4rem}",
+    " h3{font-size:1rem;margin:1rem 0 .4rem}",
     " canvas{image-rendering:pixelated;border:1px solid var(--pst-color-text-muted,#777);display:block}",
     " canvas.draw{width:min(16rem,100%);aspect-ratio:1;touch-action:none;cursor:crosshair;background:#000}",
     " canvas.seen{width:6rem;height:6rem}",
