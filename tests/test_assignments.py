@@ -125,6 +125,31 @@ def test_a_wrong_submission_loses_its_points(made, name, wrong, record_property)
     assert all(got[task] == 0 for task in wrong.lost)
 
 
+YES = "def begin():\n    pass\n\ndef check(*arguments):\n    pass\n\ngrade = check\n"
+
+
+def test_a_checker_handed_in_beside_the_notebook_is_not_used(made):
+    there = made / "submitted" / "own-checker" / "a2"
+    shutil.copytree(made / "release" / "a2", there)
+    (there / "tasks.py").write_text(YES)
+    steps = {"Autograde": {"autograde_preprocessors": WITHOUT_KERNEL}}
+    assert course.grade(made, "own-checker", "a2", **steps) == dict.fromkeys(points("a2"), 0)
+    assert (made / "autograded" / "own-checker" / "a2" / "tasks.py").read_text() != YES
+
+
+def test_a_checker_rewritten_by_the_notebook_is_noticed(made):
+    own = f"from pathlib import Path\nPath('tasks.py').write_text({YES!r})\ncheck = lambda *arguments: None"
+    names = "register_bits = dot = fixed_point = requantize = block_end = 0"
+    wrong = submissions.Wrong("rewriter", "", (), {"a2_1": names}, first=own)
+    notebook = submissions.submitted(released(made, "a2"), wrong, {})
+    assert graded(made, "rewriter", "a2", notebook) == dict.fromkeys(points("a2"), 0)
+    said = released(made, "a2", "autograded/rewriter")
+    errors = [
+        output.evalue for cell in said.cells for output in cell.get("outputs", []) if "evalue" in output
+    ]
+    assert sum("tasks.py was changed" in error for error in errors) == len(points("a2"))
+
+
 def test_every_assignment_keeps_six_wrong_submissions_and_one_that_cheats():
     for name in course.NAMES:
         kept = submissions.wrong(name)

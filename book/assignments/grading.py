@@ -5,9 +5,10 @@ gives it; `check` runs it on inputs that are always the same, `grade` on fresh o
 """
 
 import contextlib
-import importlib
+import importlib.util
 import os
 import sys
+import types
 from collections.abc import Iterator
 
 import numpy as np
@@ -46,7 +47,10 @@ def close(reason, *names):
 
 @contextlib.contextmanager
 def pristine() -> Iterator[None]:
-    """Import the package from its files, whatever the notebook closed or changed; put all back afterwards."""
+    """Import modules of the package from their files, whatever the notebook closed or changed.
+
+    All is put back afterwards. The package's own `__init__` is not run: it imports much that nobody needs.
+    """
 
     def own():
         return [name for name in sys.modules if name.partition(".")[0] == PACKAGE]
@@ -54,6 +58,9 @@ def pristine() -> Iterator[None]:
     finders, kept = sys.meta_path[:], {name: sys.modules.pop(name) for name in own()}
     sys.meta_path[:] = [finder for finder in finders if not hasattr(finder, "closes")]
     try:
+        package = types.ModuleType(PACKAGE)
+        package.__path__ = importlib.util.find_spec(PACKAGE).submodule_search_locations
+        sys.modules[PACKAGE] = package
         yield
     finally:
         for name in own():

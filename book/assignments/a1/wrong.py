@@ -38,10 +38,6 @@ def quantize(x, step, signed):
     return np.clip(np.round(x / step), lo, hi).astype(np.int8 if signed else np.uint8)
 """}),
     Wrong("memorised", "has learned the results of the public check by heart", ("a1_1",), {"a1_1": MEMORISED}),
-    Wrong("bytes", "works on the bytes of signed codes, and loses the sign", ("a1_2",), {"a1_2": """
-def drop_bits(q, b):
-    return q.view(np.uint8) >> (8 - b)
-"""}),
     Wrong("caller", "calls dqt_core for the answer", ("a1_2", "a1_3", "a1_4", "a1_6"), {"a1_2": """
 from importlib import import_module
 def drop_bits(q, b):
@@ -73,17 +69,6 @@ def half_up(q, b):
     Wrong("straight", "reads the last width of a path from the master", ("a1_4",), {"a1_4": """
 def walk(q, path):
     return half_up(q, path[-1])
-"""}),
-    Wrong("upside-down", "takes plane 0 for the lowest bits", ("a1_5",), {"a1_5": """
-def to_planes(q):
-    shifts = np.arange(8, dtype=np.uint8)[:, None]
-    return np.packbits(q.view(np.uint8) >> shifts & 1, axis=1)
-"""}),
-    Wrong("greedy", "reads all eight planes", ("a1_6",), {"a1_6": """
-def from_planes(planes, b, n, signed):
-    found = np.unpackbits(planes, axis=1, count=n)
-    top = sum(found[i].astype(np.uint8) << (7 - i) for i in range(8)).astype(np.uint8)
-    return half_up(top.view(np.int8) if signed else top, b)
 """}),
     Wrong("floor-only", "reads b planes and leaves epsilon out", ("a1_6",), {"a1_6": """
 def from_planes(planes, b, n, signed):

@@ -36,20 +36,12 @@ def register_bits(terms, b_w, b_a):
 def register_bits(terms, b_w, b_a):
     return (terms * 2 ** (b_w - 1) * (2**b_a - 1)).bit_length() + 1
 """}),
-    Wrong("wrapping", "multiplies in 16 bits", ("a2_2",), {"a2_2": """
-def dot(x, w):
-    return (x.astype(np.int16) @ w.T.astype(np.int16)).astype(np.int32)
-"""}),
     Wrong("float32", "adds in float32, which holds 24 bits", ("a2_2",), {"a2_2": """
 def dot(x, w):
     sums = np.zeros((len(x), len(w)), np.float32)
     for k in range(x.shape[1]):
         sums += x[:, k, None].astype(np.float32) * w[:, k].astype(np.float32)
     return sums.astype(np.int32)
-"""}),
-    Wrong("truncated", "lets // round down a ratio", ("a2_3",), {"a2_3": """
-def fixed_point(numerator, denominator, r):
-    return (numerator << r) // denominator
 """}),
     Wrong("off-by-one", "leaves out the half before the shift", ("a2_4",),
           {"a2_4": REQUANTIZE.format(rounded="total >> r")}),

@@ -43,11 +43,9 @@ def best_per_image(loss, cost, budget):
 WRONG = (
     Wrong("uint8", "squares the widths in uint8", ("a5_1",),
           changed("a5_1", ("widths.astype(np.int64)", "(widths * widths * widths)"), ("macs * wide * wide", "macs * wide"))),
-    Wrong("forgotten", "leaves the fixed layers out", ("a5_1",), changed("a5_1", (" + 64 * fixed_macs", ""))),
     Wrong("wider", "gives ties to the wider choice", ("a5_2",),
           changed("a5_2", ("logits.reshape(len(sums), layers, 3).argmax(axis=2)",
                            "2 - logits.reshape(len(sums), layers, 3)[..., ::-1].argmax(axis=2)"))),
-    Wrong("unrounded", "shifts without adding the half", ("a5_2",), changed("a5_2", ("(total + (1 << (r - 1))) >> r", "total >> r"))),
     Wrong("greedy", "widens the layer that gains most, again and again", ("a5_3",),
           {"a5_3": GREEDY, "a5_4": PER_IMAGE}),
     Wrong("spendthrift", "ignores the budget", ("a5_3", "a5_4"), {"a5_3": """
@@ -64,7 +62,6 @@ from dqt_core.allocate import allocate
 def best_static(loss, cost, budget):
     return allocate(cost, loss, budget)
 """}),
-    Wrong("strict", "takes the wide width above the threshold only", ("a5_5",), changed("a5_5", (">= threshold", "> threshold"))),
     Wrong("patched", "replaces the oracle by its own answer", ("a5_2",), {"a5_2": """
 from dqt_core import integer
 integer.requantize = lambda *arguments: np.zeros((12, 16), np.uint8)
