@@ -187,9 +187,9 @@ def submissions(folder):
 
 
 def grade_all(folder, submitted):
+    found = submissions(submitted)
     if not (folder / "source").is_dir():
         make(folder)
-    found = submissions(submitted)
     for student, name in found:
         there = folder / "submitted" / student / name
         if there.resolve() != (Path(submitted) / student / name).resolve():
