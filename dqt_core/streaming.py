@@ -9,7 +9,7 @@ import hashlib
 import io
 import os
 import tarfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from dqt_core._torchvision import import_torchvision
 from dqt_core.data import DataError, Images, Labels
-from dqt_core.data_imagenet import DAMAGE, MEAN, RESIZED, STD, ImageFiles, cut, pillow
+from dqt_core.data_imagenet import DAMAGE, MEAN, STD, ImageFiles, cut, pillow
 
 Key = tuple[int, Tensor]  # epoch, image numbers
 INDEX = "index.npz"  # written last: a folder without it is not whole
@@ -64,6 +64,8 @@ class Packed:
     classes : tuple of str
     left_out : dict of str to str
         Files that could not be decoded when the shards were made, and why.
+    resize : int or None
+        Length of the short side before a central cut; None: as stored.
     """
 
     folder: Path
@@ -72,14 +74,10 @@ class Packed:
     places: NDArray[np.int64]
     classes: tuple[str, ...]
     left_out: dict[str, str]
+    resize: int | None
 
     def __len__(self) -> int:
         return len(self.labels)
-
-    @property
-    def resize(self) -> int:
-        """Length of the short side before a central cut."""
-        return RESIZED
 
     @property
     def place(self) -> str:
@@ -150,7 +148,7 @@ def pack(
     unfinished = folder.with_name(f"{folder.name}.unfinished")
     unfinished.mkdir(parents=True, exist_ok=True)
     numbers = np.random.default_rng(seed).permutation(len(files))
-    classes, files = files.classes, files.part(numbers)
+    files = files.part(numbers)
     kept: list[int] = []
     left_out: dict[str, str] = {}
     with _shard_writer(unfinished, per_shard) as writer, ProcessPoolExecutor(workers) as pool:
@@ -166,7 +164,7 @@ def pack(
                 writer.write({"__key__": key, kind: path.read_bytes(), "cls": str(label).encode()})
     if len(left_out) == len(files):
         raise DataError(f"none of {len(files)} images can be decoded: {_some(left_out)}")
-    _write_index(unfinished, np.argsort(kept), classes, left_out)
+    _write_index(unfinished, np.argsort(kept), files, left_out)
     os.replace(unfinished, folder)
     return open_packed(folder)
 
@@ -192,7 +190,7 @@ def _check(path: Path) -> str:
 
 
 def _write_index(
-    folder: Path, order: NDArray[np.int64], classes: Sequence[str], left_out: Mapping[str, str]
+    folder: Path, order: NDArray[np.int64], files: ImageFiles, left_out: Mapping[str, str]
 ) -> None:
     """The images are numbered as in their folders: shards are another way to store them, no other data."""
     names: list[bytes] = []
@@ -213,7 +211,8 @@ def _write_index(
         names=np.array(names)[order],
         places=np.array(places, np.int64)[order],
         labels=np.array(labels, np.int64)[order],
-        classes=np.array(classes),
+        classes=np.array(files.classes),
+        resize=np.array(files.resize or 0),
         left_out=np.array(list(left_out.items()), np.str_).reshape(-1, 2),
     )
 
@@ -244,7 +243,7 @@ def open_packed(folder: str | Path) -> Packed:
         )
         raise DataError(f"{folder / INDEX} is missing: {state}")
     with np.load(folder / INDEX) as index:
-        found = {key: index[key] for key in ("names", "places", "labels", "classes", "left_out")}
+        found = {key: index[key] for key in ("names", "places", "labels", "classes", "left_out", "resize")}
     for number in np.unique(found["places"][:, 0]).tolist():
         shard, places = folder / shard_name(number), found["places"][found["places"][:, 0] == number]
         least = int(places[:, 1:].sum(1).max())
@@ -253,7 +252,8 @@ def open_packed(folder: str | Path) -> Packed:
             raise DataError(f"{shard} has {size} bytes, its {len(places)} images need {least}; copy it again")
     left_out = dict(found["left_out"].tolist())
     classes = tuple(found["classes"].tolist())
-    return Packed(folder, found["labels"], found["names"], found["places"], classes, left_out)
+    resize = int(found["resize"]) or None
+    return Packed(folder, found["labels"], found["names"], found["places"], classes, left_out, resize)
 
 
 @dataclass

@@ -229,8 +229,8 @@ def fit(
     schedules = [_schedule(optimizer, recipe, batches.steps) for optimizer in optimizers_]
     run = _description(recipe, dataset, loss, batches.microbatches)
     checkpoint = _Checkpoint(accelerator, run, out, schedules)
-    distributed.broadcast(net)
     with _prepared(accelerator, net, optimizers_) as (model, prepared):
+        distributed.broadcast(model)  # on the device: not every back end sends from a CPU
         history = checkpoint.restore()
         statistics = distributed.RunningStatistics(model, batches.microbatches)
         bar = tqdm(total=batches.steps, initial=len(history), disable=not accelerator.is_local_main_process)

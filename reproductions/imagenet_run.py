@@ -259,11 +259,11 @@ def run(options: argparse.Namespace) -> Path:
     net = one.convert(tuple(options.widths or WIDTHS))
     program = lower(net, options.network)
     uniform = [width for width in UNIFORM if width in (options.widths or WIDTHS)]
-    for width in uniform[:3]:
+    for width in [width for width in uniform if width != UNIFORM[-1]]:
         one.integer_row(str(width), program, width, "uniform")
     for bits in BUDGETS:
         one.mixed_row(net, program, bits)
-    for width in uniform[3:]:
+    for width in [width for width in uniform if width == UNIFORM[-1]]:
         one.integer_row(str(width), program, width, "uniform")
     return one.write()
 

@@ -41,7 +41,7 @@ def rows_of(record: Record) -> list[list[str]]:
 
 
 def short_rows(trained: Record, record: Record) -> list[list[str]]:
-    """Widths, accuracy without and with a short training, and the paired difference, on the same images."""
+    """Widths, accuracy without and with a short training, paired differences and what they say; same images."""
     if trained["dataset"]["files"] != record["dataset"]["files"]:
         raise results.ResultError(
             f"the trained network saw {trained['dataset']['images']} images, the other {record['dataset']['images']} "
@@ -54,8 +54,9 @@ def short_rows(trained: Record, record: Record) -> list[list[str]]:
             percent(before[row["widths"]]),
             percent(row),
             span(row),
-            points(against(row, before[row["widths"]])),
             points(against(row, record["rows"][0])),
+            points(test := against(row, before[row["widths"]])),
+            "better" if test["low"] > 0 else "worse" if test["high"] < 0 else "cannot be told apart",
         ]
         for row in trained["rows"]
     ]

@@ -165,6 +165,7 @@ for name, record in records.items():
 # Nested codes trained for a few minutes on one CPU thread, from the same float network, on one image a class, and
 # evaluated by integers on the same validation images. It shows that the training path runs on real images from end
 # to end, and what it changes against the rows without training; it says nothing about what a full training reaches.
+# "Cannot be told apart" means that the paired difference's interval holds 0: no improvement is shown.
 
 # %% tags=["hide-input"]
 SHORT = ROOT / "reproductions" / "results" / "imagenet_short"
@@ -174,8 +175,9 @@ head = [
     "post-training",
     "trained",
     "95 % interval",
-    "trained minus post-training",
     "trained minus float",
+    "trained minus post-training",
+    "trained is",
 ]
 for name, record in short.items():
     display(Markdown(f"**{name}**, {record['dataset']['images']:,} images"))
@@ -215,8 +217,8 @@ print(
     f"float steps; {known.parameters / 1e6:.1f} M parameters"
 )
 print(
-    f"assumed: {assumed.gpu_images_per_second:g} images/s of float training on one GPU, of which {assumed.scaling:.0%} "
-    f"remain on several; {assumed.workers} workers a GPU; {assumed.price:g} for a GPU hour"
+    f"assumed: {assumed.gpu_images_per_second:g} images/s of float training on one GPU, of which "
+    f"{assumed.scaling:.0%} remain on several; {assumed.workers} workers a GPU; {assumed.price:g} a GPU hour"
 )
 show.Table(plan_imagenet.HEAD, plan_imagenet.table(known, assumed))
 
@@ -271,7 +273,7 @@ if profile == "train":
     display(show.Table(["of this training", ""], training_facts(live)))
     for row in live["rows"]:
         print(
-            f"{row['widths']}: {row['correct']} of {row['images']}, {row['bitops'] / 1e9:.2f} G BitOPs an image"
+            f"{row['widths']}: {row['correct']} of {row['images']}, {row['bitops'] / 1e9:.2f} G BitOPs each"
         )
 
 # %%
@@ -317,7 +319,8 @@ if profile == "embedded":
 #   with its interval over the sample.
 # - The weights of the recorded ResNet-50 had been compressed by product quantization before. They may not be shipped,
 #   nor the programs lowered from them: their digests stand in the record, and the command above makes them again.
-# - The short training saw one image a class. Nothing here speaks of what low-bit networks reach when they are trained
-#   on all of ImageNet: those rows are listed as not attempted, with the command that trains them.
+# - The short training saw one image a class; its table says whether it improved on the rows without. Nothing here
+#   speaks of what low-bit networks reach when they are trained on all of ImageNet: those rows are listed as not
+#   attempted, with the command that trains them.
 # - Several processes were tried with a tiny network on CPUs, where they train the same weights as one. No part of this
 #   has been run on a GPU.

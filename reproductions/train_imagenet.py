@@ -111,8 +111,9 @@ def run(options: argparse.Namespace) -> Path | None:
     if rank:
         return None
     go_on = options.unreadable_limit > 0
-    train.recalibrate(net, streaming.central(stored, recalibration, options.seed + 1, 64, go_on))
-    program = lower(net, f"{options.network}_trained")
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
+    train.recalibrate(net.to(device), streaming.central(stored, recalibration, options.seed + 1, 64, go_on))
+    program = lower(net.cpu(), f"{options.network}_trained")
     program.save(out)
     files = data_imagenet.open_split(options.imagenet_root, "val", is_sample=options.sample)
     files = files.sample(len(files)).part(slice(options.limit))
