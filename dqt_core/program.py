@@ -22,13 +22,14 @@ from dqt_core.nested import MASTER_WIDTH, Rounding, require_width
 
 Choice: TypeAlias = tuple[int, int]
 Widths: TypeAlias = int | Literal["controller"] | Sequence[int | Choice] | NDArray[np.integer]
-BackendName: TypeAlias = Literal["auto", "numpy", "torch", "cupy", "emulator"]
+BackendName: TypeAlias = Literal["auto", "numpy", "numba", "torch", "cupy", "emulator"]
 
 FORMAT = "dqt-program-1"
 METADATA = "dqt_core"
 IMAGE = "image"
 BACKENDS = {
     "numpy": "dqt_core.backends.numpy_ref",
+    "numba": "dqt_core.backends.numba_cpu",
     "torch": "dqt_core.backends.torch_cpu",
     "cupy": "dqt_core.backends.cupy_gpu",
     "emulator": "dqt_core.backends.emulated",
