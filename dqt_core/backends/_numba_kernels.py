@@ -53,11 +53,12 @@ MEMORY = np.dtype(
             "rows",  # int64: row of its table of every image, for every term
             "tables",  # int8 (look-up tables, 3, 256)
             "ones",  # int32
+            "zeros",  # int32
             "config",  # shapes of the tiles
             *("sums", "sums_step"),  # int32
             *("totals", "totals_step"),  # int64
             *("middles", "middles_step"),  # int32, for every pixel of a block
-            *("spare", "spare_step"),  # a line
+            *("spare", "spare_step"),  # 16 channels of every pixel of a product
             *("panel", "panel_step"),  # the windows of a block
         )
     ]
@@ -324,13 +325,15 @@ def _load(builder: Any, x: Any, kind: int) -> Any:
     return builder.zext(codes, _INTS) if kind == UNSIGNED else builder.sext(codes, _INTS)
 
 
-def _term(builder: Any, values: Any, drop: Any, m: Any, b: Any) -> Any:
-    """``(values << drop) * M + B`` in int64; the shifted values fit int32."""
-    values = builder.sext(builder.shl(values, _every(builder, drop, _INTS)), _LONGS)
+def _table(builder: Any, m: Any, b: Any) -> tuple[Any, Any]:
+    """M as int64, and B."""
     multiplier = builder.sext(builder.load(_at(builder, m, of=_INTS), align=4), _LONGS)
-    return builder.add(
-        builder.mul(values, multiplier), builder.load(_at(builder, b, of=_LONGS), align=8)
-    )
+    return multiplier, builder.load(_at(builder, b, of=_LONGS), align=8)
+
+
+def _term(builder: Any, values: Any, m: Any, b: Any) -> Any:
+    """``values * M + B`` of int32 values, in int64."""
+    return builder.add(builder.mul(builder.sext(values, _LONGS), m), b)
 
 
 def _round(builder: Any, total: Any, r: Any, lo: Any, hi: Any, out: Any) -> None:
@@ -341,50 +344,52 @@ def _round(builder: Any, total: Any, r: Any, lo: Any, hi: Any, out: Any) -> None
     builder.store(builder.trunc(total, _BYTES), _at(builder, out, of=_BYTES), align=1)
 
 
-def _corrected(builder: Any, sums: Any, correction: Any, shift: Any, middle: Any) -> Any:
-    values = builder.sub(_load(builder, sums, SUMS), _load(builder, correction, SUMS))
-    values = builder.shl(values, _every(builder, shift, _INTS))
-    return builder.add(values, _every(builder, middle, _INTS))
-
-
 def _finish(kind: int) -> Any:
-    """The requantize of 16 sums and, unless `kind` is NOTHING, another term.
+    """A function for 16 channels of some pixels: their requantize, whose other term is of a kind.
 
-    own : (sums, correction, shift, middle, M, B), addresses but for the shift and the middle
-    other : (x, drop, M, B)
+    kind : NOTHING, UNSIGNED, SIGNED or SUMS; None: the sums are stored as they are, corrected
+    own : (sums, correction, middles, M, B, out), addresses
+    other : (x, M, B), addresses
+    steps : bytes from a pixel to the next in (sums, middles, out, x)
+    shifts : (of the sums, of x)
     rounding : (r, lo, hi)
     """
 
     @intrinsic
-    def finish(typingctx: Any, own: Any, other: Any, rounding: Any, out: Any) -> Any:
+    def finish(
+        typingctx: Any, pixels: Any, own: Any, other: Any, steps: Any, shifts: Any, rounding: Any
+    ) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            own, other, rounding = (cgutils.unpack_tuple(builder, values) for values in arguments[:3])
-            total = _term(builder, _corrected(builder, *own[:4]), _LONG(0), *own[4:])
-            if kind != NOTHING:
-                x, drop, m, b = other
-                total = builder.add(total, _term(builder, _load(builder, x, kind), drop, m, b))
-            _round(builder, total, *rounding, arguments[3])
+            own, other, steps, shifts, rounding = (cgutils.unpack_tuple(builder, a) for a in arguments[1:])
+            sums, correction, middles, m, b, out = own
+            correction = _load(builder, correction, SUMS)
+            left = _every(builder, shifts[0], _INTS)
+            mine = _table(builder, m, b) if kind is not None else None
+            theirs = _table(builder, *other[1:]) if kind else None
+            with cgutils.for_range(builder, arguments[0], intp=_LONG) as loop:
+                at = [builder.mul(loop.index, step) for step in steps]
+                values = builder.sub(_load(builder, builder.add(sums, at[0]), SUMS), correction)
+                middle = builder.load(_at(builder, middles, at[1], of=_INT), align=4)
+                values = builder.add(builder.shl(values, left), _every(builder, middle, _INTS))
+                place = builder.add(out, at[2])
+                if kind is None:
+                    builder.store(values, _at(builder, place, of=_INTS), align=4)
+                else:
+                    total = _term(builder, values, *mine)
+                    if kind:
+                        x = _load(builder, builder.add(other[0], at[3]), kind)
+                        x = builder.shl(x, _every(builder, shifts[1], _INTS))
+                        total = builder.add(total, _term(builder, x, *theirs))
+                    _round(builder, total, *rounding, place)
             return context.get_dummy_value()
 
-        six, four, three = (types.UniTuple(types.int64, count) for count in (6, 4, 3))
-        return types.none(six, four, three, types.int64), codegen
+        numbers = [types.UniTuple(types.int64, count) for count in (6, 3, 4, 2, 3)]
+        return types.none(types.int64, *numbers), codegen
 
     return finish
 
 
-@intrinsic
-def _store_sums(typingctx: Any, own: Any, out: Any) -> Any:
-    """16 sums with their correction, as they are."""
-
-    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        values = _corrected(builder, *cgutils.unpack_tuple(builder, arguments[0])[:4])
-        builder.store(values, _at(builder, arguments[1], of=_INTS), align=4)
-        return context.get_dummy_value()
-
-    return types.none(types.UniTuple(types.int64, 6), types.int64), codegen
-
-
-_finish_alone, _finish_unsigned, _finish_signed, _finish_sums = map(_finish, range(4))
+_store, (_finish_alone, _finish_unsigned, _finish_signed, _finish_sums) = _finish(None), map(_finish, range(4))
 
 
 def _add(kind: int) -> Any:
@@ -394,7 +399,8 @@ def _add(kind: int) -> Any:
     def add(typingctx: Any, totals: Any, x: Any, drop: Any, m: Any, b: Any) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             place = _at(builder, arguments[0], of=_LONGS)
-            term = _term(builder, _load(builder, arguments[1], kind), *arguments[2:])
+            values = builder.shl(_load(builder, arguments[1], kind), _every(builder, arguments[2], _INTS))
+            term = _term(builder, values, *_table(builder, *arguments[3:]))
             builder.store(builder.add(builder.load(place, align=8), term), place, align=8)
             return context.get_dummy_value()
 
@@ -517,7 +523,7 @@ def look_up(memory, step, item):
 
 
 @compiled
-def switch(memory, step, item):
+def switch(memory, step, item, thread):
     """Part of an image's codes to the width that a layer reads, without a sign where a product reads them.
 
     A signed code q is read as q + 2**(b-1), which is the same switch of the unsigned code q + 128.
@@ -531,7 +537,7 @@ def switch(memory, step, item):
     lift = 128 >> drop if step.r else 0
     epsilon = 1 if step.table and drop else 0
     x, out = memory.arena + step.x + image * size, memory.arena + step.out + image * size
-    spare = memory.spare + get_thread_id() * memory.spare_step
+    spare = memory.spare + thread * memory.spare_step
     for line in range(first, last, LINE):
         whole = line + LINE <= size
         _switch_line(out + line if whole else spare, x + line, flip, drop, epsilon, 255 >> drop, lift)
@@ -540,16 +546,16 @@ def switch(memory, step, item):
 
 
 @compiled
-def conv(machine, memory, blocks, terms, step, item):
+def conv(machine, memory, blocks, terms, step, item, thread):
     """A block of pixels against a part of the channels."""
-    thread = get_thread_id()
     block = blocks[step.block + item // step.splits]
     part = item % step.splits
     outputs = step.outputs // step.groups
     parts = (outputs + CHANNELS - 1) // CHANNELS
     x = memory.arena + step.x + block.first * step.channels
     row, offsets = step.channels, memory.offsets + 8 * step.panel
-    sums = memory.sums + thread * memory.sums_step
+    sums, middles = memory.sums + thread * memory.sums_step, memory.middles + thread * memory.middles_step
+    size = step.out_height * step.out_width
     _configure(machine, memory.config)
     for group in range(step.groups):
         if not step.direct:
@@ -559,24 +565,27 @@ def conv(machine, memory, blocks, terms, step, item):
             else:
                 gather_wide(memory, step, block, group, x, row)
         if block.middle:
-            add_windows(machine, memory, step, block, x, row, thread)
+            add_windows(machine, step, block, x, row, middles)
         for channels in range(parts * part // step.splits, parts * (part + 1) // step.splits):
             first = channels * CHANNELS
             count = min(CHANNELS, outputs - first)
             weights = block.weights + (group * parts + channels) * step.steps * 32 * LINE
+            slot, place = block.first // size, block.first % size
             for pixel in range(0, block.pixels, PIXELS):
                 _product(machine, x + pixel * row, row, offsets, weights, step.steps, sums)
-                for i in range(pixel, min(block.pixels, pixel + PIXELS)):
-                    place = block.first + i
-                    size = step.out_height * step.out_width
-                    image = _long(memory.order + 8 * (step.order + place // size))
+                last = min(block.pixels, pixel + PIXELS)
+                done = pixel
+                while done < last:  # the pixels of one image
+                    image = _long(memory.order + 8 * (step.order + slot))
+                    pixels = min(last - done, size - place)
+                    own = sums + 4 * CHANNELS * (done - pixel)
+                    where = (image * size + place) * step.outputs + group * outputs + first
                     channel = group * outputs + first
-                    place = (image * size + place % size) * step.outputs + channel
-                    middle = 0
-                    if block.middle:
-                        middle = _int(memory.middles + thread * memory.middles_step + 4 * i)
-                    own = sums + 4 * CHANNELS * (i - pixel)
-                    finish(memory, terms, step, block, image, place, channel, count, own, middle)
+                    middle = middles + 4 * done if block.middle else memory.zeros
+                    finish(memory, terms, step, block, image, where, channel, count, pixels, own, middle, thread)
+                    done, place = done + pixels, place + pixels
+                    if place == size:
+                        slot, place = slot + 1, 0
     _configure(machine, 0)
 
 
@@ -585,11 +594,17 @@ def gather(memory, step, block, group, panel, row):
     """The codes of every pixel's window, one pixel after another."""
     inputs = step.channels // step.groups
     size = step.out_height * step.out_width
+    slot, place = block.first // size, block.first % size
+    top, left = place // step.out_width, place % step.out_width - 1
+    top, left = top * step.stride - step.padding, left * step.stride - step.padding
+    right, bottom = step.out_width * step.stride - step.padding, step.out_height * step.stride - step.padding
     for pixel in range(block.pixels):
-        place = block.first + pixel
-        image, place = _long(memory.order + 8 * (step.order + place // size)), place % size
-        top = place // step.out_width * step.stride - step.padding
-        left = place % step.out_width * step.stride - step.padding
+        left += step.stride
+        if left == right:
+            left, top = -step.padding, top + step.stride
+            if top == bottom:
+                top, slot = -step.padding, slot + 1
+        image = _long(memory.order + 8 * (step.order + slot))
         inside = step.groups == 1 and left >= 0 and left + step.kernel_width <= step.width
         out = panel + pixel * row
         for y in range(top, top + step.kernel_height):
@@ -636,10 +651,9 @@ def gather_wide(memory, step, block, group, panel, row):
 
 
 @compiled
-def add_windows(machine, memory, step, block, x, row, thread):
+def add_windows(machine, step, block, x, row, out):
     """What floor's middle of a bin adds to every sum of a pixel: a multiple of the sum of its window."""
     count = step.kernel_height * step.kernel_width * (step.channels // step.groups)
-    out = memory.middles + thread * memory.middles_step
     for pixel in range(block.pixels):
         total = 0
         for i in range(count):
@@ -648,9 +662,9 @@ def add_windows(machine, memory, step, block, x, row, thread):
 
 
 @compiled
-def finish(memory, terms, step, block, image, place, channel, count, sums, middle):
-    """The sums of one pixel: `count` channels from `channel` on, whose values stand at `place`."""
-    x, drop, other_m, other_b, kind, code = 0, 0, 0, 0, NOTHING, 1
+def finish(memory, terms, step, block, image, place, channel, count, pixels, sums, middles, thread):
+    """The sums of some pixels of an image: `count` channels from `channel` on, whose values are at `place`."""
+    x, drop, other_m, other_b, kind, code = 0, 0, 0, 0, NOTHING, 0
     if step.terms:
         term = terms[step.term]
         kind, code = term.kind, 4 if term.kind == SUMS else 1
@@ -658,35 +672,39 @@ def finish(memory, terms, step, block, image, place, channel, count, sums, middl
         x, drop = memory.arena + term.x + place * code, _long(memory.drops + 8 * (term.rows + image))
         other_m, other_b = term.m + 4 * row, term.b + 8 * row
     size = 4 if step.out_kind == SUMS else 1
-    spare = memory.spare + get_thread_id() * memory.spare_step
-    out = memory.arena + step.out + place * size
-    rounding = (step.r, step.lo, step.hi)
-    correction, m, b = block.correction + 4 * channel, block.m + 4 * channel, block.b + 8 * channel
+    spare = memory.spare + thread * memory.spare_step
+    shifts, rounding = (block.shift, drop), (step.r, step.lo, step.hi)
     for i in range(0, count, 16):
-        own = (sums + 4 * i, correction + 4 * i, block.shift, middle, m + 4 * i, b + 8 * i)
-        other = (x + code * i, drop, other_m + 4 * i, other_b + 8 * i)
+        out = memory.arena + step.out + (place + i) * size
         # what is beyond the last channel is computed beside it, and left there
-        to = out + i * size if i + 16 <= count else spare
+        whole = i + 16 <= count
+        to, to_step = (out, step.outputs * size) if whole else (spare, 16 * size)
+        at = channel + i
+        own = (sums + 4 * i, block.correction + 4 * at, middles, block.m + 4 * at, block.b + 8 * at, to)
+        other = (x + code * i, other_m + 4 * i, other_b + 8 * i)
+        steps = (4 * CHANNELS, 4 if block.middle else 0, to_step, step.outputs * code)
         if step.out_kind == SUMS:
-            _store_sums(own, to)
+            _store(pixels, own, other, steps, shifts, rounding)
         elif kind == NOTHING:
-            _finish_alone(own, other, rounding, to)
+            _finish_alone(pixels, own, other, steps, shifts, rounding)
         elif kind == UNSIGNED:
-            _finish_unsigned(own, other, rounding, to)
+            _finish_unsigned(pixels, own, other, steps, shifts, rounding)
         elif kind == SIGNED:
-            _finish_signed(own, other, rounding, to)
+            _finish_signed(pixels, own, other, steps, shifts, rounding)
         else:
-            _finish_sums(own, other, rounding, to)
-        if i + 16 > count:
-            copy_rest(out + i * size, spare, (count - i) * size)
+            _finish_sums(pixels, own, other, steps, shifts, rounding)
+        if not whole:
+            for pixel in range(pixels):
+                to = out + pixel * step.outputs * size
+                copy_rest(to, spare + pixel * 16 * size, (count - i) * size)
 
 
 @compiled
-def depthwise(memory, blocks, terms, step, item):
+def depthwise(memory, blocks, terms, step, item, thread):
     """One row of pixels, every channel with its own kernel."""
     image, row = item // step.out_height, item % step.out_height
     block = blocks[step.block + image]
-    sums = memory.sums + get_thread_id() * memory.sums_step
+    sums = memory.sums + thread * memory.sums_step
     for column in range(step.out_width):
         clear(sums, 4 * step.outputs + 64)
         weights = block.weights - 4 * step.outputs
@@ -703,13 +721,13 @@ def depthwise(memory, blocks, terms, step, item):
                     else:
                         _multiply_unsigned(sums + 4 * i, codes + i, weights + 4 * i)
         place = ((image * step.out_height + row) * step.out_width + column) * step.outputs
-        finish(memory, terms, step, block, image, place, 0, step.outputs, sums, 0)
+        finish(memory, terms, step, block, image, place, 0, step.outputs, 1, sums, memory.zeros, thread)
 
 
 @compiled
-def requantize(memory, terms, step, item):
+def requantize(memory, terms, step, item, thread):
     """One row of pixels, any number of terms."""
-    image, outputs, thread = item // step.height, step.outputs, get_thread_id()
+    image, outputs = item // step.height, step.outputs
     totals = memory.totals + thread * memory.totals_step
     spare = memory.spare + thread * memory.spare_step
     for pixel in range(item * step.width, (item + 1) * step.width):
@@ -737,10 +755,10 @@ def requantize(memory, terms, step, item):
 
 
 @compiled
-def max_pool(memory, step, item):
+def max_pool(memory, step, item, thread):
     """One row of pixels."""
     image, row = item // step.out_height, item % step.out_height
-    spare = memory.spare + get_thread_id() * memory.spare_step
+    spare = memory.spare + thread * memory.spare_step
     flip = 128 if step.x_kind == SIGNED else 0
     top = row * step.stride - step.padding
     for column in range(step.out_width):
@@ -757,9 +775,9 @@ def max_pool(memory, step, item):
 
 
 @compiled
-def sum_pool(memory, step, image):
+def sum_pool(memory, step, image, thread):
     """One image."""
-    sums = memory.sums + get_thread_id() * memory.sums_step
+    sums = memory.sums + thread * memory.sums_step
     size = step.height * step.width
     clear(sums, 4 * step.channels + 64)
     for pixel in range(image * size, (image + 1) * size):
@@ -773,22 +791,22 @@ def sum_pool(memory, step, image):
 
 
 @compiled
-def work(machine, memory, blocks, terms, step, item):
+def work(machine, memory, blocks, terms, step, item, thread):
     """One work item of a step."""
     if step.kind == CONV:
-        conv(machine, memory, blocks, terms, step, item)
+        conv(machine, memory, blocks, terms, step, item, thread)
     elif step.kind == SWITCH:
-        switch(memory, step, item)
+        switch(memory, step, item, thread)
     elif step.kind == LOOKUP:
         look_up(memory, step, item)
     elif step.kind == DEPTHWISE:
-        depthwise(memory, blocks, terms, step, item)
+        depthwise(memory, blocks, terms, step, item, thread)
     elif step.kind == REQUANTIZE:
-        requantize(memory, terms, step, item)
+        requantize(memory, terms, step, item, thread)
     elif step.kind == MAX_POOL:
-        max_pool(memory, step, item)
+        max_pool(memory, step, item, thread)
     else:
-        sum_pool(memory, step, item)
+        sum_pool(memory, step, item, thread)
 
 
 @njit(parallel=True, nogil=True, cache=True, error_model="numpy")
@@ -796,7 +814,15 @@ def run(machine, memory, blocks, terms, steps):
     """The steps one after another, the items of each shared out over the threads."""
     for i in range(len(steps)):
         for item in prange(steps[i].items):
-            work(machine, memory[0], blocks, terms, steps[i], item)
+            work(machine, memory[0], blocks, terms, steps[i], item, get_thread_id())
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def run_alone(machine, memory, blocks, terms, steps):
+    """`run` on one thread, which wakes no other."""
+    for i in range(len(steps)):
+        for item in range(steps[i].items):
+            work(machine, memory[0], blocks, terms, steps[i], item, 0)
 
 
 @njit(nogil=True, cache=True, error_model="numpy")

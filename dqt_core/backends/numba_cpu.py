@@ -411,7 +411,8 @@ class Plan:
             blocks += [(image, 1, *self._widths(conv, int(column[image]), table)) for image in range(images)]
             record["items"] = images * record["out_height"]
             return
-        most = max(32, min(4096, PANEL // (LINE * weights.steps)) // 32 * 32)
+        touched = LINE * weights.steps + 2 * len(weights.op.weight)  # bytes of a pixel
+        most = max(32, min(4096, PANEL // touched) // 32 * 32)
         if workers > 1:
             share = -(-images * conv.pixels // (2 * workers))
             most = min(most, -(-share // 32) * 32)
@@ -452,7 +453,8 @@ class Plan:
                 records = slice(start, stop)
                 self._fill(part, records, n, choices, scratch.workers)
                 memory = self._memory(arena, scratch)
-                kernels.run(scratch.machine, memory, self.blocks, self.terms, self.records[records])
+                run = kernels.run_alone if scratch.workers == 1 else kernels.run
+                run(scratch.machine, memory, self.blocks, self.terms, self.records[records])
             start = stop
             if isinstance(op, Choose):
                 logits = made[op.x].reshape(n, op.layers, len(self.program.choices))
@@ -486,7 +488,7 @@ class Scratch:
         lines = max((own.steps for own in weights.values()), default=1)
         panel = max(PANEL, 32 * LINE * lines) + LINE
         sizes = {"sums": 4 * max(kernels.PRODUCT // 4, widest + 32), "totals": 8 * (widest + 32)}
-        sizes |= {"middles": 4 * 4096, "spare": LINE, "panel": panel}
+        sizes |= {"middles": 4 * 4096, "spare": LINE * 32, "panel": panel}
         self.memory = np.zeros(1, kernels.MEMORY)
         self._kept = {name: _aligned(count * _whole_lines(size), np.uint8) for name, size in sizes.items()}
         for name, array in self._kept.items():
@@ -495,7 +497,7 @@ class Scratch:
         tiles[0] = 1  # the one palette there is
         tiles[16:32].view(np.uint16)[:] = LINE  # bytes of a row of a tile
         tiles[48:56] = 16  # rows
-        self._kept["ones"] = np.ones(16, np.int32)
+        self._kept["ones"], self._kept["zeros"] = np.ones(16, np.int32), np.zeros(16, np.int32)
         for name, array in self._kept.items():
             self.memory[name] = array.ctypes.data
 
@@ -565,6 +567,8 @@ class Backend:
             self._arena = _aligned(plan.size + MARGIN, np.uint8)
         if self._scratch is None or self._scratch.workers != workers:
             self._scratch = Scratch(self.program, self._weights, self._machine, workers)
+        if workers == 1:
+            return plan.run(images, choices, self._arena, self._scratch)
         before = numba.get_num_threads()
         numba.set_num_threads(workers)
         try:
