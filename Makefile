@@ -10,7 +10,7 @@ export OMP_WAIT_POLICY ?= passive
 # REQUIREMENTS=newest ignores the tested set and takes the newest releases that pyproject.toml allows.
 REQUIREMENTS ?= requirements.txt
 ifeq ($(REQUIREMENTS),newest)
-PACKAGES := "setuptools>=77" ".[train,book,dev]"
+PACKAGES := "setuptools>=77" ".[train,fast,book,dev]"
 else
 PACKAGES := -r $(REQUIREMENTS)
 endif

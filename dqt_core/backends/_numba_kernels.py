@@ -41,7 +41,7 @@ BLOCK = np.dtype(
         for name in ("first", "pixels", "weights", "correction", "shift", "middle", "zero", "m", "b")
     ]
 )
-# Addresses of everything that the steps of a plan read and write, and the bytes from one thread's to the next's.
+# Addresses of all that the steps of a plan read and write, and the bytes from a thread's to the next's.
 MEMORY = np.dtype(
     [
         (name, np.int64)
@@ -291,7 +291,10 @@ def _widen_line(typingctx: Any, out: Any, x: Any) -> Any:
 def _switch_line(
     typingctx: Any, out: Any, x: Any, flip: Any, drop: Any, epsilon: Any, highest: Any, lift: Any
 ) -> Any:
-    """64 codes at another width, Eq. 4: ``min((u >> d) + epsilon * bit_(d-1)(u), highest) - lift``, u = x ^ flip."""
+    """64 codes at another width, Eq. 4.
+
+    ``min((u >> d) + epsilon * bit_(d-1)(u), highest) - lift``, u = x ^ flip.
+    """
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         def every(value: Any) -> Any:
@@ -336,7 +339,8 @@ def _term(builder: Any, values: Any, m: Any, b: Any) -> Any:
     return builder.add(builder.mul(builder.sext(values, _LONGS), m), b)
 
 
-def _round(builder: Any, total: Any, r: Any, lo: Any, hi: Any, out: Any) -> None:
+def _round(builder: Any, total: Any, rounding: Any, out: Any) -> None:
+    r, lo, hi = rounding
     total = builder.ashr(total, _every(builder, r, _LONGS))
     for bound, order in ((lo, ">"), (hi, "<")):
         bound = _every(builder, bound, _LONGS)
@@ -344,7 +348,7 @@ def _round(builder: Any, total: Any, r: Any, lo: Any, hi: Any, out: Any) -> None
     builder.store(builder.trunc(total, _BYTES), _at(builder, out, of=_BYTES), align=1)
 
 
-def _finish(kind: int) -> Any:
+def _finish(kind: int | None) -> Any:
     """A function for 16 channels of some pixels: their requantize, whose other term is of a kind.
 
     kind : NOTHING, UNSIGNED, SIGNED or SUMS; None: the sums are stored as they are, corrected
@@ -360,12 +364,13 @@ def _finish(kind: int) -> Any:
         typingctx: Any, pixels: Any, own: Any, other: Any, steps: Any, shifts: Any, rounding: Any
     ) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            own, other, steps, shifts, rounding = (cgutils.unpack_tuple(builder, a) for a in arguments[1:])
+            unpacked = (cgutils.unpack_tuple(builder, argument) for argument in arguments[1:])
+            own, other, steps, shifts, rounding = unpacked
             sums, correction, middles, m, b, out = own
             correction = _load(builder, correction, SUMS)
             left = _every(builder, shifts[0], _INTS)
-            mine = _table(builder, m, b) if kind is not None else None
-            theirs = _table(builder, *other[1:]) if kind else None
+            mine = _table(builder, m, b) if kind is not None else ()
+            theirs = _table(builder, *other[1:]) if kind else ()
             with cgutils.for_range(builder, arguments[0], intp=_LONG) as loop:
                 at = [builder.mul(loop.index, step) for step in steps]
                 values = builder.sub(_load(builder, builder.add(sums, at[0]), SUMS), correction)
@@ -380,7 +385,7 @@ def _finish(kind: int) -> Any:
                         x = _load(builder, builder.add(other[0], at[3]), kind)
                         x = builder.shl(x, _every(builder, shifts[1], _INTS))
                         total = builder.add(total, _term(builder, x, *theirs))
-                    _round(builder, total, *rounding, place)
+                    _round(builder, total, rounding, place)
             return context.get_dummy_value()
 
         numbers = [types.UniTuple(types.int64, count) for count in (6, 3, 4, 2, 3)]
@@ -389,7 +394,10 @@ def _finish(kind: int) -> Any:
     return finish
 
 
-_store, (_finish_alone, _finish_unsigned, _finish_signed, _finish_sums) = _finish(None), map(_finish, range(4))
+_store, (_finish_alone, _finish_unsigned, _finish_signed, _finish_sums) = (
+    _finish(None),
+    map(_finish, range(4)),
+)
 
 
 def _add(kind: int) -> Any:
@@ -416,7 +424,7 @@ _add_unsigned, _add_signed, _add_sums = (_add(kind) for kind in (UNSIGNED, SIGNE
 def _round_line(typingctx: Any, totals: Any, r: Any, lo: Any, hi: Any, out: Any) -> Any:
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         totals, r, lo, hi, out = arguments
-        _round(builder, builder.load(_at(builder, totals, of=_LONGS), align=8), r, lo, hi, out)
+        _round(builder, builder.load(_at(builder, totals, of=_LONGS), align=8), (r, lo, hi), out)
         return context.get_dummy_value()
 
     return types.none(*[types.int64] * 5), codegen
@@ -494,7 +502,8 @@ def _largest_line(typingctx: Any, out: Any, x: Any, flip: Any) -> Any:
 
 def compiled(function: Callable[..., Any]) -> Any:
     """Numba's decorator for what `run` calls."""
-    return njit(nogil=True, error_model="numpy")(function)
+    wrappers = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+    return njit(nogil=True, error_model="numpy", **wrappers)(function)
 
 
 @compiled
@@ -582,7 +591,9 @@ def conv(machine, memory, blocks, terms, step, item, thread):
                     where = (image * size + place) * step.outputs + group * outputs + first
                     channel = group * outputs + first
                     middle = middles + 4 * done if block.middle else memory.zeros
-                    finish(memory, terms, step, block, image, where, channel, count, pixels, own, middle, thread)
+                    finish(
+                        memory, terms, step, block, image, where, channel, count, pixels, own, middle, thread
+                    )
                     done, place = done + pixels, place + pixels
                     if place == size:
                         slot, place = slot + 1, 0
@@ -663,7 +674,7 @@ def add_windows(machine, step, block, x, row, out):
 
 @compiled
 def finish(memory, terms, step, block, image, place, channel, count, pixels, sums, middles, thread):
-    """The sums of some pixels of an image: `count` channels from `channel` on, whose values are at `place`."""
+    """The sums of pixels of an image: `count` channels from `channel` on, whose values are at `place`."""
     x, drop, other_m, other_b, kind, code = 0, 0, 0, 0, NOTHING, 0
     if step.terms:
         term = terms[step.term]
@@ -708,7 +719,9 @@ def depthwise(memory, blocks, terms, step, item, thread):
     for column in range(step.out_width):
         clear(sums, 4 * step.outputs + 64)
         weights = block.weights - 4 * step.outputs
-        for y in range(row * step.stride - step.padding, row * step.stride - step.padding + step.kernel_height):
+        for y in range(
+            row * step.stride - step.padding, row * step.stride - step.padding + step.kernel_height
+        ):
             left = column * step.stride - step.padding
             for x in range(left, left + step.kernel_width):
                 weights += 4 * step.outputs

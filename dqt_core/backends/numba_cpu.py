@@ -1,8 +1,8 @@
 """The fast backend: kernels compiled by Numba for this processor, integers only, the bits of `numpy_ref`.
 
-A plan is made for a program and kept with it. It joins every requantize to the convolution before it, gives each
-value a place in one block of memory, and lists the steps that `_numba_kernels.run` then walks: between the
-bytes of the images and the logits nothing is allocated.
+A plan is made for a program and kept with it. It joins every requantize to the convolution before it, gives
+each value a place in one block of memory, and lists the steps that `_numba_kernels.run` then walks: between
+the bytes of the images and the logits nothing is allocated.
 """
 
 import ctypes
@@ -59,7 +59,9 @@ def machine() -> Machine:
         Of `_numba_kernels`. ``ONEDNN_MAX_CPU_ISA`` and ``ATEN_CPU_CAPABILITY``, which hide instructions from
         torch, hide them here too.
     """
-    isa, capability = (os.environ.get(name, "").upper() for name in ("ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY"))
+    isa, capability = (
+        os.environ.get(name, "").upper() for name in ("ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY")
+    )
     most = 0 if capability in ("DEFAULT", "AVX2") else _LEVELS.get(isa, 3)
     has = _features()
     if most >= 3 and {"amx-int8", "amx-tile", "avx512f"} <= has and _tiles_are_allowed():
@@ -117,7 +119,7 @@ class Weights:
         Codes in a line of 64 bytes.
     """
 
-    def __init__(self, op: Conv, rounding: str, unit: int) -> None:
+    def __init__(self, op: Conv, rounding: nested.Rounding, unit: int) -> None:
         self.op, self.rounding, self.unit = op, rounding, unit
         self.outputs, self.terms = len(op.weight) // op.groups, int(np.prod(op.weight.shape[1:]))
         self.is_depthwise = op.groups > 1 and self.outputs == 1 and op.weight.shape[3] == 1
@@ -252,7 +254,10 @@ class Plan:
         for i, step in enumerate(steps):
             conv = step.conv if isinstance(step, FusedConv) else step
             if isinstance(conv, Conv):
-                self.shapes[_switched(conv)], self.dtypes[_switched(conv)] = self.shapes[conv.x], np.dtype("u1")
+                self.shapes[_switched(conv)], self.dtypes[_switched(conv)] = (
+                    self.shapes[conv.x],
+                    np.dtype("u1"),
+                )
                 alive[_switched(conv)] = i, i
         sizes = {
             name: self.capacity * int(np.prod(self.shapes[name])) * self.dtypes[name].itemsize
@@ -330,7 +335,11 @@ class Plan:
             r=int(weights.is_depthwise and signed),
             splits=lines,
         )
-        fields = {"kernel_height": op.weight.shape[1], "kernel_width": op.weight.shape[2], "stride": op.stride}
+        fields = {
+            "kernel_height": op.weight.shape[1],
+            "kernel_width": op.weight.shape[2],
+            "stride": op.stride,
+        }
         fields |= {"padding": op.padding, "groups": op.groups, "steps": weights.steps, "order": entries}
         own = None
         if joint is not None:
@@ -346,8 +355,10 @@ class Plan:
         self._offsets += [LINE * line for line in range(weights.steps)]
         pixels = int(np.prod(self.shapes[op.out][:2]))
         is_pointwise = (
-            op.weight.shape[1:3] == (1, 1) and (op.stride, op.padding, op.groups) == (1, 0, 1)
-        ) and weights.unit == LINE and weights.terms % LINE == 0
+            (op.weight.shape[1:3] == (1, 1) and (op.stride, op.padding, op.groups) == (1, 0, 1))
+            and weights.unit == LINE
+            and weights.terms % LINE == 0
+        )
         places = self.places[op.x], self.places[_switched(op)]
         self._convs.append(
             _Conv(weights, len(self._made) - 1, op.layer, signed, *places, own, pixels, entries, is_pointwise)
@@ -358,8 +369,14 @@ class Plan:
         for record, fields in zip(self.records, self._made, strict=True):
             for name, value in fields.items():
                 record[name] = value
-        per_row = {kernels.LOOKUP: "out_height", kernels.REQUANTIZE: "out_height", kernels.MAX_POOL: "out_height"}
-        self._items = np.array([int(r[per_row[r["kind"]]]) if r["kind"] in per_row else 1 for r in self.records])
+        per_row = {
+            kernels.LOOKUP: "out_height",
+            kernels.REQUANTIZE: "out_height",
+            kernels.MAX_POOL: "out_height",
+        }
+        self._items = np.array(
+            [int(r[per_row[r["kind"]]]) if r["kind"] in per_row else 1 for r in self.records]
+        )
         self.order, self.drops, self.rows = (np.zeros(self._entries, np.int64) for _ in range(3))
         self.terms = np.array(self._terms, kernels.TERM) if self._terms else np.zeros(1, kernels.TERM)
         self.offsets = np.array(self._offsets, np.int64)
@@ -386,7 +403,7 @@ class Plan:
         for conv in self._convs:
             if records.start <= conv.record < records.stop:
                 self._fill_conv(conv, images, choices, workers, blocks)
-        self.blocks = np.array(blocks or [(0,) * len(kernels.BLOCK)], kernels.BLOCK)
+        self.blocks = np.array(blocks or [(0,) * len(kernels.BLOCK.names or ())], kernels.BLOCK)
 
     def _fill_conv(
         self, conv: _Conv, images: int, choices: Picks | None, workers: int, blocks: list[tuple[int, ...]]
@@ -394,7 +411,9 @@ class Plan:
         record, switch = self.records[conv.record], self.records[conv.record - 1]
         weights, is_gemm = conv.weights, not conv.weights.is_depthwise
         table = self.program.choices
-        column = np.zeros(images, np.int64) if conv.layer is None or choices is None else choices[:, conv.layer]
+        column = (
+            np.zeros(images, np.int64) if conv.layer is None or choices is None else choices[:, conv.layer]
+        )
         if conv.layer is None:
             table = ((MASTER_WIDTH, MASTER_WIDTH),)
         input_drops = MASTER_WIDTH - np.array([bits for _, bits in table])[column]
@@ -481,7 +500,9 @@ class Plan:
 class Scratch:
     """What every thread has for itself."""
 
-    def __init__(self, program: Program, weights: Mapping[str, Weights], machine: Machine, workers: int) -> None:
+    def __init__(
+        self, program: Program, weights: Mapping[str, Weights], machine: Machine, workers: int
+    ) -> None:
         self.machine, self.workers = machine, workers
         count: int = numba.config.NUMBA_NUM_THREADS
         widest = max(shape[2] for shape in value_shapes(program.ops, program.image_shape).values())
@@ -491,7 +512,7 @@ class Scratch:
         sizes |= {"middles": 4 * 4096, "spare": LINE * 32, "panel": panel}
         self.memory = np.zeros(1, kernels.MEMORY)
         self._kept = {name: _aligned(count * _whole_lines(size), np.uint8) for name, size in sizes.items()}
-        for name, array in self._kept.items():
+        for name in sizes:
             self.memory[f"{name}_step"] = _whole_lines(sizes[name])
         tiles = self._kept["config"] = _aligned(LINE, np.uint8)
         tiles[0] = 1  # the one palette there is
