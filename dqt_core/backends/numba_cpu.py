@@ -381,7 +381,7 @@ class Plan:
         self.terms = np.array(self._terms, kernels.TERM) if self._terms else np.zeros(1, kernels.TERM)
         self.offsets = np.array(self._offsets, np.int64)
         self.tables = np.stack(self._tables)
-        self.blocks = np.zeros(1, kernels.BLOCK)
+        self.blocks: dict[int, NDArray[Any]] = {}  # of every part
         self._filled: dict[int, Any] = {}
 
     def _fill(self, part: int, records: slice, images: int, choices: Picks | None, workers: int) -> None:
@@ -403,7 +403,7 @@ class Plan:
         for conv in self._convs:
             if records.start <= conv.record < records.stop:
                 self._fill_conv(conv, images, choices, workers, blocks)
-        self.blocks = np.array(blocks or [(0,) * len(kernels.BLOCK.names or ())], kernels.BLOCK)
+        self.blocks[part] = np.array(blocks or [(0,) * len(kernels.BLOCK.names or ())], kernels.BLOCK)
 
     def _fill_conv(
         self, conv: _Conv, images: int, choices: Picks | None, workers: int, blocks: list[tuple[int, ...]]
@@ -473,7 +473,7 @@ class Plan:
                 self._fill(part, records, n, choices, scratch.workers)
                 memory = self._memory(arena, scratch)
                 run = kernels.run_alone if scratch.workers == 1 else kernels.run
-                run(scratch.machine, memory, self.blocks, self.terms, self.records[records])
+                run(scratch.machine, memory, self.blocks[part], self.terms, self.records[records])
             start = stop
             if isinstance(op, Choose):
                 logits = made[op.x].reshape(n, op.layers, len(self.program.choices))
