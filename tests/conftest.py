@@ -22,7 +22,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 ROOT = Path(__file__).resolve().parents[1]
 REPRODUCTIONS = ROOT / "reproductions"
-sys.path += [str(ROOT / "benchmarks" / "gpu"), str(ROOT / "book")]  # what is tested and is no package
+sys.path += [
+    str(ROOT / "benchmarks"),
+    str(ROOT / "benchmarks" / "gpu"),
+    str(ROOT / "book"),
+]  # what is tested and is no package
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
