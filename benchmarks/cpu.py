@@ -60,6 +60,11 @@ class Bench:
             "facts": {},
             "finished": False,
         }
+        if options.add and options.out.is_file():
+            before = json.loads(options.out.read_text())
+            if before["threads"] != options.threads or before["schema"] != SCHEMA:
+                raise SystemExit(f"{options.out} is of {before['threads']} threads; choose another --out")
+            self.data |= {name: before[name] for name in ("rows", "growth", "facts")}
 
     def turns(self, runners, rounds=None):
         """Seconds of every runner in every round; forwards and backwards in turn, after one to warm up."""
@@ -75,6 +80,8 @@ class Bench:
 
     def rows(self, group, seconds, ours="dqt_core", aims=None, **counted):
         """A row against every peer."""
+        earlier = self.data["rows"]
+        self.data["rows"] = [row for row in earlier if (row["group"], row["what"]) != (group, ours)]
         for peer, theirs in seconds.items():
             if peer == ours:
                 continue
@@ -254,22 +261,48 @@ def min_seconds(bench, run, rounds=9):
 
 
 def roofline(bench):
-    """What this machine can do at most: products of large int8 matrices, and copies."""
-    size = 1024
-    a, b = (torch.randint(-128, 128, (size, size), dtype=torch.int8) for _ in range(2))
-    seconds = min_seconds(bench, lambda: torch._int_mm(a, b), 40)
+    """What this machine can do at most: products of codes that stay in the nearest cache, and copies."""
+    count, lines = 2000, 9
+    make = kernel_of_products()
+    machine = numba_cpu.machine()
+    x, weights, sums = (numba_cpu._aligned(32 * 64 * lines, np.uint8) for _ in range(3))
+    scratch = numba_cpu.Scratch(networks.resnet18(4, 8, 4, 2), {}, machine, 1)
+    offsets = np.arange(lines) * 64
+    places = x.ctypes.data, 64 * lines, offsets.ctypes.data, weights.ctypes.data, lines, sums.ctypes.data
+    seconds = min_seconds(bench, lambda: make(machine, scratch.memory["config"][0], *places, count), 20)
     source = np.zeros(1 << 28, np.uint8)
     target = np.empty_like(source)
     copying = min_seconds(bench, lambda: np.copyto(target, source))
+    operations = 2 * 32 * 32 * lines * machine.unit * count
     bench.data["facts"]["roofline"] = {
-        "operations_per_second": 2 * size**3 / seconds,
+        # the copy is one thread's too
+        "operations_per_second": bench.threads * operations / seconds,
         "bytes_per_second": 2 * len(source) / copying,
     }
     bench.write()
 
 
+def kernel_of_products():
+    """The package's product, again and again on the same codes."""
+    import numba
+
+    from dqt_core.backends import _numba_kernels as kernels
+
+    configure, product = kernels._configure, kernels._product
+
+    @numba.njit
+    def repeated(machine, tiles, x, row, offsets, weights, lines, sums, count):
+        configure(machine, tiles)
+        for _ in range(count):
+            product(machine, x, row, offsets, weights, lines, sums)
+        configure(machine, 0)
+
+    return repeated
+
+
 def growth(bench):
     """Time and memory against batch size, width multiplier and image size."""
+    bench.data["growth"] = []
     for axis, values in {
         "batch": (1, 2, 4, 8, 16, 32, 64, 128),
         "channels": (8, 16, 32, 64, 128),
@@ -320,7 +353,10 @@ def masked(bench):
         ]
         subprocess.run(line, env=os.environ | MASK, check=True)
         rows = json.loads(Path(out).read_text())["rows"]
-    bench.data["rows"] += [row | {"group": row["group"] + ", without VNNI"} for row in rows]
+    for row in rows:
+        row["group"] += ", without VNNI"
+    kept = [row for row in bench.data["rows"] if row["group"] not in {own["group"] for own in rows}]
+    bench.data["rows"] = kept + rows
     bench.write()
 
 
@@ -355,14 +391,16 @@ def main():
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--only", nargs="+", choices=ALL, default=list(GROUPS))
     parser.add_argument("--no-compile", dest="compile", action="store_false", help="leave torch.compile out")
+    parser.add_argument("--add", action="store_true", help="go on in the record that --out names")
     parser.add_argument("--out", type=Path, default=ROOT / "_build" / "bench" / "cpu.json")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     bench = Bench(options)
     for name in options.only:
         ALL[name](bench)
-        bench.data["facts"].setdefault("done", []).append(name)
-    bench.data["finished"] = set(GROUPS) <= set(options.only)
+        done = bench.data["facts"].setdefault("done", [])
+        done += [name] if name not in done else []
+    bench.data["finished"] = set(GROUPS) <= set(bench.data["facts"]["done"])
     bench.data["facts"]["peak memory of this run, bytes"] = (
         1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     )

@@ -18,7 +18,7 @@ from dqt_core.backends import numba_cpu
 
 @pytest.fixture
 def bench(tmp_path):
-    return cpu.Bench(Namespace(threads=1, rounds=3, compile=False, out=tmp_path / "a" / "one.json"))
+    return cpu.Bench(Namespace(threads=1, rounds=3, compile=False, add=True, out=tmp_path / "a" / "one.json"))
 
 
 def small():
@@ -68,6 +68,19 @@ def test_a_missed_aim_has_its_cause(bench, tmp_path):
     ]
     (row,) = cpu_records.roofline(folder).rows
     assert row[-1] == "50 %"
+
+
+def test_a_record_goes_on(bench):
+    seconds = {"dqt_core": [1.0, 1.0], "a": [2.0, 2.0]}
+    for group in ("first", "second"):
+        bench.rows(group, seconds)
+    again = cpu.Bench(bench.options)
+    again.rows("first", seconds | {"b": [3.0, 3.0]})
+    assert [(row["group"], row["peer"]) for row in again.data["rows"]] == [
+        *(("second", "a"), ("first", "a"), ("first", "b"))
+    ]
+    with pytest.raises(SystemExit, match="is of 1 threads"):
+        cpu.Bench(Namespace(**vars(bench.options) | {"threads": 2}))
 
 
 def test_growth_is_drawn(bench):

@@ -6,6 +6,7 @@ the bytes of the images and the logits nothing is allocated.
 """
 
 import ctypes
+import functools
 import os
 import platform
 import sys
@@ -46,8 +47,8 @@ Machine = kernels.Amx | kernels.Vnni512 | kernels.Vnni256 | kernels.Plain
 MARGIN = 1 << 18  # bytes beyond the values that a kernel may read
 PANEL = 1 << 18  # bytes of windows that a thread collects before it multiplies
 ARENA = 1 << 26  # bytes of values; larger batches are run in parts
-WEIGHTS = 1 << 28  # bytes of switched weights that are kept
 LINE = kernels.LINE
+_LOCK = threading.Lock()  # a backend has one arena, and some of Numba's pools of threads serve one caller
 
 
 def machine() -> Machine:
@@ -125,11 +126,11 @@ class Weights:
         self.is_depthwise = op.groups > 1 and self.outputs == 1 and op.weight.shape[3] == 1
         integer.require_accumulator(self.terms, 256 * 255 if rounding == "floor" else 128 * 255)
         self.steps = -(-self.terms // unit)
-        self._packed = self._pack()
         self._switched: dict[int, tuple[NDArray[Any], NDArray[np.int32]]] = {}
         self._made: dict[tuple[int, int, bool], tuple[NDArray[Any], NDArray[np.int32]]] = {}
 
-    def _pack(self) -> NDArray[np.int8]:
+    @functools.cached_property
+    def _packed(self) -> NDArray[np.int8]:
         """(groups, blocks of 16 channels, lines, 16 channels, 4 bytes), channels padded to whole products."""
         op, size = self.op, self.unit // 16
         blocks = -(-self.outputs // kernels.CHANNELS) * 2
@@ -547,12 +548,11 @@ class Backend:
         self._plans: dict[bool, Plan] = {}
         self._arena = np.zeros(0, np.uint8)
         self._scratch: Scratch | None = None
-        self._lock = threading.Lock()  # runs share the arena
 
     def run(self, images: NDArray[np.uint8], choices: Picks | None) -> tuple[NDArray[np.int64], Picks]:
         """One batch; None: the controller chooses."""
         logits, picks = [], []
-        with self._lock:
+        with _LOCK:
             for start in range(0, len(images), self.most):
                 part = slice(start, start + self.most)
                 plan = self._plan(len(images[part]), choices is not None)
@@ -569,7 +569,7 @@ class Backend:
         """Every value by name, from a run that fuses nothing; and the choices."""
         given = choices is not None
         plan = Plan(self.program, self._weights, self._machine.unit, len(images), given, keep=True)
-        with self._lock:
+        with _LOCK:
             made, chosen = self._on_threads(plan, images, choices)
             assert chosen is not None
             names = [name for name in plan.places if name != IMAGE and ":switched" not in name]
