@@ -39,7 +39,8 @@ def _page(record):
         f"Clock {record['clock']}, {record['rounds']} rounds, commit `{origin['commit']}`.{whole}"
     )
     for part in record.get("joined", ()):
-        text += f" Joined with a run of {', '.join(part['groups'])} ({part['rounds']} rounds, `{part['commit'][:12]}`)."
+        groups, commit = ", ".join(part["groups"]), part["commit"][:12]
+        text += f" Joined with a run of {groups} ({part['rounds']} rounds, `{commit}`)."
     yield Markdown(text)
     head = ["what", "ours", "peer", "ms", "its ms", "ratio", "quartiles", "aim", ""]
     yield Table(head, [_row(row) for row in record["rows"]])
