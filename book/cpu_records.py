@@ -38,6 +38,9 @@ def _page(record):
         f"{hardware['cpu']} ({', '.join(machine['flags'])}); products by {machine['instructions']}. "
         f"Clock {record['clock']}, {record['rounds']} rounds, commit `{origin['commit']}`.{whole}"
     )
+    for part in record.get("joined", ()):
+        groups, commit = ", ".join(part["groups"]), part["commit"][:12]
+        text += f" Joined with a run of {groups} ({part['rounds']} rounds, `{commit}`)."
     yield Markdown(text)
     head = ["what", "ours", "peer", "ms", "its ms", "ratio", "quartiles", "aim", ""]
     yield Table(head, [_row(row) for row in record["rows"]])
