@@ -1,4 +1,4 @@
-"""A faster backend without a compiler: torch on the CPU, int8 matrix products with int32 sums, the bits of `numpy_ref`."""
+"""A faster backend: torch on the CPU, int8 matrix products with int32 sums, the bits of `numpy_ref`."""
 
 import functools
 from typing import Any
