@@ -379,11 +379,15 @@ def load(path: str | Path) -> Program:
 def step_by_step(program: Program, backend: BackendName) -> Any:
     """A backend that is led through a program operation by operation: a method for every kind.
 
+    "auto" is the fastest of those: torch where it is installed, else numpy.
+
     Raises
     ------
     ValueError
         If the backend plans whole programs.
     """
+    if backend == "auto":
+        backend = "torch" if importlib.util.find_spec("torch") else "numpy"
     name = _resolve(backend)
     executor = importlib.import_module(BACKENDS[name]).Backend(program)
     if hasattr(executor, "run"):

@@ -152,3 +152,8 @@ def test_a_divergence_is_one_layer_alone(program, backend):
 def test_a_divergence_needs_a_backend_that_is_led_step_by_step(program):
     with pytest.raises(ValueError, match="'emulator' plans whole programs; choose 'numpy' or 'torch'"):
         allocate.divergences(program, images(), backend="emulator")
+
+
+def test_by_itself_it_takes_one_that_is(program):
+    expected = allocate.divergences(program, images(), backend="numpy")
+    assert np.array_equal(allocate.divergences(program, images()), expected)
