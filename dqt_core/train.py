@@ -433,7 +433,7 @@ class _Checkpoint:
             shutil.rmtree(new, ignore_errors=True)  # what a kill left of it
         self.accelerator.wait_for_everyone()
         self.accelerator.save_state(str(new))
-        self.accelerator.wait_for_everyone()  # each process writes a file of its own before the folder is moved
+        self.accelerator.wait_for_everyone()  # every process writes a part of the folder that is moved below
         if self.accelerator.is_main_process:
             (new / "run.json").write_text(json.dumps({"run": self.run, "history": history}))
             shutil.rmtree(previous, ignore_errors=True)
