@@ -186,7 +186,7 @@ class Run:
             "epochs": settings.epochs,
             "rows": rows,
             "programs": self.programs,
-            "training": {**self.training, "threads": torch.get_num_threads(), "float": self.float_digest},
+            "training": {**self.training, "threads": torch.get_num_threads(), **self.float_origin},
             "dataset": {
                 "name": images.name,
                 "split": "test",
@@ -205,12 +205,14 @@ class Run:
             net = models.resnet18(classes, settings.channels, small_images=True)
             recipe = train.Recipe(epochs=settings.float_epochs, lr=0.2, flip=settings.dataset != "embedded")
             folder = settings.out / f"float_{settings.dataset}_c{settings.channels}"
-            train.fit(net, self.images, recipe, out=folder)
+            train.fit(net, self.images, recipe, out=folder, checkpoint_every=50)
+            origin = f"{settings.float_epochs:g} epochs at batch {recipe.batch_size}, trained by this command"
         else:
-            net = load_float(path, classes)
+            net, origin = load_float(path, classes), path.name
         if len(net.conv1.weight) != settings.channels:
             raise ValueError(f"{path} has {len(net.conv1.weight)} channels, expected {settings.channels}")
-        self.float_digest = save_float(net, settings.out / "programs", f"resnet18_{settings.dataset}_float")
+        digest = save_float(net, settings.out / "programs", f"resnet18_{settings.dataset}_float")
+        self.float_origin = {"float": digest, "float network": origin}
         return net
 
 
