@@ -7,6 +7,9 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Threads that wait sleep instead of spinning: beside other work, spinning made short operations many times slower.
 export OMP_WAIT_POLICY ?= passive
 
+# Processes of the test suite; each runs with one thread. tests/conftest.py says what they share.
+WORKERS ?= 2
+
 # REQUIREMENTS=newest ignores the tested set and takes the newest releases that pyproject.toml allows.
 REQUIREMENTS ?= requirements.txt
 ifeq ($(REQUIREMENTS),newest)
@@ -52,6 +55,7 @@ reproduce: $(STAMP) ## run the reproduction notebook and say where the result is
 
 test: $(STAMP) lint ## style, types, unit tests, doctests, the reproduction notebook, the book
 	$(RUN) -m pytest tests dqt_core $(NOTEBOOKS) --durations 10 \
+		--numprocesses $(WORKERS) --dist loadgroup --no-loadscope-reorder \
 		--nbval --nbval-current-env --nbval-sanitize-with tests/sanitize.cfg
 
 lint: $(STAMP) ## ruff and mypy

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import filelock
 import pytest
 
 from dqt_core import data, results
@@ -26,12 +27,35 @@ REPRODUCTIONS = ROOT / "reproductions"
 sys.path += [str(ROOT / "benchmarks" / "gpu"), str(ROOT / "book"), str(REPRODUCTIONS)]
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "cifar10" in getattr(item, "fixturenames", ()):
             item.add_marker("data")
         if item.get_closest_marker("gpu") and (reason := without_gpu()):
             item.add_marker(pytest.mark.skip(reason=reason))
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        share(items)
+
+
+def share(items: list[pytest.Item]) -> None:
+    """Put the tests into groups, each for one process, in an order that keeps two processes busy to the end.
+
+    One builds the book while the other runs what needs none; the pages in a browser are left for both.
+    """
+    pages = (item for item in items if item.path.name == "test_browser.py")
+    group = {item: f"browser {i // 20}" for i, item in enumerate(pages)}
+    for item in items:
+        needs_book = "book" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group(group.get(item) or ("book" if needs_book else item.path.name)))
+    order = {"book": 0, "test_assignments.py": 1}
+    items.sort(key=lambda item: 9 if item in group else order.get(_group(item), 2))
+
+
+def _group(item: pytest.Item) -> str:
+    marker = item.get_closest_marker("xdist_group")
+    assert marker is not None
+    return marker.args[0]
 
 
 @pytest.hookimpl(wrapper=True)
@@ -83,13 +107,23 @@ def shipped() -> Callable[..., Program]:
 
 @pytest.fixture(scope="session")
 def book() -> Path:
-    """Build the book, or fail with what it complained about."""
+    """Build the book, once for all processes of this run, or fail with what it complained about."""
+    run = os.environ.get("PYTEST_XDIST_TESTRUNUID", str(os.getpid()))
+    (ROOT / "_build").mkdir(exist_ok=True)
+    with filelock.FileLock(ROOT / "_build" / "book.lock"):
+        built = ROOT / "_build" / "book.run"
+        if not built.is_file() or built.read_text() != run:
+            _build_book()
+            built.write_text(run)
+    return ROOT / "_build" / "html"
+
+
+def _build_book() -> None:
     result = subprocess.run([sys.executable, ROOT / "book" / "build.py"], capture_output=True, text=True)
     output = re.sub(r"\x1b\[[0-9;]*m", "", result.stdout + result.stderr).splitlines()
     complaints = [line for line in output if re.search(r"WARNING: |ERROR: |Error: ", line)]
     if result.returncode != 0:
         pytest.fail("\n".join(["the book does not build:", *(complaints or output[-40:])]), pytrace=False)
-    return ROOT / "_build" / "html"
 
 
 # What is counted at the end of a run: tests whose subject is one planted error each.
