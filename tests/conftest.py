@@ -47,7 +47,9 @@ def share(items: list[pytest.Item]) -> None:
     group = {item: f"browser {i // 20}" for i, item in enumerate(pages)}
     for item in items:
         needs_book = "book" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group(group.get(item) or ("book" if needs_book else item.path.name)))
+        item.add_marker(
+            pytest.mark.xdist_group(group.get(item) or ("book" if needs_book else item.path.name))
+        )
     order = {"book": 0, "test_assignments.py": 1}
     items.sort(key=lambda item: 9 if item in group else order.get(_group(item), 2))
 
