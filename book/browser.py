@@ -27,15 +27,16 @@ RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]
 THEME_ERRORS = ("Identifier 'THEBE_JS_URL' has already been declared",)
 # docutils writes a list of citations as <div role="list"> around entries that have another role.
 DOCUTILS_RULES = ("aria-required-children", "aria-deprecated-role")
-# A chapter's code has thousands of words and a dozen looks: one word of each look is kept, as axe-core measures the
-# contrast of every word for itself.
+# A chapter's code has thousands of words and a dozen looks: one word of each look is kept, as axe-core measures
+# the contrast of every word for itself.
 ONE_OF_A_KIND = """() => {
   const seen = new Set()
   const words = [...document.querySelectorAll(".highlight span")].filter(word => {
     const style = getComputedStyle(word), block = word.closest(".highlight").parentElement
-    const look = [block.className, word.className, style.color, style.backgroundColor, style.fontSize, style.fontWeight]
-    const known = seen.has(look.join())
-    seen.add(look.join())
+    const own = [style.color, style.backgroundColor, style.fontSize, style.fontWeight]
+    const look = [block.className, word.className, ...own].join()
+    const known = seen.has(look)
+    seen.add(look)
     return known && !word.id && !word.childElementCount
   })
   words.forEach(word => word.remove())
@@ -97,7 +98,7 @@ class Visit:
         return sum(map(len, bodies)), sum(len(gzip.compress(body, 6)) for body in bodies)
 
     def axe(self) -> list[str]:
-        """Violations that axe-core finds, one line each. It takes the page's code apart: look at it before."""
+        """Violations that axe-core finds, one line each. The page's code is taken apart for it."""
         self.page.evaluate(AXE.read_text())
         self.page.evaluate(ONE_OF_A_KIND)
         found = self.page.evaluate("rules => axe.run(document, {runOnly: rules})", RULES)["violations"]
