@@ -27,8 +27,8 @@ RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]
 THEME_ERRORS = ("Identifier 'THEBE_JS_URL' has already been declared",)
 # docutils writes a list of citations as <div role="list"> around entries that have another role.
 DOCUTILS_RULES = ("aria-required-children", "aria-deprecated-role")
-# A chapter's code has thousands of words and a dozen looks: one word of each look is kept, as axe-core measures
-# the contrast of every word for itself.
+# A chapter's code has thousands of words and a dozen looks: one word of each look is kept, as axe-core
+# measures the contrast of every word for itself.
 ONE_OF_A_KIND = """() => {
   const seen = new Set()
   const words = [...document.querySelectorAll(".highlight span")].filter(word => {
