@@ -23,7 +23,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 ROOT = Path(__file__).resolve().parents[1]
 REPRODUCTIONS = ROOT / "reproductions"
 # What is tested and is no package.
-sys.path += [str(ROOT / "benchmarks" / "gpu"), str(ROOT / "book"), str(REPRODUCTIONS)]
+sys.path += [
+    str(ROOT / "benchmarks"),
+    str(ROOT / "benchmarks" / "gpu"),
+    str(ROOT / "book"),
+    str(REPRODUCTIONS),
+]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
