@@ -42,11 +42,13 @@ BLOCK = np.dtype(
     ]
 )
 # Addresses of all that the steps of a plan read and write, and the bytes from a thread's to the next's.
+# A kernel writes a value's own bytes and no others. It reads whole lines, so that up to 63 bytes beyond a
+# value are read, and none before it; nothing that is kept depends on these bytes.
 MEMORY = np.dtype(
     [
         (name, np.int64)
         for name in (
-            "arena",  # every value, and a margin that may be read beyond the last
+            "arena",  # every value, and a line that may be read beyond the last
             "offsets",  # int64: of the lines of a pixel, for every convolution
             "order",  # int64: images sorted by choice, for every convolution
             "drops",  # int64: dropped bits of every image, for every reader
@@ -55,11 +57,11 @@ MEMORY = np.dtype(
             "ones",  # int32
             "zeros",  # int32
             "config",  # shapes of the tiles
-            *("sums", "sums_step"),  # int32
-            *("totals", "totals_step"),  # int64
+            *("sums", "sums_step"),  # int32, of a product or of one pixel's channels, up to 15 more of these
+            *("totals", "totals_step"),  # int64, of one pixel's channels and up to 15 more
             *("middles", "middles_step"),  # int32, for every pixel of a block
-            *("spare", "spare_step"),  # 16 channels of every pixel of a product
-            *("panel", "panel_step"),  # the windows of a block
+            *("spare", "spare_step"),  # 16 channels of every pixel of a product; a line of codes
+            *("panel", "panel_step"),  # the windows of a block, in whole products, and a line
         )
     ]
 )
@@ -515,7 +517,7 @@ def copy_rest(out, x, count):
 
 @compiled
 def clear(out, count):
-    """Whole 64-bit words of zeros."""
+    """Zeros, four bytes at a time."""
     for i in range(0, count, 4):
         _put_int(out + i, 0)
 
@@ -561,27 +563,30 @@ def conv(machine, memory, blocks, terms, step, item, thread):
     part = item % step.splits
     outputs = step.outputs // step.groups
     parts = (outputs + CHANNELS - 1) // CHANNELS
-    x = memory.arena + step.x + block.first * step.channels
-    row, offsets = step.channels, memory.offsets + 8 * step.panel
+    x, panel = memory.arena + step.x + block.first * step.channels, memory.panel + thread * memory.panel_step
+    row, offsets = step.steps * LINE, memory.offsets + 8 * step.panel
     sums, middles = memory.sums + thread * memory.sums_step, memory.middles + thread * memory.middles_step
     size = step.out_height * step.out_width
+    # So many pixels are read where they are. A last product of fewer than 32 would read on beyond them: up to
+    # 31 times all their channels beyond the value.
+    direct = block.pixels // PIXELS * PIXELS if step.direct else 0
     _configure(machine, memory.config)
     for group in range(step.groups):
-        if not step.direct:
-            x, row = memory.panel + thread * memory.panel_step, step.steps * LINE
-            if machine.unit == LINE:
-                gather(memory, step, block, group, x, row)
-            else:
-                gather_wide(memory, step, block, group, x, row)
+        if machine.unit == LINE:
+            gather(memory, step, block, group, direct, panel, row)
+        else:
+            gather_wide(memory, step, block, group, direct, panel, row)
         if block.middle:
-            add_windows(machine, step, block, x, row, middles)
+            add_windows(machine, step, block, 0, direct, x, row, middles)
+            add_windows(machine, step, block, direct, block.pixels, panel, row, middles)
         for channels in range(parts * part // step.splits, parts * (part + 1) // step.splits):
             first = channels * CHANNELS
             count = min(CHANNELS, outputs - first)
             weights = block.weights + (group * parts + channels) * step.steps * 32 * LINE
             slot, place = block.first // size, block.first % size
             for pixel in range(0, block.pixels, PIXELS):
-                _product(machine, x + pixel * row, row, offsets, weights, step.steps, sums)
+                windows = x + pixel * row if pixel < direct else panel + (pixel - direct) * row
+                _product(machine, windows, row, offsets, weights, step.steps, sums)
                 last = min(block.pixels, pixel + PIXELS)
                 done = pixel
                 while done < last:  # the pixels of one image
@@ -601,15 +606,19 @@ def conv(machine, memory, blocks, terms, step, item, thread):
 
 
 @compiled
-def gather(memory, step, block, group, panel, row):
-    """The codes of every pixel's window, one pixel after another."""
+def gather(memory, step, block, group, skip, panel, row):
+    """The codes of every pixel's window, one pixel after another, from the pixel `skip` of the block on.
+
+    Whole lines are copied. What is beyond a part of a window is covered by its next part; what is beyond the
+    window, by the next pixel, or it meets weights of 0.
+    """
     inputs = step.channels // step.groups
     size = step.out_height * step.out_width
-    slot, place = block.first // size, block.first % size
+    slot, place = (block.first + skip) // size, (block.first + skip) % size
     top, left = place // step.out_width, place % step.out_width - 1
     top, left = top * step.stride - step.padding, left * step.stride - step.padding
     right, bottom = step.out_width * step.stride - step.padding, step.out_height * step.stride - step.padding
-    for pixel in range(block.pixels):
+    for pixel in range(block.pixels - skip):
         left += step.stride
         if left == right:
             left, top = -step.padding, top + step.stride
@@ -638,12 +647,12 @@ def gather(memory, step, block, group, panel, row):
 
 
 @compiled
-def gather_wide(memory, step, block, group, panel, row):
+def gather_wide(memory, step, block, group, skip, panel, row):
     """`gather` to 16-bit integers."""
     inputs = step.channels // step.groups
     size = step.out_height * step.out_width
-    for pixel in range(block.pixels):
-        place = block.first + pixel
+    for pixel in range(block.pixels - skip):
+        place = block.first + skip + pixel
         image, place = _long(memory.order + 8 * (step.order + place // size)), place % size
         top = place // step.out_width * step.stride - step.padding
         left = place % step.out_width * step.stride - step.padding
@@ -662,13 +671,16 @@ def gather_wide(memory, step, block, group, panel, row):
 
 
 @compiled
-def add_windows(machine, step, block, x, row, out):
-    """What floor's middle of a bin adds to every sum of a pixel: a multiple of the sum of its window."""
+def add_windows(machine, step, block, first, last, x, row, out):
+    """What floor's middle of a bin adds to every sum of a pixel: a multiple of the sum of its window.
+
+    For pixels of a block, whose windows begin at `x`.
+    """
     count = step.kernel_height * step.kernel_width * (step.channels // step.groups)
-    for pixel in range(block.pixels):
-        total = 0
+    for pixel in range(first, last):
+        total, window = 0, x + (pixel - first) * row
         for i in range(count):
-            total += _byte(x + pixel * row + i) if machine.unit == LINE else _short(x + pixel * row + 2 * i)
+            total += _byte(window + i) if machine.unit == LINE else _short(window + 2 * i)
         _put_int(out + 4 * pixel, (total - block.zero * count) * block.middle)
 
 
@@ -717,7 +729,7 @@ def depthwise(memory, blocks, terms, step, item, thread):
     block = blocks[step.block + image]
     sums = memory.sums + thread * memory.sums_step
     for column in range(step.out_width):
-        clear(sums, 4 * step.outputs + 64)
+        clear(sums, 4 * (step.outputs + 15))
         weights = block.weights - 4 * step.outputs
         for y in range(
             row * step.stride - step.padding, row * step.stride - step.padding + step.kernel_height
@@ -744,7 +756,7 @@ def requantize(memory, terms, step, item, thread):
     totals = memory.totals + thread * memory.totals_step
     spare = memory.spare + thread * memory.spare_step
     for pixel in range(item * step.width, (item + 1) * step.width):
-        clear(totals, 8 * outputs + 128)
+        clear(totals, 8 * (outputs + 15))
         for index in range(step.term, step.term + step.terms):
             term = terms[index]
             code = 4 if term.kind == SUMS else 1
@@ -792,7 +804,7 @@ def sum_pool(memory, step, image, thread):
     """One image."""
     sums = memory.sums + thread * memory.sums_step
     size = step.height * step.width
-    clear(sums, 4 * step.channels + 64)
+    clear(sums, 4 * (step.channels + 15))
     for pixel in range(image * size, (image + 1) * size):
         x = memory.arena + step.x + pixel * step.channels
         for i in range(0, step.channels, 16):

@@ -3,6 +3,10 @@
 A plan is made for a program and kept with it. It joins every requantize to the convolution before it, gives
 each value a place in one block of memory, and lists the steps that `_numba_kernels.run` then walks: between
 the bytes of the images and the logits nothing is allocated.
+
+Kernels work on addresses, so what they touch is sized here, by what `_numba_kernels` says of each buffer.
+Every byte that a kernel may touch comes from `_memory`, which the tests put between pages that may not be
+touched.
 """
 
 import ctypes
@@ -44,10 +48,11 @@ from dqt_core.program import (
 Picks = NDArray[np.int64]
 Machine = kernels.Amx | kernels.Vnni512 | kernels.Vnni256 | kernels.Plain
 
-MARGIN = 1 << 18  # bytes beyond the values that a kernel may read
-PANEL = 1 << 18  # bytes of windows that a thread collects before it multiplies
-ARENA = 1 << 26  # bytes of values; larger batches are run in parts
 LINE = kernels.LINE
+MARGIN = LINE  # bytes that may be read beyond a value: a line that begins with its last code
+PANEL = 1 << 18  # bytes of windows that a thread collects before it multiplies, if a product has no more
+MOST = 4096  # pixels of a block
+ARENA = 1 << 26  # bytes of values; larger batches are run in parts
 _LOCK = threading.Lock()  # a backend has one arena, and some of Numba's pools of threads serve one caller
 
 
@@ -118,6 +123,13 @@ class Weights:
     rounding : {"half_up", "floor"}
     unit : int
         Codes in a line of 64 bytes.
+
+    Attributes
+    ----------
+    steps : int
+        Lines of a window.
+    block_pixels : int
+        Most pixels whose windows are collected at a time: whole products, as many as `PANEL` holds.
     """
 
     def __init__(self, op: Conv, rounding: nested.Rounding, unit: int) -> None:
@@ -126,6 +138,9 @@ class Weights:
         self.is_depthwise = op.groups > 1 and self.outputs == 1 and op.weight.shape[3] == 1
         integer.require_accumulator(self.terms, 256 * 255 if rounding == "floor" else 128 * 255)
         self.steps = -(-self.terms // unit)
+        touched = LINE * self.steps + 2 * len(op.weight)  # bytes of a pixel
+        products = min(MOST, PANEL // touched) // kernels.PIXELS
+        self.block_pixels = max(1, products) * kernels.PIXELS
         self._switched: dict[int, tuple[NDArray[Any], NDArray[np.int32]]] = {}
         self._made: dict[tuple[int, int, bool], tuple[NDArray[Any], NDArray[np.int32]]] = {}
 
@@ -137,14 +152,14 @@ class Weights:
         padded = np.zeros((op.groups, blocks * 16, self.steps * self.unit), np.int8)
         padded[:, : self.outputs, : self.terms] = op.weight.reshape(op.groups, self.outputs, self.terms)
         lines = padded.reshape(op.groups, blocks, 16, -1, size).swapaxes(2, 3)
-        packed = _aligned(padded.size, np.int8)
+        packed = _memory(padded.size, np.int8)
         packed[:] = lines.reshape(-1)
         return packed
 
     def _at(self, width: int) -> tuple[NDArray[Any], NDArray[np.int32]]:
         """Switched weights, and the sum of every channel's."""
         if width not in self._switched:
-            codes = _aligned(len(self._packed), np.int8)
+            codes = _memory(len(self._packed), np.int8)
             epsilon = int(self.rounding == "half_up" and width < MASTER_WIDTH)
             kernels.switch_weights(
                 codes.ctypes.data, self._packed.ctypes.data, len(codes), MASTER_WIDTH - width, epsilon
@@ -152,7 +167,7 @@ class Weights:
             by_channel = codes.reshape(self.op.groups, -1, self.steps * 16, 16, self.unit // 16)
             sums = by_channel.sum((2, 4), dtype=np.int32).reshape(self.op.groups, -1)[:, : self.outputs]
             if self.unit != LINE:
-                narrow, codes = codes, _aligned(len(codes), np.int16)
+                narrow, codes = codes, _memory(len(codes), np.int16)
                 codes[:] = narrow
             self._switched[width] = codes, sums.ravel()
         return self._switched[width]
@@ -179,16 +194,24 @@ class Weights:
         return codes.ctypes.data, correction.ctypes.data, zero, middle
 
 
-def _aligned(size: int, dtype: Any) -> NDArray[Any]:
-    """An array at the start of a line of the cache, and a line longer than asked for."""
-    memory = np.zeros(size * np.dtype(dtype).itemsize + 2 * LINE, np.uint8)
-    start = -memory.ctypes.data % LINE
-    return memory[start : start + size * np.dtype(dtype).itemsize].view(dtype)
+def _memory(size: int, dtype: Any, alignment: int = LINE) -> NDArray[Any]:
+    """Zeros at a multiple of `alignment` bytes, and not a byte more: all that kernels touch is made here."""
+    count = size * np.dtype(dtype).itemsize
+    memory = np.zeros(count + alignment - 1, np.uint8)
+    start = -memory.ctypes.data % alignment
+    return memory[start : start + count].view(dtype)
+
+
+def _table(values: NDArray[Any], beyond: int = 0) -> NDArray[Any]:
+    """A flat copy, with zeros beyond its end."""
+    table = _memory(values.size + beyond, values.dtype, values.itemsize)
+    table[: values.size] = values.ravel()
+    return table
 
 
 def _padded(values: NDArray[Any]) -> NDArray[Any]:
-    """A flat copy that may be read 16 values beyond its end."""
-    return np.concatenate([values.ravel(), np.zeros(16, values.dtype)])
+    """A table of channels, of which 16 are read at a time, from the last one on too."""
+    return _table(values, beyond=15)
 
 
 @dataclass(frozen=True)
@@ -201,7 +224,7 @@ class _Conv:
     signed: bool
     x: int
     switched: int
-    own: tuple[NDArray[Any], NDArray[Any], int] | None  # M, B and the length of their rows, where it is fused
+    own: tuple[NDArray[Any], NDArray[Any], int] | None  # M, B, length of a choice's row, where fused
     pixels: int  # of an image
     entries: int  # of its sorted images; those of its switch follow
     is_pointwise: bool
@@ -347,7 +370,8 @@ class Plan:
             r = joint.requantize.r
             fields |= {"r": r, "lo": joint.requantize.lo, "hi": joint.requantize.hi, "term": len(self._terms)}
             m, b = self._rows(joint.term, len(op.weight), 1 << (r - 1))
-            own = m, b, len(op.weight) * (len(m) > len(op.weight) + 16)
+            has_rows = max(len(joint.term.multiplier), len(joint.term.offset)) > 1
+            own = m, b, len(op.weight) if has_rows else 0
             if joint.skip is not None:
                 fields["terms"] = 1
                 self._add_term(joint.skip, out)
@@ -366,7 +390,7 @@ class Plan:
         )
 
     def _fix(self) -> None:
-        self.records = np.zeros(len(self._made), kernels.STEP)
+        self.records = _memory(len(self._made), kernels.STEP)
         for record, fields in zip(self.records, self._made, strict=True):
             for name, value in fields.items():
                 record[name] = value
@@ -378,10 +402,10 @@ class Plan:
         self._items = np.array(
             [int(r[per_row[r["kind"]]]) if r["kind"] in per_row else 1 for r in self.records]
         )
-        self.order, self.drops, self.rows = (np.zeros(self._entries, np.int64) for _ in range(3))
-        self.terms = np.array(self._terms, kernels.TERM) if self._terms else np.zeros(1, kernels.TERM)
-        self.offsets = np.array(self._offsets, np.int64)
-        self.tables = np.stack(self._tables)
+        self.order, self.drops, self.rows = (_memory(self._entries, np.int64) for _ in range(3))
+        self.terms = _table(np.array(self._terms, kernels.TERM))
+        self.offsets = _table(np.array(self._offsets, np.int64))
+        self.tables = _table(np.stack(self._tables))
         self.blocks: dict[int, NDArray[Any]] = {}  # of every part
         self._filled: dict[int, Any] = {}
 
@@ -404,7 +428,7 @@ class Plan:
         for conv in self._convs:
             if records.start <= conv.record < records.stop:
                 self._fill_conv(conv, images, choices, workers, blocks)
-        self.blocks[part] = np.array(blocks or [(0,) * len(kernels.BLOCK.names or ())], kernels.BLOCK)
+        self.blocks[part] = _table(np.array(blocks, kernels.BLOCK))
 
     def _fill_conv(
         self, conv: _Conv, images: int, choices: Picks | None, workers: int, blocks: list[tuple[int, ...]]
@@ -431,11 +455,10 @@ class Plan:
             blocks += [(image, 1, *self._widths(conv, int(column[image]), table)) for image in range(images)]
             record["items"] = images * record["out_height"]
             return
-        touched = LINE * weights.steps + 2 * len(weights.op.weight)  # bytes of a pixel
-        most = max(32, min(4096, PANEL // touched) // 32 * 32)
+        most = weights.block_pixels
         if workers > 1:
             share = -(-images * conv.pixels // (2 * workers))
-            most = min(most, -(-share // 32) * 32)
+            most = min(most, -(-share // kernels.PIXELS) * kernels.PIXELS)
         for choice, start, end in zip(used, starts, [*starts[1:], images], strict=True):
             rest = self._widths(conv, int(choice), table)
             last = int(end) * conv.pixels
@@ -472,7 +495,7 @@ class Plan:
             if stop > start:
                 records = slice(start, stop)
                 self._fill(part, records, n, choices, scratch.workers)
-                memory = self._memory(arena, scratch)
+                memory = self._addresses(arena, scratch)
                 run = kernels.run_alone if scratch.workers == 1 else kernels.run
                 run(scratch.machine, memory, self.blocks[part], self.terms, self.records[records])
             start = stop
@@ -490,8 +513,8 @@ class Plan:
         size = int(np.prod(shape)) * self.dtypes[name].itemsize
         return arena[self.places[name] :][:size].view(self.dtypes[name]).reshape(shape)
 
-    def _memory(self, arena: NDArray[np.uint8], scratch: "Scratch") -> NDArray[Any]:
-        memory = scratch.memory.copy()
+    def _addresses(self, arena: NDArray[np.uint8], scratch: "Scratch") -> NDArray[Any]:
+        memory = _table(scratch.memory)
         memory["arena"] = arena.ctypes.data
         for name in ("offsets", "order", "drops", "rows", "tables"):
             memory[name] = getattr(self, name).ctypes.data
@@ -499,33 +522,37 @@ class Plan:
 
 
 class Scratch:
-    """What every thread has for itself."""
+    """What every thread has for itself.
+
+    Notes
+    -----
+    Channels are worked on 16 at a time, so sums and totals of any number of them have 15 more. A block's
+    windows are whole products (`Weights.block_pixels`); a line copied into the last may end beyond it.
+    """
 
     def __init__(
         self, program: Program, weights: Mapping[str, Weights], machine: Machine, workers: int
     ) -> None:
         self.machine, self.workers = machine, workers
         count: int = numba.config.NUMBA_NUM_THREADS
-        widest = max(shape[2] for shape in value_shapes(program.ops, program.image_shape).values())
-        lines = max((own.steps for own in weights.values()), default=1)
-        panel = max(PANEL, 32 * LINE * lines) + LINE
-        sizes = {"sums": 4 * max(kernels.PRODUCT // 4, widest + 32), "totals": 8 * (widest + 32)}
-        sizes |= {"middles": 4 * 4096, "spare": LINE * 32, "panel": panel}
+        widest = max(shape[2] for shape in value_shapes(program.ops, program.image_shape).values()) + 15
+        windows = max((own.block_pixels * own.steps * LINE for own in weights.values()), default=0)
+        sizes = {"sums": max(kernels.PRODUCT, 4 * widest), "totals": 8 * widest}
+        # `spare` takes 16 channels, of int32 at most, of every pixel of a product
+        sizes |= {"middles": 4 * MOST, "spare": 4 * 16 * kernels.PIXELS, "panel": windows + LINE}
         self.memory = np.zeros(1, kernels.MEMORY)
-        self._kept = {name: _aligned(count * _whole_lines(size), np.uint8) for name, size in sizes.items()}
-        for name in sizes:
-            self.memory[f"{name}_step"] = _whole_lines(sizes[name])
-        tiles = self._kept["config"] = _aligned(LINE, np.uint8)
+        self._kept: dict[str, NDArray[Any]] = {}
+        for name, size in sizes.items():
+            step = -(-size // LINE) * LINE
+            self._kept[name] = _memory((count - 1) * step + size, np.uint8)
+            self.memory[f"{name}_step"] = step
+        tiles = self._kept["config"] = _memory(LINE, np.uint8)
         tiles[0] = 1  # the one palette there is
         tiles[16:32].view(np.uint16)[:] = LINE  # bytes of a row of a tile
         tiles[48:56] = 16  # rows
-        self._kept["ones"], self._kept["zeros"] = np.ones(16, np.int32), np.zeros(16, np.int32)
+        self._kept |= {"ones": _table(np.ones(16, np.int32)), "zeros": _table(np.zeros(16, np.int32))}
         for name, array in self._kept.items():
             self.memory[name] = array.ctypes.data
-
-
-def _whole_lines(size: int) -> int:
-    return -(-size // LINE) * LINE
 
 
 class Backend:
@@ -585,7 +612,7 @@ class Backend:
     ) -> tuple[dict[str, NDArray[np.int64]], Picks | None]:
         workers = threads()
         if len(self._arena) < plan.size + MARGIN:
-            self._arena = _aligned(plan.size + MARGIN, np.uint8)
+            self._arena = _memory(plan.size + MARGIN, np.uint8)
         if self._scratch is None or self._scratch.workers != workers:
             self._scratch = Scratch(self.program, self._weights, self._machine, workers)
         if workers == 1:
