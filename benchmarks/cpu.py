@@ -182,9 +182,9 @@ def switch(bench, count=25_500_000):
     """Codes at another width, against a copy and against floats."""
     from dqt_core.backends import _numba_kernels as kernels
 
-    codes = numba_cpu._aligned(count // 64 * 64, np.int8)
+    codes = numba_cpu._memory(count // 64 * 64, np.int8)
     codes[:] = np.random.default_rng(0).integers(-128, 128, len(codes), np.int8)
-    out = numba_cpu._aligned(len(codes), np.int8)
+    out = numba_cpu._memory(len(codes), np.int8)
 
     def ours():
         kernels.switch_weights(out.ctypes.data, codes.ctypes.data, len(codes), 4, 1)
@@ -242,9 +242,10 @@ def shares_of(bench, program, batch):
     choices = np.full((batch, len(program.layers)), len(program.choices) - 1)
     backend.run(images, choices)
     plan = backend._plans[True]
-    memory = plan._memory(backend._arena, backend._scratch)
+    memory = plan._addresses(backend._arena, backend._scratch)
     steps, flat, rest = (plan.records.copy() for _ in range(3))
-    flat["direct"] = rest["direct"] = 1
+    for records in (flat, rest):
+        records["kernel_height"][records["kind"] == kernels.CONV] = 0  # no row of a window is collected
     rest["steps"] = 0
     run = kernels.run_alone if bench.threads == 1 else kernels.run
 
@@ -265,7 +266,7 @@ def roofline(bench):
     count, lines = 2000, 9
     make = kernel_of_products()
     machine = numba_cpu.machine()
-    x, weights, sums = (numba_cpu._aligned(32 * 64 * lines, np.uint8) for _ in range(3))
+    x, weights, sums = (numba_cpu._memory(32 * 64 * lines, np.uint8) for _ in range(3))
     scratch = numba_cpu.Scratch(networks.resnet18(4, 8, 4, 2), {}, machine, 1)
     offsets = np.arange(lines) * 64
     places = x.ctypes.data, 64 * lines, offsets.ctypes.data, weights.ctypes.data, lines, sums.ctypes.data
