@@ -64,6 +64,7 @@ format: $(STAMP) ## let ruff rewrite what it can
 	$(BIN)/ruff format .
 
 outputs: $(STAMP) ## run the notebooks anew, without data, and store their outputs
+	$(RUN) -c "from dqt_core.backends import numba_cpu; numba_cpu.prepare()"
 	for notebook in $(NOTEBOOKS); do \
 		$(BIN)/jupytext --quiet --update --to ipynb $${notebook%.ipynb}.py && \
 		env -u DQT_DATA $(BIN)/jupyter-nbconvert --log-level ERROR --to notebook --execute --inplace \

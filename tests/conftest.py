@@ -35,6 +35,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "cifar10" in getattr(item, "fixturenames", ()):
             item.add_marker("data")
+        if item.path.suffix == ".ipynb":
+            prepared()
         if item.get_closest_marker("gpu") and (reason := without_gpu()):
             item.add_marker(pytest.mark.skip(reason=reason))
 
@@ -51,6 +53,13 @@ def pytest_runtest_call(item: pytest.Item) -> Any:
         if cause is None or os.environ.get("CI"):
             raise
         pytest.skip(str(cause))
+
+
+@functools.cache
+def prepared() -> None:
+    """Compile the kernels before a notebook runs, whose outputs are compared: that it is done is said."""
+    code = "from dqt_core.backends import numba_cpu; numba_cpu.prepare()"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
 @functools.cache

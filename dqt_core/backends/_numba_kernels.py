@@ -834,7 +834,22 @@ def work(machine, memory, blocks, terms, step, item, thread):
         sum_pool(memory, step, item, thread)
 
 
-@njit(parallel=True, nogil=True, cache=True, error_model="numpy")
+def kept(**options: bool) -> Callable[..., Any]:
+    """Numba's decorator for what Python calls, kept on disk where a folder of the cache can be written to."""
+
+    def decorate(function: Callable[..., Any]) -> Any:
+        made = njit(nogil=True, error_model="numpy", **options)(function)
+        try:
+            made.enable_caching()
+            made.is_kept = True
+        except RuntimeError:  # Numba found no such folder
+            made.is_kept = False
+        return made
+
+    return decorate
+
+
+@kept(parallel=True)
 def run(machine, memory, blocks, terms, steps):
     """The steps one after another, the items of each shared out over the threads."""
     for i in range(len(steps)):
@@ -842,7 +857,7 @@ def run(machine, memory, blocks, terms, steps):
             work(machine, memory[0], blocks, terms, steps[i], item, get_thread_id())
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@kept()
 def run_alone(machine, memory, blocks, terms, steps):
     """`run` on one thread, which wakes no other."""
     for i in range(len(steps)):
@@ -850,7 +865,7 @@ def run_alone(machine, memory, blocks, terms, steps):
             work(machine, memory[0], blocks, terms, steps[i], item, 0)
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@kept()
 def switch_weights(out, codes, count, drop, epsilon):
     """Signed codes at an address to another width, whole lines of them."""
     for line in range(0, count, LINE):

@@ -22,6 +22,7 @@ from typing import Any
 import numba
 import numpy as np
 from llvmlite import binding
+from numba.core import event
 from numpy.typing import NDArray
 
 from dqt_core import integer, nested
@@ -112,6 +113,43 @@ def threads() -> int:
         return min(most, torch.get_num_threads())
     wanted = os.environ.get("OMP_NUM_THREADS", "")
     return min(most, max(1, int(wanted))) if wanted.isdigit() else most
+
+
+class _Notice(event.Listener):
+    """Says once that the kernels are being compiled, which Numba does in silence."""
+
+    is_due = True
+
+    def on_start(self, event: Any) -> None:
+        if self.is_due and event.data["dispatcher"] in (kernels.run, kernels.run_alone):
+            self.is_due = False
+            kept = "kept on disk"
+            if not kernels.run.is_kept:
+                kept = "not kept, as no folder of Numba's cache can be written to: set NUMBA_CACHE_DIR to one"
+            print(f"dqt_core: compiling the kernels for this processor, about 12 s; {kept}", file=sys.stderr)
+
+    def on_end(self, event: Any) -> None:
+        """Nothing is said."""
+
+
+event.register("numba:compile", _Notice())
+
+
+def prepare() -> None:
+    """Compile the kernels now, if they are not on disk; otherwise the first run does.
+
+    Examples
+    --------
+    >>> prepare()
+    """
+    nothing = (np.zeros(int(kind is kernels.MEMORY), kind) for kind in _ARGUMENTS)
+    arguments = machine(), *nothing
+    for run in (kernels.run_alone, kernels.run):
+        run(*arguments)
+    kernels.switch_weights(0, 0, 0, 0, 0)
+
+
+_ARGUMENTS = kernels.MEMORY, kernels.BLOCK, kernels.TERM, kernels.STEP
 
 
 class Weights:
