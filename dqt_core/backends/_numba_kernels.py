@@ -289,32 +289,54 @@ def _widen_line(typingctx: Any, out: Any, x: Any) -> Any:
     return types.none(types.int64, types.int64), codegen
 
 
-@intrinsic
-def _switch_line(
-    typingctx: Any, out: Any, x: Any, flip: Any, drop: Any, epsilon: Any, highest: Any, lift: Any
-) -> Any:
-    """64 codes at another width, Eq. 4.
+def _switcher(past_the_cache: bool) -> Any:
+    """A function for 64 codes at another width, Eq. 4.
 
     ``min((u >> d) + epsilon * bit_(d-1)(u), highest) - lift``, u = x ^ flip.
+
+    past_the_cache : the line, which is a whole one of the cache, is written without being read first
     """
 
-    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        def every(value: Any) -> Any:
-            return _every(builder, value, _CODES)
+    @intrinsic
+    def switch_line(
+        typingctx: Any, out: Any, x: Any, flip: Any, drop: Any, epsilon: Any, highest: Any, lift: Any
+    ) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            def every(value: Any) -> Any:
+                return _every(builder, value, _CODES)
 
-        out, x, flip, drop, epsilon, highest, lift = arguments
-        codes = builder.xor(builder.load(_at(builder, x, of=_CODES), align=1), every(flip))
-        floor = builder.lshr(codes, every(drop))
-        # at d = 0 the shift is by 7 and epsilon is 0
-        last = builder.lshr(codes, every(builder.and_(builder.sub(drop, _LONG(1)), _LONG(7))))
-        rounded = builder.add(floor, builder.and_(last, every(epsilon)))
-        top = every(highest)
-        result = builder.select(builder.icmp_unsigned("<", rounded, top), rounded, top)
-        result = builder.sub(result, every(lift))
-        builder.store(result, _at(builder, out, of=_CODES), align=1)
+            out, x, flip, drop, epsilon, highest, lift = arguments
+            codes = builder.xor(builder.load(_at(builder, x, of=_CODES), align=1), every(flip))
+            floor = builder.lshr(codes, every(drop))
+            # at d = 0 the shift is by 7 and epsilon is 0
+            last = builder.lshr(codes, every(builder.and_(builder.sub(drop, _LONG(1)), _LONG(7))))
+            rounded = builder.add(floor, builder.and_(last, every(epsilon)))
+            top = every(highest)
+            result = builder.select(builder.icmp_unsigned("<", rounded, top), rounded, top)
+            result = builder.sub(result, every(lift))
+            line = _at(builder, out, of=_CODES)
+            store = builder.store(result, line, align=LINE if past_the_cache else 1)
+            if past_the_cache:
+                store.set_metadata("nontemporal", builder.module.add_metadata([_INT(1)]))
+            return context.get_dummy_value()
+
+        return types.none(*[types.int64] * 7), codegen
+
+    return switch_line
+
+
+_switch_line, _switch_line_past_the_cache = _switcher(False), _switcher(True)
+
+
+@intrinsic
+def _fence(typingctx: Any) -> Any:
+    """What was written past the cache is there for every thread."""
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        builder.fence("seq_cst")
         return context.get_dummy_value()
 
-    return types.none(*[types.int64] * 2, *[types.int64] * 5), codegen
+    return types.none(), codegen
 
 
 # How 16 channels go on from their sums.
@@ -867,6 +889,7 @@ def run_alone(machine, memory, blocks, terms, steps):
 
 @kept()
 def switch_weights(out, codes, count, drop, epsilon):
-    """Signed codes at an address to another width, whole lines of them."""
+    """Signed codes at an address to another width, whole lines of them to whole lines of the cache."""
     for line in range(0, count, LINE):
-        _switch_line(out + line, codes + line, 128, drop, epsilon, 255 >> drop, 128 >> drop)
+        _switch_line_past_the_cache(out + line, codes + line, 128, drop, epsilon, 255 >> drop, 128 >> drop)
+    _fence()
