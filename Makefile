@@ -13,7 +13,7 @@ WORKERS ?= 2
 # REQUIREMENTS=newest ignores the tested set and takes the newest releases that pyproject.toml allows.
 REQUIREMENTS ?= requirements.txt
 ifeq ($(REQUIREMENTS),newest)
-PACKAGES := "setuptools>=77" ".[train,book,teach,dev]"
+PACKAGES := "setuptools>=77" ".[train,fast,book,teach,dev]"
 else
 PACKAGES := -r $(REQUIREMENTS)
 endif
@@ -28,7 +28,7 @@ RESULT := _build/reproduce/$(NOTEBOOK)
 NOTEBOOKS := $(wildcard reproductions/*.ipynb)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv reproduce test lint format outputs export book book-report hand-out assignments grade publish-notebooks gpu gpu-train clean
+.PHONY: help venv reproduce test lint format outputs export book book-report hand-out assignments grade publish-notebooks bench gpu gpu-train clean
 .DELETE_ON_ERROR:
 
 help: ## show this list
@@ -68,6 +68,7 @@ format: $(STAMP) ## let ruff rewrite what it can
 	$(BIN)/ruff format .
 
 outputs: $(STAMP) ## run the notebooks anew, without data, and store their outputs
+	$(RUN) -c "from dqt_core.backends import numba_cpu; numba_cpu.prepare()"
 	for notebook in $(NOTEBOOKS); do \
 		$(BIN)/jupytext --quiet --update --to ipynb $${notebook%.ipynb}.py && \
 		env -u DQT_DATA $(BIN)/jupyter-nbconvert --log-level ERROR --to notebook --execute --inplace \
@@ -104,6 +105,10 @@ publish-notebooks: ## put the notebooks of the built book on the branch `noteboo
 # .venv/bin/pip install cupy-cuda13x (or cupy-cuda12x), then make gpu PYTHON=.venv/bin/python
 gpu: ## tests, measurements and sanitizer on this machine's GPU (PYTHON=python3 is used as it is)
 	$(PYTHON) benchmarks/gpu/run.py
+
+bench: $(STAMP) ## measure this machine's CPU against torch and ONNX Runtime, on one thread and on all
+	OMP_NUM_THREADS=1 $(RUN) benchmarks/cpu.py --threads 1 --out reproductions/results/cpu/one-thread.json
+	$(RUN) benchmarks/cpu.py --out reproductions/results/cpu/all-threads.json
 
 gpu-train: ## train ResNet-18 at full width on this machine's GPU (PYTHON, DQT_DATA); goes on where it stopped
 	PYTHONPATH=. $(PYTHON) reproductions/train_resnet18.py --dataset cifar10 --width-multiplier 1 --epochs 100 \

@@ -17,6 +17,7 @@ CACHE = BUILD / ".jupyter_cache"
 KEY = BUILD / "jupyter_cache.key"
 # What a chapter's cells can see besides their own text.
 INPUTS = ("requirements.txt", "dqt_core/**/*", "book/*.py", "book/assignments/**/*", "reproductions/**/*")
+PREPARE = "from dqt_core.backends import numba_cpu; numba_cpu.prepare()"
 
 
 def cache_key() -> str:
@@ -38,6 +39,8 @@ def build() -> int:
         shutil.rmtree(CACHE, ignore_errors=True)
         BUILD.mkdir(exist_ok=True)
         KEY.write_text(key)
+    # What is said when the kernels are compiled belongs into no page.
+    subprocess.run([sys.executable, "-c", PREPARE], cwd=ROOT, check=True)
     program = Path(sys.executable).with_name("jupyter-book")
     command = [program, "build", "-W", "--keep-going", ROOT]
     # The kernel named python3 must be this environment's, not one that the user has installed elsewhere.

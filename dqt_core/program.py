@@ -22,13 +22,14 @@ from dqt_core.nested import MASTER_WIDTH, Rounding, require_width
 
 Choice: TypeAlias = tuple[int, int]
 Widths: TypeAlias = int | Literal["controller"] | Sequence[int | Choice] | NDArray[np.integer]
-BackendName: TypeAlias = Literal["auto", "numpy", "torch", "cupy", "emulator"]
+BackendName: TypeAlias = Literal["auto", "numpy", "numba", "torch", "cupy", "emulator"]
 
 FORMAT = "dqt-program-1"
 METADATA = "dqt_core"
 IMAGE = "image"
 BACKENDS = {
     "numpy": "dqt_core.backends.numpy_ref",
+    "numba": "dqt_core.backends.numba_cpu",
     "torch": "dqt_core.backends.torch_cpu",
     "cupy": "dqt_core.backends.cupy_gpu",
     "emulator": "dqt_core.backends.emulated",
@@ -209,6 +210,14 @@ class Program:
             sha.update(np.ascontiguousarray(tensors[key]).tobytes())
         return sha.hexdigest()
 
+    @functools.cached_property
+    def _executors(self) -> dict[str, Any]:
+        """Backends that hold this program: its weights are switched and laid out once, not at every run."""
+        return {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_executors"}
+
     def run(
         self,
         images: NDArray[np.uint8],
@@ -225,9 +234,10 @@ class Program:
         widths : int, list of L, array (N, L) or (N, L, 2), or "controller"
             One width for all switchable layers; one (or a pair of weight and input bits) for each; one for
             each image and layer; or the controller's choice for each image.
-        backend : {"auto", "numpy", "torch", "cupy", "emulator"}
-            "cupy" runs on an NVIDIA GPU, "emulator" the same kernels on the CPU, slowly. "auto" is cupy where
-            a GPU answers it, else torch where it is installed, else numpy. All return the same bits.
+        backend : {"auto", "numpy", "numba", "torch", "cupy", "emulator"}
+            "numba" compiles for this processor, once, at its first use. "cupy" runs on an NVIDIA GPU,
+            "emulator" the same kernels on the CPU, slowly. "auto" is cupy where a GPU answers it, else numba
+            or torch where one is installed, else numpy. All return the same bits.
         batch_size : int
             Images at a time; the result does not depend on it.
 
@@ -248,7 +258,9 @@ class Program:
         chosen = self._choices_of(widths, len(images))
         backend_name = _resolve(backend)
         module = importlib.import_module(BACKENDS[backend_name])
-        executor = module.Backend(self)
+        if backend_name not in self._executors:
+            self._executors[backend_name] = module.Backend(self)
+        executor = self._executors[backend_name]
         # A backend that plans the whole program runs it; others are led through it operation by operation.
         run_batch = getattr(executor, "run", None) or functools.partial(execute, self, executor)
         logits, picks = [], []
@@ -436,11 +448,13 @@ def _resolve(backend: str) -> str:
     if backend == "auto":
         if importlib.util.find_spec("cupy") and importlib.import_module(BACKENDS["cupy"]).available():
             return "cupy"
-        return "torch" if importlib.util.find_spec("torch") else "numpy"
+        return next((name for name in ("numba", "torch") if importlib.util.find_spec(name)), "numpy")
     if backend not in BACKENDS:
         raise ValueError(f"backend {backend!r} is unknown; choose 'auto', {', '.join(map(repr, BACKENDS))}")
     if backend == "torch" and not importlib.util.find_spec("torch"):
         raise ImportError('backend "torch" needs PyTorch: pip install "dqt_core[train]"')
+    if backend == "numba" and not importlib.util.find_spec("numba"):
+        raise ImportError('backend "numba" needs Numba: pip install "dqt_core[fast]"')
     return backend
 
 

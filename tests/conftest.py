@@ -24,7 +24,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 ROOT = Path(__file__).resolve().parents[1]
 REPRODUCTIONS = ROOT / "reproductions"
 # What is tested and is no package.
-sys.path += [str(ROOT / "benchmarks" / "gpu"), str(ROOT / "book"), str(REPRODUCTIONS)]
+sys.path += [
+    str(ROOT / "benchmarks"),
+    str(ROOT / "benchmarks" / "gpu"),
+    str(ROOT / "book"),
+    str(REPRODUCTIONS),
+]
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -32,6 +37,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "cifar10" in getattr(item, "fixturenames", ()):
             item.add_marker("data")
+        if item.path.suffix == ".ipynb":
+            prepared()
         if item.get_closest_marker("gpu") and (reason := without_gpu()):
             item.add_marker(pytest.mark.skip(reason=reason))
     if "PYTEST_XDIST_WORKER" in os.environ:
@@ -72,6 +79,13 @@ def pytest_runtest_call(item: pytest.Item) -> Any:
         if cause is None or os.environ.get("CI"):
             raise
         pytest.skip(str(cause))
+
+
+@functools.cache
+def prepared() -> None:
+    """Compile the kernels before a notebook runs, whose outputs are compared: that it is done is said."""
+    code = "from dqt_core.backends import numba_cpu; numba_cpu.prepare()"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
 @functools.cache

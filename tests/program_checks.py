@@ -36,21 +36,21 @@ def small_program(rounding="half_up", controller=True, seed=0):
     rng = np.random.default_rng(seed)
     stem = [
         Lookup(rng.integers(-128, 128, (3, 256)).astype(np.int8), "input", IMAGE),
-        _conv(rng, "stem", "input", (4, 3, 3, 3), padding=1),
-        _requantize(rng, "stem:codes", [("stem:sum", 27, 4, None)], 0, 255),
+        conv(rng, "stem", "input", (4, 3, 3, 3), padding=1),
+        requantize(rng, "stem:codes", [("stem:sum", 27, 4, None)], 0, 255),
     ]
     body = [
         MaxPool(3, 1, 1, "stem:codes", "pooled"),
-        _conv(rng, "grouped", "pooled", (6, 3, 3, 2), stride=2, padding=1, groups=2, layer=0),
-        _conv(rng, "shortcut", "pooled", (6, 1, 1, 4), stride=2, layer=1),
-        _requantize(rng, "a", [("grouped:sum", 18, 6, 0), ("shortcut:sum", 4, 6, 1)], -128, 127),
-        _conv(rng, "plain", "a", (6, 3, 3, 6), padding=1, layer=2),
-        _requantize(rng, "b", [("a", None, 6, None), ("plain:sum", 54, 6, 2)], 0, 200),
-        _conv(rng, "depthwise", "b", (6, 3, 3, 1), padding=1, groups=6, layer=3),
-        _requantize(rng, "c", [("depthwise:sum", 9, 6, 3)], 0, 255, rows=1),
+        conv(rng, "grouped", "pooled", (6, 3, 3, 2), stride=2, padding=1, groups=2, layer=0),
+        conv(rng, "shortcut", "pooled", (6, 1, 1, 4), stride=2, layer=1),
+        requantize(rng, "a", [("grouped:sum", 18, 6, 0), ("shortcut:sum", 4, 6, 1)], -128, 127),
+        conv(rng, "plain", "a", (6, 3, 3, 6), padding=1, layer=2),
+        requantize(rng, "b", [("a", None, 6, None), ("plain:sum", 54, 6, 2)], 0, 200),
+        conv(rng, "depthwise", "b", (6, 3, 3, 1), padding=1, groups=6, layer=3),
+        requantize(rng, "c", [("depthwise:sum", 9, 6, 3)], 0, 255, rows=1),
         SumPool("c", "sums"),
-        _requantize(rng, "features", [("sums", None, 6, None)], 0, 255),
-        _conv(rng, "classifier", "features", (5, 1, 1, 6)),
+        requantize(rng, "features", [("sums", None, 6, None)], 0, 255),
+        conv(rng, "classifier", "features", (5, 1, 1, 6)),
         Scale(_term(rng, "classifier:sum", 6, 5, None), R, "logits"),
     ]
     chooser = _controller(rng) if controller else []
@@ -70,7 +70,7 @@ def mixed_choices(n=6):
     return np.random.default_rng(2).integers(0, K, (n, LAYERS))
 
 
-def _conv(rng, name, x, shape, stride=1, padding=0, groups=1, layer=None):
+def conv(rng, name, x, shape, stride=1, padding=0, groups=1, layer=None):
     weight = rng.integers(-128, 128, shape).astype(np.int8)
     weight.flat[:2] = -128, 127
     return Conv(name, weight, stride, padding, groups, layer, x, f"{name}:sum")
@@ -88,17 +88,17 @@ def _term(rng, x, products, channels, layer, rows=K):
     return Term(x, np.rint(gains * 2**R).astype(np.int32), np.rint(offsets * 2**R).astype(np.int64), layer)
 
 
-def _requantize(rng, out, terms, lo, hi, rows=K):
+def requantize(rng, out, terms, lo, hi, rows=K):
     return Requantize(tuple(_term(rng, *term, rows=rows) for term in terms), R, lo, hi, out)
 
 
 def _controller(rng):
     ops = [
         SumPool("stem:codes", "means:sum"),
-        _requantize(rng, "means", [("means:sum", None, 4, None)], 0, 255),
-        _conv(rng, "hidden", "means", (8, 1, 1, 4)),
-        _requantize(rng, "hidden:codes", [("hidden:sum", 4, 8, None)], 0, 255),
-        _conv(rng, "choice", "hidden:codes", (LAYERS * K, 1, 1, 8)),
+        requantize(rng, "means", [("means:sum", None, 4, None)], 0, 255),
+        conv(rng, "hidden", "means", (8, 1, 1, 4)),
+        requantize(rng, "hidden:codes", [("hidden:sum", 4, 8, None)], 0, 255),
+        conv(rng, "choice", "hidden:codes", (LAYERS * K, 1, 1, 8)),
         Scale(_term(rng, "choice:sum", 8, LAYERS * K, None), R, "choice:logits"),
         Choose(LAYERS, "choice:logits"),
     ]

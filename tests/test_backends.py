@@ -174,15 +174,16 @@ def test_a_longer_sum_is_refused(backend, rounding, terms):
         saturated(terms, rounding).run(np.zeros((1, 1, 1, 3), np.uint8), 8, backend)
 
 
+@pytest.mark.parametrize("backend", ["torch", "numba"])
 @pytest.mark.parametrize("instructions", ["AVX2", "AVX512_CORE"])
-def test_bits_do_not_depend_on_the_processor(instructions):
+def test_bits_do_not_depend_on_the_processor(instructions, backend):
     """oneDNN's int8 products saturate on processors without 8-bit dot products, which it can imitate."""
     code = (
         "import numpy as np\n"
         "from program_checks import saturated\n"
         "images = np.zeros((2, 1, 1, 3), np.uint8)\n"
         "for terms in (1, 2, 7, 64, 576):\n"
-        "    print(saturated(terms).run(images, 8, 'torch').logits.tolist())\n"
+        f"    print(saturated(terms).run(images, 8, '{backend}').logits.tolist())\n"
     )
     paths = [os.path.dirname(__file__), os.getcwd()]
     environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": instructions, "PYTHONPATH": os.pathsep.join(paths)}

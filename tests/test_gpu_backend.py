@@ -351,7 +351,7 @@ def test_backend_auto_needs_no_gpu(monkeypatch):
     machine(monkeypatch, driver=0)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert program.run(images, [CHOICES[0]] * LAYERS).backend in ("torch", "numpy")
+        assert program.run(images, [CHOICES[0]] * LAYERS).backend in ("numba", "torch", "numpy")
     with pytest.raises(ImportError, match="no NVIDIA driver"):
         program.run(images, [CHOICES[0]] * LAYERS, "cupy")
     cupy_gpu.available.cache_clear()

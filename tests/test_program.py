@@ -3,6 +3,7 @@
 import hashlib
 import importlib.util
 import json
+import pickle
 import re
 import shutil
 from dataclasses import fields, is_dataclass, replace
@@ -261,7 +262,7 @@ def test_types_and_shapes_of_a_result(backend):
     assert (result.choices.dtype, result.choices.shape) == (np.int64, (3, LAYERS))
     assert (result.widths.dtype, result.widths.shape) == (np.int64, (3, LAYERS, 2))
     np.testing.assert_array_equal(result.widths, np.array(CHOICES)[result.choices])
-    assert result.backend == ("torch" if backend == "auto" else backend)
+    assert result.backend == ("numba" if backend == "auto" else backend)
 
 
 def test_widths_of_a_result_are_single_where_weights_and_inputs_agree():
@@ -349,14 +350,33 @@ def test_batch_size(size):
 
 
 def test_unknown_backend():
-    with pytest.raises(ValueError, match="backend 'cuda' is unknown; choose 'auto', 'numpy', 'torch'"):
+    with pytest.raises(
+        ValueError, match="backend 'cuda' is unknown; choose 'auto', 'numpy', 'numba', 'torch'"
+    ):
         small_program().run(small_images(), 8, "cuda")
 
 
 def test_missing_torch(monkeypatch):
     """Named with its extra where it was asked for; otherwise numpy runs."""
-    found = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "torch" else found(name))
+    without(monkeypatch, "torch", "numba")
     with pytest.raises(ImportError, match=r'"torch" needs PyTorch: pip install "dqt_core\[train\]"'):
         small_program().run(small_images(), 8, "torch")
     assert small_program().run(small_images(), 8).backend == "numpy"
+
+
+def test_missing_numba(monkeypatch):
+    without(monkeypatch, "numba")
+    with pytest.raises(ImportError, match=r'"numba" needs Numba: pip install "dqt_core\[fast\]"'):
+        small_program().run(small_images(), 8, "numba")
+    assert small_program().run(small_images(), 8).backend == "torch"
+
+
+def without(monkeypatch, *missing):
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in missing else found(name))
+
+
+def test_a_program_that_has_run_can_be_sent_to_another_process():
+    program, images = small_program(), small_images()
+    result = program.run(images, 8)
+    assert pickle.loads(pickle.dumps(program)).run(images, 8).digest == result.digest

@@ -41,7 +41,7 @@ def test_every_line_of_the_lock_is_one_exact_public_version():
         assert re.fullmatch(r"[A-Za-z0-9._-]+==[0-9][0-9A-Za-z.]*", line), line
 
 
-@pytest.mark.parametrize("extra", ["", "train", "export", "book", "teach", "dev"])
+@pytest.mark.parametrize("extra", ["", "train", "fast", "export", "book", "teach", "dev"])
 def test_lock_is_within_the_ranges_of_pyproject(extra):
     lines = PROJECT["optional-dependencies"][extra] if extra else PROJECT["dependencies"]
     for name, requirement in requirements(lines).items():
@@ -94,8 +94,9 @@ def test_versions_are_in_step():
 FLOORS = {"nested": 1, "integer": 1, "program": 2, "backends": 2, "cost": 2, "allocate": 2, "export": 2}
 FLOORS |= {"kernels": 2, "data": 2, "results": 2, "_torchvision": 2, "_onnx": 2, "qdq": 2, "": 2}
 FLOORS |= {"data_imagenet": 2, "export_c": 2, "selftest": 2}
-# The two modules that hold a torch import for the rest of their floor; who imports them needs torch too.
+# The modules that hold an import for the rest of their floor; who imports them needs it too.
 HOLD_TORCH = {"backends.torch_cpu": {"torch"}, "_torchvision": {"torch"}}
+HOLD_TORCH |= {name: {"numba", "llvmlite"} for name in ("backends.numba_cpu", "backends._numba_kernels")}
 OUTSIDE = {1: {"numpy"}, 2: {"numpy", "safetensors"}}
 
 
@@ -190,6 +191,7 @@ def test_imports_only_go_down():
         {"program": "import dqt_core.backends.torch_cpu", "backends.torch_cpu": "import torch"},
         {"backends.numpy_ref": "import scipy"},
         {"backends.torch_cpu": "import cupy"},
+        {"program": "import dqt_core.backends.numba_cpu", "backends.numba_cpu": "import numba"},
         {"": "from dqt_core import train", "train": "import torch"},
         {"": "import tqdm"},
     ],
@@ -287,6 +289,7 @@ def test_the_selftest_needs_numpy_and_safetensors_alone(small_python):
         ("from dqt_core import train", "train"),
         ("from dqt_core import data; data.load('embedded')", "train"),
         ("from dqt_core import _onnx; _onnx.Writer()", "export"),
+        ("from dqt_core import program; program._resolve('numba')", "fast"),
     ],
 )
 def test_a_missing_extra_is_named_in_one_line(small_python, statement, extra):

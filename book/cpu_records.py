@@ -1,0 +1,145 @@
+"""The records of ``make bench``: tables and figures of time on a CPU."""
+
+import json
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+from IPython.display import Markdown
+from show import Table
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDER = ROOT / "reproductions" / "results" / "cpu"
+CAUSES = ROOT / "benchmarks" / "cpu_causes.json"
+SCHEMA = "dqt-cpu-1"
+AIMS = {True: "reached", False: "missed", None: ""}
+AXES = {"batch": "images in a batch", "channels": "channels of the first stage", "size": "rows of an image"}
+
+
+def records(folder=FOLDER):
+    """Every record of the folder, by name."""
+    read = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+    return sorted((record for record in read if record.get("schema") == SCHEMA), key=lambda r: r["threads"])
+
+
+def pages(folder=FOLDER):
+    """What there is to show: texts and tables, or the sentence that there is nothing yet."""
+    found = records(folder)
+    if not found:
+        return [Markdown("*Not yet measured.*")]
+    return [part for record in found for part in _page(record)]
+
+
+def _page(record):
+    origin, machine = record["provenance"], record["machine"]
+    whole = "" if record["finished"] else " The run was cut: what it had measured by then is below."
+    hardware = origin["hardware"]
+    text = (
+        f"### {record['threads']} of {hardware['cores']} cores, {origin['date']}\n\n"
+        f"{hardware['cpu']} ({', '.join(machine['flags'])}); products by {machine['instructions']}. "
+        f"Clock {record['clock']}, {record['rounds']} rounds, commit `{origin['commit']}`.{whole}"
+    )
+    for part in record.get("joined", ()):
+        groups, commit = ", ".join(part["groups"]), part["commit"][:12]
+        text += f" Joined with a run of {groups} ({part['rounds']} rounds, `{commit}`)."
+    yield Markdown(text)
+    head = ["what", "ours", "peer", "ms", "its ms", "ratio", "quartiles", "aim", ""]
+    yield Table(head, [_row(row) for row in record["rows"]])
+
+
+def _row(row):
+    return (
+        *(row["group"], row["what"], row["peer"], f"{row['ours_ms']:.4g}", f"{row['peer_ms']:.4g}"),
+        *(f"{row['ratio']:.2f}", f"{row['low']:.2f} to {row['high']:.2f}"),
+        *("" if row["aim"] is None else f"{row['aim']:g}", AIMS[row["met"]]),
+    )
+
+
+def misses(folder=FOLDER, causes=CAUSES):
+    """Every aim that was missed, and why."""
+    known = json.loads(causes.read_text())
+    head = ["threads", "what", "peer", "ratio", "aim", "cause"]
+    rows = []
+    for record in records(folder):
+        for row in record["rows"]:
+            if row["met"] is False:
+                cause = known.get(f"{row['group']} | {row['peer']}", "not known")
+                aim = f"{row['aim']:g}"
+                rows.append((record["threads"], row["group"], row["peer"], f"{row['ratio']:.2f}", aim, cause))
+    return Table(head, rows) if rows else Markdown("*None.*")
+
+
+def shares(folder=FOLDER):
+    """Where the time of a run goes."""
+    head = ["threads", "network", "part", "share"]
+    return Table(
+        head,
+        [
+            (record["threads"], name.removesuffix(" shares"), part, f"{100 * share:.0f} %")
+            for record in records(folder)
+            for name, parts in record["facts"].items()
+            if name.endswith(" shares")
+            for part, share in parts.items()
+        ],
+    )
+
+
+def roofline(folder=FOLDER):
+    """How near each network comes to what the machine can do at most."""
+    head = [
+        "threads",
+        "what",
+        "G operations",
+        "MB at least",
+        "operations' bound",
+        "bytes' bound",
+        "ms",
+        "share",
+    ]
+    rows = []
+    for record in records(folder):
+        peak = record["facts"].get("roofline")
+        own = {row["group"]: row for row in record["rows"] if "operations" in row and peak}
+        for group, row in own.items():
+            bounds = (
+                1e3 * row["operations"] / peak["operations_per_second"],
+                1e3 * row["bytes"] / peak["bytes_per_second"],
+            )
+            share = max(bounds) / row["ours_ms"]
+            amounts = f"{row['operations'] / 1e9:.3g}", f"{row['bytes'] / 1e6:.3g}"
+            times = *(f"{bound:.3g} ms" for bound in bounds), f"{row['ours_ms']:.3g}"
+            rows.append((record["threads"], group, *amounts, *times, f"{100 * share:.0f} %"))
+    return Table(head, rows)
+
+
+def growth(folder=FOLDER):
+    """Time and memory against batch size, channels and image size, both axes in powers."""
+    found = [record for record in records(folder) if record["growth"]]
+    _, panels = plt.subplots(2, 3, figsize=(8, 5))
+    for column, (axis, title) in zip(panels.T, AXES.items(), strict=True):
+        for record in found:
+            points = [point for point in record["growth"] if point["axis"] == axis]
+            values = [point["value"] for point in points]
+            column[0].plot(values, [p["ms"] for p in points], label=f"{record['threads']} thread(s)")
+            memory = [(p["arena_bytes"] + p["weight_bytes"]) / 1e6 for p in points]
+            column[1].plot(values, memory)
+            if record is found[0] and points:
+                work = [p["macs"] / points[-1]["macs"] * points[-1]["ms"] for p in points]
+                column[0].plot(values, work, "--", marker="", label="as multiplications grow")
+        for panel in column:
+            panel.set_xscale("log", base=2)
+            panel.set_yscale("log", base=2)
+        column[1].set_xlabel(title)
+    panels[0, 0].set_ylabel("ms")
+    panels[1, 0].set_ylabel("MB of values and weights")
+    if found:
+        panels[0, 0].legend(fontsize=8)
+    plt.show()
+
+
+def memory(folder=FOLDER):
+    """Peak memory of ResNet-50's evaluation, in GB; None: not measured."""
+    for record in records(folder):
+        for name, value in record["facts"].items():
+            if name.startswith("peak memory of ResNet-50"):
+                return value / 1e9
+    return None

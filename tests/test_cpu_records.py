@@ -1,0 +1,157 @@
+"""Measuring on a CPU: the harness compares bits before it times, keeps what it has, and is drawn."""
+
+import json
+import os
+import subprocess
+import sys
+from argparse import Namespace
+
+import cpu
+import cpu_records
+import matplotlib.pyplot as plt
+import networks
+import numpy as np
+import pytest
+
+from dqt_core.backends import numba_cpu
+
+
+@pytest.fixture
+def bench(tmp_path):
+    return cpu.Bench(Namespace(threads=1, rounds=3, compile=False, add=True, out=tmp_path / "a" / "one.json"))
+
+
+def small():
+    return networks.resnet18(channels=4, size=8, classes=4, stages=2)
+
+
+def test_a_network_is_measured_and_drawn(bench):
+    cpu.network(bench, "resnet18", small(), (1, 2), exact=2)
+    cpu.shares_of(bench, small(), 2)
+    record = json.loads(bench.options.out.read_text())
+    peers = {row["peer"] for row in record["rows"]}
+    assert peers == {
+        *("torch fp32", "torch bf16", "ONNX Runtime fp32", "ONNX Runtime int8", "dqt_core at 8 bits")
+    }
+    assert all(row["low"] <= row["ratio"] <= row["high"] for row in record["rows"])
+    assert {row["met"] for row in record["rows"] if row["aim"] is None} == {None}
+    folder = bench.options.out.parent
+    title, table = cpu_records.pages(folder)
+    assert "The run was cut" in title.data
+    assert len(table.rows) == len(record["rows"])
+    assert {len(row) for row in table.rows} == {len(table.head)}
+
+
+def test_what_is_not_exact_is_not_timed(bench, monkeypatch):
+    def wrong(self, images, choices):
+        logits, picks = right(self, images, choices)
+        logits[-1, -1] += 1
+        return logits, picks
+
+    right = numba_cpu.Backend.run
+    monkeypatch.setattr(numba_cpu.Backend, "run", wrong)
+    with pytest.raises(AssertionError, match="differ"):
+        cpu.network(bench, "resnet18", small(), (2,), exact=1)
+    assert bench.data["rows"] == []
+
+
+def test_a_missed_aim_has_its_cause(bench, tmp_path):
+    seconds = {"dqt_core": [1.0, 1.0, 1.0], "a": [2.0, 2.5, 3.0], "b": [0.5, 0.5, 0.5]}
+    bench.rows("group", seconds, aims={"a": 2, "b": 1}, operations=4e9, bytes=1e6)
+    bench.data["facts"]["roofline"] = {"operations_per_second": 8e9, "bytes_per_second": 1e9}
+    bench.write()
+    causes = tmp_path / "causes.json"
+    causes.write_text('{"group | b": "because"}')
+    folder = bench.options.out.parent
+    assert [row[1:] for row in cpu_records.misses(folder, causes).rows] == [
+        ["group", "b", "0.50", "1", "because"]
+    ]
+    (row,) = cpu_records.roofline(folder).rows
+    assert row[-1] == "50 %"
+
+
+def test_a_record_goes_on(bench):
+    seconds = {"dqt_core": [1.0, 1.0], "a": [2.0, 2.0]}
+    for group in ("first", "second"):
+        bench.rows(group, seconds)
+    again = cpu.Bench(bench.options)
+    again.rows("first", seconds | {"b": [3.0, 3.0]})
+    assert [(row["group"], row["peer"]) for row in again.data["rows"]] == [
+        *(("second", "a"), ("first", "a"), ("first", "b"))
+    ]
+    with pytest.raises(SystemExit, match="is of 1 threads"):
+        cpu.Bench(Namespace(**vars(bench.options) | {"threads": 2}))
+
+
+def test_growth_is_drawn(bench):
+    for axis in cpu_records.AXES:
+        bench.data["growth"] += [
+            {"axis": axis, "value": v, "ms": v, "arena_bytes": v, "weight_bytes": v, "macs": v}
+            for v in (1, 2)
+        ]
+    bench.write()
+    plt.switch_backend("agg")
+    cpu_records.growth(bench.options.out.parent)
+    assert len(plt.gcf().axes) == 6
+    plt.close("all")
+
+
+def test_runs_take_turns(bench):
+    order = []
+    bench.turns({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, rounds=4)
+    assert "".join(order) == "ab" + "abbaabba"
+
+
+def test_the_records_of_this_project_are_drawn():
+    for record in cpu_records.records():
+        assert record["machine"]["masked"] == {}
+        assert record["rows"]
+    assert cpu_records.pages()
+    missed = cpu_records.misses()
+    assert all(row[-1] != "not known" for row in getattr(missed, "rows", ()))
+
+
+def test_the_page_says_that_nothing_was_measured(tmp_path):
+    (page,) = cpu_records.pages(tmp_path)
+    assert page.data == "*Not yet measured.*"
+
+
+@pytest.mark.parametrize("instructions", ["AVX2", "AVX2_VNNI", "AVX512_CORE_VNNI", "DEFAULT"])
+def test_every_kind_of_product_has_the_same_bits(instructions, monkeypatch):
+    """In one process where the processor has them; two threads where there are two cores."""
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", instructions)
+    program = small()
+    images = np.random.default_rng(0).integers(0, 256, (5, *program.image_shape), np.uint8)
+    choices = np.random.default_rng(1).integers(0, 5, (5, len(program.layers)))
+    widths = np.array(program.choices)[choices][..., 0]
+    expected = program.run(images, widths, "numpy").logits
+    np.testing.assert_array_equal(numba_cpu.Backend(program).run(images, choices)[0], expected)
+
+
+def test_threads_share_the_work(monkeypatch):
+    import numba
+
+    workers = min(2, numba.config.NUMBA_NUM_THREADS)
+    monkeypatch.setattr(numba_cpu, "threads", lambda: workers)
+    program = small()
+    images = np.random.default_rng(0).integers(0, 256, (3, *program.image_shape), np.uint8)
+    choices = np.random.default_rng(1).integers(0, 5, (3, len(program.layers)))
+    widths = np.array(program.choices)[choices][..., 0]
+    expected = program.run(images, widths, "numpy").logits
+    for part in (slice(0, 1), slice(0, 3)):
+        got = numba_cpu.Backend(program).run(images[part], choices[part])[0]
+        np.testing.assert_array_equal(got, expected[part])
+    assert numba.get_num_threads() == numba.config.NUMBA_NUM_THREADS
+
+
+def test_masked_instructions_are_not_used():
+    code = "from dqt_core.backends import numba_cpu; print(type(numba_cpu.machine()).__name__)"
+    for name, value in (("ONEDNN_MAX_CPU_ISA", "AVX2"), ("ATEN_CPU_CAPABILITY", "avx2")):
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env=os.environ | {name: value},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert done.stdout.strip() == "Plain"

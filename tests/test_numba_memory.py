@@ -1,0 +1,69 @@
+"""The backend numba touches no byte outside of its buffers, and what is sized too small is noticed."""
+
+import signal
+from pathlib import Path
+
+import pytest
+from guarded_numba import in_a_process
+
+from dqt_core.backends import numba_cpu
+
+SCRIPT = Path(__file__).parent / "guarded_numba.py"
+# ONEDNN_MAX_CPU_ISA that hides the wider instructions.
+INSTRUCTIONS = {"Amx": "", "Vnni512": "AVX512_CORE_VNNI", "Vnni256": "AVX2_VNNI", "Plain": "AVX2"}
+
+MUTANTS = {
+    # name: (text of numba_cpu.py or _numba_kernels.py, its replacement)
+    "the last product is read where it is": (
+        "block.pixels // PIXELS * PIXELS if step.direct else 0",
+        "block.pixels if step.direct else 0",
+    ),
+    "no line beyond a value": ("MARGIN = LINE ", "MARGIN = 0 "),
+    "no line beyond the windows": ('"panel": windows + LINE', '"panel": windows'),
+    "a panel of one size": ("own.block_pixels * own.steps * LINE for", "PANEL for"),
+    "a block that ends within a product": (
+        "max(1, products) * kernels.PIXELS",
+        "max(kernels.PIXELS, min(MOST, PANEL // touched))",
+    ),
+    "sums of a product only": ("max(kernels.PRODUCT, 4 * widest)", "kernels.PRODUCT"),
+    "sums of the channels only": ("max(kernels.PRODUCT, 4 * widest)", "4 * widest"),
+    "sums that end with the channels": ("values()) + 15", "values())"),
+    "totals of 32 bits": ('"totals": 8 * widest', '"totals": 4 * widest'),
+    "middles of 8 bits": ('"middles": 4 * MOST', '"middles": MOST'),
+    "codes alone have a rest": ('"spare": 4 * 16 * kernels.PIXELS', '"spare": 16 * kernels.PIXELS'),
+    "tables that end with the channels": ("beyond=15", "beyond=0"),
+    "weights of half a product": (
+        "blocks = -(-self.outputs // kernels.CHANNELS) * 2",
+        "blocks = -(-self.outputs // 16)",
+    ),
+    "sums as long as codes": ("self.dtypes[name].itemsize\n            for", "1\n            for"),
+}
+
+
+def guarded(side, workers, *mutation, machine=None):
+    settings = {"ATEN_CPU_CAPABILITY": "", "NUMBA_NUM_THREADS": str(workers)}
+    if machine is not None:
+        settings["ONEDNN_MAX_CPU_ISA"] = INSTRUCTIONS[machine]
+    return in_a_process(SCRIPT, side, workers, *mutation, **settings)
+
+
+@pytest.mark.parametrize(
+    ("machine", "side", "workers"),
+    [*((machine, "end", 1) for machine in INSTRUCTIONS), (None, "start", 1), (None, "end", 2)],
+)
+def test_no_byte_outside_is_touched(machine, side, workers):
+    done = guarded(side, workers, machine=machine)
+    found, *cases = done.stdout.split("\n")[:-1]
+    if machine not in (None, found):
+        pytest.skip(f"this processor has no {machine}: {found}")
+    assert done.returncode == 0, f"{found}: {cases[-1]}\n{done.stderr}"
+    assert cases[-1] == "intact"
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_every_mutant_is_killed(name, tmp_path):
+    if name == "the last product is read where it is" and numba_cpu.machine().unit != numba_cpu.LINE:
+        pytest.skip("this processor has no product of bytes, and reads no pixels where they are")
+    done = guarded("end", 1, *MUTANTS[name], tmp_path)
+    assert "intact" not in done.stdout
+    assert done.returncode == -signal.SIGSEGV or "OutsideError: " in done.stderr, done.stderr
