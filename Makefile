@@ -55,7 +55,7 @@ reproduce: $(STAMP) ## run the reproduction notebook and say where the result is
 
 test: $(STAMP) lint ## style, types, unit tests, doctests, the reproduction notebook, the book
 	$(RUN) -m pytest tests dqt_core $(NOTEBOOKS) --durations 10 \
-		--numprocesses $(WORKERS) --dist loadgroup --no-loadscope-reorder \
+		--numprocesses $(WORKERS) --no-loadscope-reorder \
 		--nbval --nbval-current-env --nbval-sanitize-with tests/sanitize.cfg
 
 lint: $(STAMP) ## ruff and mypy

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,6 @@ sys.path += [
 ]
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "cifar10" in getattr(item, "fixturenames", ()):
@@ -42,29 +42,39 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if item.get_closest_marker("gpu") and (reason := without_gpu()):
             item.add_marker(pytest.mark.skip(reason=reason))
     if "PYTEST_XDIST_WORKER" in os.environ:
-        share(items)
+        items.sort(key=lambda item: (rank(item.nodeid), part(item.nodeid)))
 
 
-def share(items: list[pytest.Item]) -> None:
-    """Put the tests into groups, each for one process, in an order that keeps two processes busy to the end.
-
-    One builds the book while the other runs what needs none; the pages in a browser are left for both.
-    """
-    pages = (item for item in items if item.path.name == "test_browser.py")
-    group = {item: f"browser {i // 20}" for i, item in enumerate(pages)}
-    for item in items:
-        needs_book = "book" in getattr(item, "fixturenames", ())
-        item.add_marker(
-            pytest.mark.xdist_group(group.get(item) or ("book" if needs_book else item.path.name))
-        )
-    order = {"book": 0, "test_assignments.py": 1}
-    items.sort(key=lambda item: 9 if item in group else order.get(_group(item), 2))
+# What only looks at the built book. One process builds it while the other runs what needs none.
+OF_THE_BOOK = ("test_book.py", "test_book_notebooks.py", "test_workshop.py")
 
 
-def _group(item: pytest.Item) -> str:
-    marker = item.get_closest_marker("xdist_group")
-    assert marker is not None
-    return marker.args[0]
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Share the suite out among processes: files stay whole, but for the pages in a browser."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Parts(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return part(nodeid)
+
+    return Parts(config, log)
+
+
+def part(nodeid: str) -> str:
+    """What of the suite a test belongs to; one process runs it all."""
+    file = nodeid.split("::")[0]
+    name = file.rsplit("/")[-1]
+    if name in OF_THE_BOOK:
+        return "book"
+    return f"browser {zlib.crc32(nodeid.encode()) % 12}" if name == "test_browser.py" else file
+
+
+def rank(nodeid: str) -> int:
+    """The book first, as it takes longest; then a long file; the pages in a browser when the book is there."""
+    name = part(nodeid)
+    first = ("book", "tests/test_assignments.py")
+    return first.index(name) if name in first else 3 if name.startswith("browser") else 2
 
 
 @pytest.hookimpl(wrapper=True)
