@@ -159,8 +159,10 @@ def network(bench, name, program, batches, exact, compiled=False):
             runners = {"dqt_core": runner(program, images, 8)}
             runners["torch fp32"] = peers.torch_peer(program, images, torch.float32)
             runners["torch bf16"] = peers.torch_peer(program, images, torch.bfloat16)
-            if compiled and bench.options.compile and shutil.which("g++"):
-                runners["torch.compile fp32"] = peers.torch_peer(program, images, torch.float32, True)
+            if bench.options.compile and shutil.which("g++"):
+                if compiled:
+                    runners["torch.compile fp32"] = peers.torch_peer(program, images, torch.float32, True)
+                runners["torch PT2E int8"] = peers.pt2e_peer(program, images)
             runners["ONNX Runtime fp32"] = peers.onnx_peer(plain, images, bench.threads)
             runners["ONNX Runtime int8"] = peers.onnx_peer(quantized, images, bench.threads)
             counted = {"operations": 2 * macs * batch, "bytes": least_bytes(program, batch)}
@@ -328,10 +330,12 @@ def growth(bench):
 def peak_memory(bench):
     """Of a process that evaluates ResNet-50 at every width."""
     code = (
-        "import sys; sys.path.insert(0, 'benchmarks/gpu')\nimport networks, resource, numpy as np\n"
+        "import sys; sys.path.insert(0, 'benchmarks/gpu')\nimport networks, numpy as np\n"
         "p = networks.resnet50()\nx = np.zeros((64, *p.image_shape), np.uint8)\n"
         "for width in (2, 3, 4, 6, 8): p.run(x[:16], width, 'numba')\n"
-        "p.run(x, 8, 'numba')\nprint(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+        "p.run(x, 8, 'numba')\n"
+        # not getrusage, which begins with the memory of the process that started this one
+        "print(next(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     bench.data["facts"]["peak memory of ResNet-50, five widths, bytes"] = 1024 * int(done.stdout)

@@ -25,13 +25,15 @@ class TorchNet(torch.nn.Module):
     def __init__(self, program, dtype):
         super().__init__()
         self.ops = [op for op in program.ops if not op.controller]
-        self.names = {}
+        self.convs = torch.nn.ModuleDict()  # modules: torchao looks for them
         for op in self.ops:
             if isinstance(op, Conv):
-                self.names[op.out] = f"w{len(self.names)}"
-                weight = torch.from_numpy(floats(op)).to(dtype).contiguous(memory_format=torch.channels_last)
-                self.register_buffer(self.names[op.out], weight)
-                self.register_buffer(self.names[op.out] + "b", torch.zeros(len(weight), dtype=dtype))
+                weight = torch.from_numpy(floats(op))
+                outputs, inputs, *kernel = weight.shape
+                conv = torch.nn.Conv2d(inputs, outputs, kernel, op.stride, op.padding)
+                conv.weight.data, conv.bias.data = weight, torch.zeros(outputs)
+                self.convs[op.out.replace(".", "_")] = conv
+        self.to(dtype, memory_format=torch.channels_last)
 
     def forward(self, x):
         values = {}
@@ -39,9 +41,7 @@ class TorchNet(torch.nn.Module):
             if isinstance(op, Lookup):
                 out = x
             elif isinstance(op, Conv):
-                name = self.names[op.out]
-                weight, bias = getattr(self, name), getattr(self, name + "b")
-                out = functional.conv2d(values[op.x], weight, bias, op.stride, op.padding)
+                out = self.convs[op.out.replace(".", "_")](values[op.x])
             elif isinstance(op, Requantize):
                 out = values[op.terms[0].x]
                 for term in op.terms[1:]:
@@ -68,6 +68,30 @@ def torch_peer(program, images, dtype, compiled=False):
         return run(x)
 
     peer()
+    return peer
+
+
+def pt2e_peer(program, images):
+    """PyTorch's own int8: exported, quantized for x86 by torchao on these images, compiled by Inductor."""
+    import torch._inductor.config
+    from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+    from torchao.quantization.pt2e.quantizer import x86_inductor_quantizer as x86
+
+    x = torch.from_numpy(images).permute(0, 3, 1, 2).float().contiguous(memory_format=torch.channels_last)
+    net = torch.export.export(TorchNet(program, torch.float32).eval(), (x,)).module()
+    rules = x86.X86InductorQuantizer().set_global(x86.get_default_x86_inductor_quantization_config())
+    observed = prepare_pt2e(net, rules)
+    observed(x)
+    quantized = convert_pt2e(observed)
+    # Only frozen weights are laid out for the int8 convolutions of oneDNN.
+    with torch.no_grad(), torch._inductor.config.patch(freezing=True):
+        run = torch.compile(quantized, dynamic=False)
+        run(x)
+
+    @torch.no_grad()
+    def peer():
+        return run(x)
+
     return peer
 
 

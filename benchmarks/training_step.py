@@ -1,4 +1,4 @@
-"""Time of one training step of ResNet-18: float, one width, K widths, K widths with the controller.
+"""Time of one training step of ResNet-18: float, torchao's QAT, one width, K widths, these with the controller.
 
     OMP_NUM_THREADS=1 python benchmarks/training_step.py --threads 1 --channels 16 64
 
@@ -34,6 +34,19 @@ def network(channels, widths=None, controller=False):
     return net.to(memory_format=torch.channels_last).train()
 
 
+def torchao_qat(channels, batch):
+    """PyTorch's own quantization-aware training, 8 bits: exported, fake quantizers by torchao."""
+    from torchao.quantization.pt2e import move_exported_model_to_train
+    from torchao.quantization.pt2e.quantize_pt2e import prepare_qat_pt2e
+    from torchao.quantization.pt2e.quantizer import x86_inductor_quantizer as x86
+
+    example = torch.randn(batch, 3, 32, 32).to(memory_format=torch.channels_last)
+    exported = torch.export.export(network(channels), (example,)).module()
+    rules = x86.get_default_x86_inductor_quantization_config(is_qat=True)
+    prepared = prepare_qat_pt2e(exported, x86.X86InductorQuantizer().set_global(rules))
+    return move_exported_model_to_train(prepared)
+
+
 def float_loss(net, images, labels):
     return functional.cross_entropy(net(images).float(), labels)
 
@@ -50,13 +63,14 @@ def step(net, loss, images, labels):
         parameter.grad = None
 
 
-def rows(channels):
+def rows(channels, batch):
     """Name, number of passes, network and loss of every row."""
     count = len(WIDTHS)
     dynamic = network(channels, WIDTHS, controller=True)
     shared = partial(nested_loss, controller_share=SHARE)
     return [
         ("float", 1, network(channels), float_loss),
+        ("torchao QAT, 8 bits", 1, torchao_qat(channels, batch), float_loss),
         ("one width (4)", 1, network(channels, (4,)), nested_loss),
         (f"{count} widths", count, network(channels, WIDTHS), nested_loss),
         (f"{count} widths + controller", count + 1, dynamic, nested_loss),
@@ -67,7 +81,7 @@ def rows(channels):
 def measure(channels, batch, repeats):
     images = torch.randn(batch, 3, 32, 32).to(memory_format=torch.channels_last)
     labels = torch.randint(0, 10, (batch,))
-    table = rows(channels)
+    table = rows(channels, batch)
     seconds = [[] for _ in table]
     for turn in range(repeats + 1):
         for times, (_, _, net, loss) in zip(seconds, table, strict=True):

@@ -71,7 +71,7 @@ def part(nodeid: str) -> str:
 
 
 def rank(nodeid: str) -> int:
-    """The book first, as it takes longest; then a long file; the pages in a browser when the book is there."""
+    """The book first, as it takes longest; then a long file; last the browser, when the book is there."""
     name = part(nodeid)
     first = ("book", "tests/test_assignments.py")
     return first.index(name) if name in first else 3 if name.startswith("browser") else 2
