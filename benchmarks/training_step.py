@@ -1,4 +1,4 @@
-"""Time of one training step of ResNet-18: float, torchao's QAT, one width, K widths, these with the controller.
+"""Time of one training step of ResNet-18: float, torchao's QAT, one width, K widths, K with the controller.
 
     OMP_NUM_THREADS=1 python benchmarks/training_step.py --threads 1 --channels 16 64
 
