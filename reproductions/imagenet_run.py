@@ -161,7 +161,7 @@ class Run:
             with torch.no_grad():
                 return self.float_net(x.contiguous(memory_format=torch.channels_last)).numpy(), {}
 
-        row = evaluate(classify, self.files, self.out / "float", self.options.skip_unreadable)
+        row = evaluate(classify, self.files, self.out / f"float-{self.options.network}", self.options.skip_unreadable)
         self.add({"widths": "float", "kind": "float", **row, "logits": None, "first": {}})
 
     def convert(self, widths: tuple[int, ...]) -> Any:
