@@ -56,15 +56,19 @@ def evaluate(
 ) -> dict[str, Any]:
     """Run over all files in order; every `CHUNK` images are written to `folder`, and read from it if there.
 
+    A chunk's name holds a digest of its images' names, so that another selection is not taken for it; what
+    tells networks and widths apart has to be in the folder's name.
+
     `classify` takes uint8 images and returns logits, and figures of each image, whose means go into the row.
     Files that cannot be decoded are named in the row.
     """
     folder.mkdir(parents=True, exist_ok=True)
     chunks = []
     for start in range(0, len(files), CHUNK):
-        path = folder / f"{start:06}.json"
+        part = files.part(slice(start, start + CHUNK))
+        path = folder / f"{start:06}-{_digest_of_names(part)[:8]}.json"
         if not path.is_file():
-            chunk = _chunk(classify, files.part(slice(start, start + CHUNK)), go_on)
+            chunk = _chunk(classify, part, go_on)
             path.with_suffix(".unfinished").write_text(json.dumps(chunk))
             path.with_suffix(".unfinished").rename(path)
         chunks.append(json.loads(path.read_text()))
@@ -116,9 +120,13 @@ def integer_row(
     return {"widths": label, "kind": "integer", **row, "program": program.digest, "run": widths}
 
 
+def _digest_of_names(files: data_imagenet.ImageFiles) -> str:
+    return hashlib.sha256("\n".join(path.name for path in files.paths).encode()).hexdigest()
+
+
 def described(files: data_imagenet.ImageFiles, limit: int | None) -> dict[str, Any]:
     """The validation images of a record."""
-    digest = hashlib.sha256("\n".join(path.name for path in files.paths).encode()).hexdigest()
+    digest = _digest_of_names(files)
     classes = len(set(files.labels.tolist()))
     counts = {"images": len(files), "classes": classes, "limit": limit}
     return {"name": "imagenet", "split": "val", "files": digest, **counts}
@@ -161,7 +169,11 @@ class Run:
             with torch.no_grad():
                 return self.float_net(x.contiguous(memory_format=torch.channels_last)).numpy(), {}
 
-        row = evaluate(classify, self.files, self.out / f"float-{self.options.network}", self.options.skip_unreadable)
+        state = hashlib.sha256()
+        for value in self.float_net.state_dict().values():
+            state.update(value.numpy().tobytes())
+        folder = self.out / f"float-{self.options.network}-{state.hexdigest()[:12]}"
+        row = evaluate(classify, self.files, folder, self.options.skip_unreadable)
         self.add({"widths": "float", "kind": "float", **row, "logits": None, "first": {}})
 
     def convert(self, widths: tuple[int, ...]) -> Any:

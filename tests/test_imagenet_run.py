@@ -91,7 +91,7 @@ def test_a_row_equals_a_plain_run(recorded, tree):
 def test_what_was_evaluated_is_not_run_again(recorded, tree, monkeypatch):
     out, record = recorded
     monkeypatch.setattr(imagenet_run, "UNIFORM", (8, 4))
-    (out / "float" / "000010.json").unlink()
+    next(out.glob("float-*/000010-*.json")).unlink()
     ran = []
     real = imagenet_run._chunk
     monkeypatch.setattr(imagenet_run, "_chunk", lambda *a: ran.append(len(a[1])) or real(*a))
@@ -104,6 +104,22 @@ def test_what_was_evaluated_is_not_run_again(recorded, tree, monkeypatch):
     assert {**again, **apart} == {**record, **apart}
 
 
+def test_one_folder_keeps_networks_and_selections_apart(tree, tmp_path, monkeypatch):
+    ran = []
+    real = imagenet_run._chunk
+    monkeypatch.setattr(imagenet_run, "_chunk", lambda *a: ran.append(len(a[1])) or real(*a))
+    one = imagenet_run.Run(options(tree, tmp_path, "--limit", "15"))
+    one.float_row()
+    other = imagenet_run.Run(options(tree, tmp_path))
+    other.float_row()
+    assert ran == [10, 5, 10, 4], "the ten images that both have are run once"
+    with torch.no_grad():
+        other.float_net.fc.bias[3] += 1000
+    other.float_row()
+    assert ran[4:] == [10, 10, 4]
+    assert other.rows[1]["correct"] == int((other.files.labels == 3).sum())
+
+
 def test_a_damaged_image_stops_the_run_by_name_or_is_left_out_and_named(tree, tmp_path):
     one = imagenet_run.Run(options(tree, tmp_path))
     bad = one.files.paths[12]
@@ -112,8 +128,8 @@ def test_a_damaged_image_stops_the_run_by_name_or_is_left_out_and_named(tree, tm
     try:
         with pytest.raises(DataError, match=rf"{bad} .* cannot be decoded"):
             one.float_row()
-        assert (tmp_path / "float" / "000000.json").is_file()
-        assert not (tmp_path / "float" / "000010.json").exists()
+        assert len(list(tmp_path.glob("float-*/000000-*.json"))) == 1
+        assert not list(tmp_path.glob("float-*/000010-*"))
         one = imagenet_run.Run(options(tree, tmp_path, "--skip-unreadable"))
         one.float_row()
     finally:
