@@ -10,6 +10,8 @@ from show import Table
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "reproductions" / "results" / "cpu"
 CAUSES = ROOT / "benchmarks" / "cpu_causes.json"
+TRAINING = ROOT / "reproductions" / "results" / "training_step.json"
+OF_PASSES = 1.3  # a step is to take at most this of its forward and backward passes
 SCHEMA = "dqt-cpu-1"
 AIMS = {True: "reached", False: "missed", None: ""}
 AXES = {"batch": "images in a batch", "channels": "channels of the first stage", "size": "rows of an image"}
@@ -143,3 +145,19 @@ def memory(folder=FOLDER):
             if name.startswith("peak memory of ResNet-50"):
                 return value / 1e9
     return None
+
+
+def training_step(path=TRAINING):
+    """What a training step costs, against the float network's in the same run."""
+    record = json.loads(path.read_text())
+    head = ["channels", "step", "CPU seconds", "of float", "least to most", "passes", "of their sum", "aim"]
+    rows = []
+    for channels, steps in record["by_channels"].items():
+        for step in steps:
+            low, high = step["ratio_range"]
+            is_own = step["row"] != "float" and "torchao" not in step["row"]
+            met = AIMS[step["ratio_to_sum_of_passes"] <= OF_PASSES] if is_own else ""
+            ratios = f"{step['ratio_to_float']:.2f}", f"{low:.2f} to {high:.2f}"
+            sums = f"{step['passes']:g}", f"{step['ratio_to_sum_of_passes']:.2f}"
+            rows.append((channels, step["row"], f"{step['cpu_seconds']:.2f}", *ratios, *sums, met))
+    return Table(head, rows)

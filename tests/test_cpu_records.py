@@ -111,6 +111,14 @@ def test_the_records_of_this_project_are_drawn():
     assert all(row[-1] != "not known" for row in getattr(missed, "rows", ()))
 
 
+def test_the_training_step_is_drawn_with_its_aim():
+    rows = cpu_records.training_step().rows
+    assert {row[0] for row in rows} == {"16", "64"}
+    for row in rows:
+        is_peer = row[1] == "float" or "torchao" in row[1]
+        assert row[-1] == ("" if is_peer else "reached" if float(row[-2]) <= 1.3 else "missed")
+
+
 def test_the_page_says_that_nothing_was_measured(tmp_path):
     (page,) = cpu_records.pages(tmp_path)
     assert page.data == "*Not yet measured.*"
