@@ -10,6 +10,7 @@ FOLDER = ROOT / "reproductions" / "results" / "export"
 WAYS = {
     "numpy": "NumPy",
     "torch": "torch",
+    "numba": "Numba",
     "onnx": "ONNX",
     "c": "C99",
     "browser": "browser",
@@ -49,6 +50,17 @@ def verdict(name):
     return f"the same in all {len(WAYS)} ways at each of the {len(rows)} settings"
 
 
+def whole(name):
+    """In words, whether the fast ways agree over every test image."""
+    found = record(name)["whole"]
+    ways = [way for way in WAYS if all(way in row for row in found["rows"])]
+    names = ", ".join(WAYS[way] for way in ways[:-1]) + f" and {WAYS[ways[-1]]}"
+    agree = all(len({row[way] for way in ways}) == 1 for row in found["rows"])
+    where = ", ".join(_title(row["widths"]) for row in found["rows"])
+    word = "print one digest" if agree else "do NOT print one digest"
+    return f"{names} {word} at each of: {where}"
+
+
 def sizes():
     """Bytes of the files, and of the compiled C program."""
     files = {name: record(name)["files"] for name in NETWORKS}
@@ -66,6 +78,8 @@ def facts():
         "digits_verdict": verdict("embedded"),
         "cifar_images": record("cifar10")["dataset"]["images"],
         "cifar_verdict": verdict("cifar10"),
+        "cifar_whole_images": f"{record('cifar10')['whole']['images']:,}",
+        "cifar_whole": whole("cifar10"),
         "ram": f"{record('embedded')['files']['ram'] / 1024:.0f} KiB",
         "runtime": origin["tools"]["onnxruntime"],
         "compiler": origin["tools"]["compiler"],

@@ -55,7 +55,7 @@ EXPECTED: dict[Rounding, str] = {
 CHOICES = tuple((width, width) for width in (2, 3, 4, 6, 8))
 LAYERS = ("block.conv1", "block.conv2", "block.shortcut")
 IMAGES, SIZE, CHANNELS, CLASSES, R = 12, 8, 8, 5, 24
-PACKAGES = ("numpy", "safetensors", "torch", "cupy-cuda13x", "cupy-cuda12x", "onnx", "onnxruntime")
+PACKAGES = ("numpy", "safetensors", "torch", "numba", "cupy-cuda13x", "cupy-cuda12x", "onnx", "onnxruntime")
 
 
 class NotHereError(RuntimeError):
@@ -197,6 +197,12 @@ def _torch(folder: Path) -> Runner:
     return _backend("torch")
 
 
+def _numba(folder: Path) -> Runner:
+    if not importlib.util.find_spec("numba"):
+        raise NotHereError('pip install "dqt_core[fast]"')
+    return _backend("numba")
+
+
 def _cupy(folder: Path) -> Runner:
     if not importlib.util.find_spec("cupy"):
         raise NotHereError('on a machine with an NVIDIA GPU: pip install "dqt_core[gpu]"')
@@ -262,6 +268,7 @@ CHECKS: dict[str, Callable[[Path], Runner]] = {
     "numpy, the definition": lambda folder: _backend("numpy"),
     "numpy, from a file": _file,
     "torch, on the CPU": _torch,
+    "numba, on the CPU": _numba,
     "cupy, on a GPU": _cupy,
     "ONNX Runtime": _onnx,
     "C, compiled here": _c,
@@ -269,6 +276,7 @@ CHECKS: dict[str, Callable[[Path], Runner]] = {
 REMEDIES = {
     "numpy": 'pip install --upgrade "numpy>=2.0", then report this output: the definition itself differs',
     "torch": "install the version of torch in requirements.txt, and report this output",
+    "numba": "install the version of numba in requirements.txt, and report this output",
     "cupy": "update the driver and CuPy, and report this output",
     "ONNX": "install the version of onnxruntime in requirements.txt, and report this output",
     "C,": "try another compiler (CC=clang), and report this output",

@@ -142,6 +142,26 @@ expected = json.loads((ROOT / "reproductions/expected/resnet50_imagenet.json").r
 show.Table(["difference", "measured", "band", "status"], band_rows(records, expected["bands"]))
 
 # %% [markdown]
+# And the time. Images a second of the integer program at 8 bits and of the same network in floats, batch 16, in one
+# run of `make bench`; the page *Speed on a CPU* of the book has the rest.
+
+# %% tags=["hide-input"]
+for path in sorted((ROOT / "reproductions/results/cpu").glob("*.json"), reverse=True):
+    speed = json.loads(path.read_text())
+    rows = [
+        [
+            row["peer"],
+            f"{16e3 / row['ours_ms']:.0f}",
+            f"{16e3 / row['peer_ms']:.0f}",
+            f"{row['ratio']:.2f} ({row['low']:.2f} to {row['high']:.2f})",
+        ]
+        for row in speed["rows"]
+        if row["group"] == "resnet50 batch 16" and row["what"] == "dqt_core"
+    ]
+    print(f"{speed['threads']} thread(s), {speed['provenance']['hardware']['cpu']}")
+    display(show.Table(["against", "integers, images/s", "other, images/s", "ratio (quartiles)"], rows))
+
+# %% [markdown]
 # ## What was tried in calibration
 #
 # Each line says whether the weights' master codes were chosen so that no width rounds them twice, the rule of the
@@ -181,7 +201,8 @@ head = [
 ]
 for name, record in short.items():
     display(Markdown(f"**{name}**, {record['dataset']['images']:,} images"))
-    display(show.Table(head, short_rows(record, records[name])))
+    untrained = results.read(SHORT / "untrained" / f"{name}.json")  # the same images
+    display(show.Table(head, short_rows(record, untrained)))
     display(show.Table(["of this training", ""], training_facts(record)))
 
 # %% [markdown]

@@ -27,7 +27,7 @@ def test_every_way_recorded_one_digest(name, shipped):
     assert set(rows) == set(exports.settings(program, 1))
     for row in rows.values():
         assert len({row[way] for way in export_records.WAYS}) == 1, row
-    assert export_records.verdict(name) == "the same in all 5 ways at each of the 7 settings"
+    assert export_records.verdict(name) == "the same in all 6 ways at each of the 7 settings"
 
 
 def test_the_record_is_that_of_the_training_run():
@@ -49,7 +49,20 @@ def check(way, run, program, images):
         assert exports.digest(logits) == rows[setting][way]
 
 
-@pytest.mark.parametrize("backend", ["numpy", "torch"])
+def test_the_fast_ways_agree_on_every_cifar_image():
+    whole = results.read(exports.FOLDER / "cifar10.json")["whole"]
+    assert whole["images"] == 10_000
+    assert [row["widths"] for row in whole["rows"]] == list(exports.WHOLE["cifar10"])
+    assert all(len({row[way] for way in exports.FAST}) == 1 for row in whole["rows"])
+    shipped_rows = results.read(
+        exports.ROOT / "reproductions" / "results" / "resnet18_cifar" / "cifar10.json"
+    )["rows"]
+    recorded = {row["widths"]: row["logits"] for row in shipped_rows}
+    same = {row["widths"]: row["onnx"] for row in whole["rows"] if row["widths"] in recorded}
+    assert same == {widths: recorded[widths] for widths in ("4", "controller")}
+
+
+@pytest.mark.parametrize("backend", ["numpy", "torch", "numba"])
 def test_a_backend_prints_it_again(embedded, backend):
     program, images = embedded
     check(backend, exports.by_package(program, backend), program, images)
@@ -77,7 +90,7 @@ def test_the_c_program_prints_it_again(embedded, tmp_path):
         assert c_program.sections(text, tmp_path)[".text"] == recorded["code"]
 
 
-# The fifth way, the browser, is tried on its page by test_browser.py, and its script by test_live_demo.py.
+# The sixth way, the browser, is tried on its page by test_browser.py, and its script by test_live_demo.py.
 
 
 def test_a_digest_that_differs_is_told(monkeypatch):

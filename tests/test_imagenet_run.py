@@ -180,7 +180,7 @@ def test_a_record_holds_together(network):
 
 def test_the_short_training_is_recorded_on_the_same_images():
     record = results.read(RECORDS / "imagenet_short" / "resnet50.json")
-    other = results.read(RECORDS / "resnet50_imagenet" / "resnet50.json")
+    other = results.read(RECORDS / "imagenet_short" / "untrained" / "resnet50.json")
     assert len(record["provenance"]["commit"]) == 40, "recorded from files that no commit holds"
     assert record["dataset"]["files"] == other["dataset"]["files"]
     assert [row["widths"] for row in record["rows"]] == ["8", "4"]

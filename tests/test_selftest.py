@@ -14,6 +14,7 @@ def test_it_passes_here(capsys):
     out = capsys.readouterr().out
     assert "numpy, the definition  exact: half_up 610dc86c30f8" in out
     assert "torch, on the CPU      exact" in out
+    assert "numba, on the CPU      exact" in out
     assert "ONNX Runtime           exact" in out
     assert "FAILED" not in out
 
@@ -73,6 +74,7 @@ def test_a_crash_is_a_failure_with_a_remedy(monkeypatch):
     ("name", "module", "words"),
     [
         ("torch, on the CPU", "torch", 'not here: pip install "dqt_core[train]"'),
+        ("numba, on the CPU", "numba", 'not here: pip install "dqt_core[fast]"'),
         ("cupy, on a GPU", "cupy", "NVIDIA GPU"),
         ("ONNX Runtime", "onnxruntime", 'not here: pip install "dqt_core[export]"'),
     ],
