@@ -127,7 +127,10 @@ def test_the_page_says_that_nothing_was_measured(tmp_path):
 @pytest.mark.parametrize("instructions", ["AVX2", "AVX2_VNNI", "AVX512_CORE_VNNI", "DEFAULT"])
 def test_every_kind_of_product_has_the_same_bits(instructions, monkeypatch):
     """In one process where the processor has them; two threads where there are two cores."""
-    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", instructions)
+    with monkeypatch.context() as masked:  # for no longer: torch reads it once, at its first convolution
+        masked.setenv("ONEDNN_MAX_CPU_ISA", instructions)
+        machine = numba_cpu.machine()
+    monkeypatch.setattr(numba_cpu, "machine", lambda: machine)
     program = small()
     images = np.random.default_rng(0).integers(0, 256, (5, *program.image_shape), np.uint8)
     choices = np.random.default_rng(1).integers(0, 5, (5, len(program.layers)))
@@ -150,6 +153,19 @@ def test_threads_share_the_work(monkeypatch):
         got = numba_cpu.Backend(program).run(images[part], choices[part])[0]
         np.testing.assert_array_equal(got, expected[part])
     assert numba.get_num_threads() == numba.config.NUMBA_NUM_THREADS
+
+
+@pytest.mark.parametrize("first", ["torch", "dqt_core.backends.numba_cpu"])
+def test_torch_keeps_its_threads(first):
+    """Numba and torch may share one OpenMP, whose number of threads Numba sets when it starts."""
+    code = (
+        f"import {first}\nfrom dqt_core.backends import numba_cpu\nnumba_cpu.prepare()\n"
+        "import torch\nassert torch.get_num_threads() == 1, torch.get_num_threads()\n"
+        "torch.set_num_threads(2)\nnumba_cpu.prepare()\nprint(torch.get_num_threads())"
+    )
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "2"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "2\n"), done.stderr
 
 
 def test_masked_instructions_are_not_used():

@@ -115,6 +115,22 @@ def threads() -> int:
     return min(most, max(1, int(wanted))) if wanted.isdigit() else most
 
 
+@functools.cache
+def _start_pool() -> None:
+    """Start Numba's threads, and leave torch as many as it had.
+
+    Both use one OpenMP where they are on GNU's, and Numba sets its number of threads, when it starts, to all.
+    """
+    try:
+        openmp = ctypes.CDLL("libgomp.so.1")
+    except OSError:  # not GNU's: nothing is shared
+        numba.get_num_threads()
+        return
+    before = openmp.omp_get_max_threads()
+    numba.get_num_threads()
+    openmp.omp_set_num_threads(before)
+
+
 class _Notice(event.Listener):
     """Says once that the kernels are being compiled, which Numba does in silence."""
 
@@ -142,6 +158,7 @@ def prepare() -> None:
     --------
     >>> prepare()
     """
+    _start_pool()
     nothing = (np.zeros(int(kind is kernels.MEMORY), kind) for kind in _ARGUMENTS)
     arguments = machine(), *nothing
     for run in (kernels.run_alone, kernels.run):
@@ -655,6 +672,7 @@ class Backend:
             self._scratch = Scratch(self.program, self._weights, self._machine, workers)
         if workers == 1:
             return plan.run(images, choices, self._arena, self._scratch)
+        _start_pool()
         before = numba.get_num_threads()
         numba.set_num_threads(workers)
         try:
