@@ -50,13 +50,12 @@ def verdict(name):
     return f"the same in all {len(WAYS)} ways at each of the {len(rows)} settings"
 
 
-def whole(name):
-    """In words, whether the fast ways agree over every test image."""
-    found = record(name)["whole"]
-    ways = [way for way in WAYS if all(way in row for row in found["rows"])]
+def agreement(rows):
+    """In words, whether the ways that these rows have agree."""
+    ways = [way for way in WAYS if all(way in row for row in rows)]
     names = ", ".join(WAYS[way] for way in ways[:-1]) + f" and {WAYS[ways[-1]]}"
-    agree = all(len({row[way] for way in ways}) == 1 for row in found["rows"])
-    where = ", ".join(_title(row["widths"]) for row in found["rows"])
+    agree = all(len({row[way] for way in ways}) == 1 for row in rows)
+    where = ", ".join(_title(row["widths"]) for row in rows)
     word = "print one digest" if agree else "do NOT print one digest"
     return f"{names} {word} at each of: {where}"
 
@@ -79,7 +78,9 @@ def facts():
         "cifar_images": record("cifar10")["dataset"]["images"],
         "cifar_verdict": verdict("cifar10"),
         "cifar_whole_images": f"{record('cifar10')['whole']['images']:,}",
-        "cifar_whole": whole("cifar10"),
+        "cifar_whole": agreement(record("cifar10")["whole"]["rows"]),
+        "imagenet_images": record("imagenet")["dataset"]["images"],
+        "imagenet": agreement(record("imagenet")["rows"]),
         "ram": f"{record('embedded')['files']['ram'] / 1024:.0f} KiB",
         "runtime": origin["tools"]["onnxruntime"],
         "compiler": origin["tools"]["compiler"],

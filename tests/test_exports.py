@@ -62,6 +62,17 @@ def test_the_fast_ways_agree_on_every_cifar_image():
     assert same == {widths: recorded[widths] for widths in ("4", "controller")}
 
 
+def test_imagenet_was_recorded_with_one_digest():
+    record = results.read(exports.FOLDER / "imagenet.json")
+    assert len(record["provenance"]["commit"]) == 40, "recorded from files that no commit holds"
+    assert {row["widths"] for row in record["rows"]} >= {"8", "mixed"}
+    digests = [row[way] for row in record["rows"] for way in exports.FAST]
+    assert len(set(digests)) == len(record["rows"])
+    assert export_records.agreement(record["rows"]).startswith("torch, Numba and ONNX print one digest")
+    record["rows"][0]["onnx"] = "0" * 64
+    assert "do NOT print one digest" in export_records.agreement(record["rows"])
+
+
 @pytest.mark.parametrize("backend", ["numpy", "torch", "numba"])
 def test_a_backend_prints_it_again(embedded, backend):
     program, images = embedded
