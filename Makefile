@@ -13,7 +13,7 @@ WORKERS ?= 2
 # REQUIREMENTS=newest ignores the tested set and takes the newest releases that pyproject.toml allows.
 REQUIREMENTS ?= requirements.txt
 ifeq ($(REQUIREMENTS),newest)
-PACKAGES := "setuptools>=77" ".[train,fast,book,teach,dev]"
+PACKAGES := "setuptools>=77" ".[train,fast,export,book,teach,dev]"
 else
 PACKAGES := -r $(REQUIREMENTS)
 endif

@@ -10,6 +10,7 @@ written after every row: a run that is cut keeps what it has. Digests are compar
 import argparse
 import json
 import os
+import platform
 import resource
 import shutil
 import statistics
@@ -162,7 +163,8 @@ def network(bench, name, program, batches, exact, compiled=False):
             if bench.options.compile and shutil.which("g++"):
                 if compiled:
                     runners["torch.compile fp32"] = peers.torch_peer(program, images, torch.float32, True)
-                runners["torch PT2E int8"] = peers.pt2e_peer(program, images)
+                if platform.machine() in ("x86_64", "AMD64"):  # whose rules of quantization it takes
+                    runners["torch PT2E int8"] = peers.pt2e_peer(program, images)
             runners["ONNX Runtime fp32"] = peers.onnx_peer(plain, images, bench.threads)
             runners["ONNX Runtime int8"] = peers.onnx_peer(quantized, images, bench.threads)
             counted = {"operations": 2 * macs * batch, "bytes": least_bytes(program, batch)}

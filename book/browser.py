@@ -34,7 +34,7 @@ ONE_OF_A_KIND = """() => {
   const words = [...document.querySelectorAll(".highlight span")].filter(word => {
     const style = getComputedStyle(word), block = word.closest(".highlight").parentElement
     const own = [style.color, style.backgroundColor, style.fontSize, style.fontWeight]
-    const look = [block.className, word.className, ...own].join()
+    const look = [block.className, word.parentElement.className, word.className, ...own].join()
     const known = seen.has(look)
     seen.add(look)
     return known && !word.id && !word.childElementCount

@@ -5,6 +5,7 @@ alone, so it is thrown away whenever something that the cells import or read has
 """
 
 import hashlib
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -39,8 +40,8 @@ def build() -> int:
         shutil.rmtree(CACHE, ignore_errors=True)
         BUILD.mkdir(exist_ok=True)
         KEY.write_text(key)
-    # What is said when the kernels are compiled belongs into no page.
-    subprocess.run([sys.executable, "-c", PREPARE], cwd=ROOT, check=True)
+    if importlib.util.find_spec("numba"):  # what is said when kernels are compiled belongs into no page
+        subprocess.run([sys.executable, "-c", PREPARE], cwd=ROOT, check=True)
     program = Path(sys.executable).with_name("jupyter-book")
     command = [program, "build", "-W", "--keep-going", ROOT]
     # The kernel named python3 must be this environment's, not one that the user has installed elsewhere.

@@ -56,6 +56,32 @@ def _row(row):
     )
 
 
+def pt2e(folder=FOLDER):
+    """In words, where PyTorch's own int8 is faster than the program, and where it is slower."""
+    said = []
+    for record in records(folder):
+        rows = [row for row in record["rows"] if row["peer"] == "torch PT2E int8"]
+        faster = [row["group"] for row in rows if row["ratio"] < 1]
+        slower = [row["group"] for row in rows if row["ratio"] >= 1]
+        ends = f"faster at {', '.join(faster) or 'none'} and not at {', '.join(slower) or 'any other'}"
+        said += [f"with {record['threads']} thread(s) it is {ends}"] if rows else []
+    return "; ".join(said) or "it was not measured"
+
+
+def above_a_tenth(folder=FOLDER):
+    """In words, the parts of a run, besides the products, that take more than a tenth of its time."""
+    found = {}
+    for record in records(folder):
+        for name, parts in record["facts"].items():
+            for part, share in parts.items() if name.endswith(" shares") else ():
+                if part != "products" and share > 0.1:
+                    found.setdefault(part, []).append(
+                        f"{name.removesuffix(' shares')} with {record['threads']} thread(s)"
+                    )
+    said = [f"{part} ({', '.join(where)})" for part, where in found.items()]
+    return " and ".join(said) or "none"
+
+
 def misses(folder=FOLDER, causes=CAUSES):
     """Every aim that was missed, and why."""
     known = json.loads(causes.read_text())
@@ -145,6 +171,13 @@ def memory(folder=FOLDER):
             if name.startswith("peak memory of ResNet-50"):
                 return value / 1e9
     return None
+
+
+def controller_on_a_part(channels="64", path=TRAINING):
+    """What the controller adds to a step on a part of the batch, as a share of what it adds on all."""
+    steps = json.loads(path.read_text())["by_channels"][channels]
+    static, whole, part = (step["cpu_seconds"] for step in steps[-3:])
+    return f"{100 * (part - static) / (whole - static):.0f} %"
 
 
 def training_step(path=TRAINING):

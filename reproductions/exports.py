@@ -31,9 +31,8 @@ from dqt_core.program import Result
 FOLDER = ROOT / "reproductions" / "results" / "export"
 SCRIPT = ROOT / "book" / "_static" / "program-runner.js"
 IMAGES = {"embedded": 359, "cifar10": 100}
-WHOLE = {
-    "cifar10": ("4", "mixed", "controller")
-}  # settings over every test image, by the ways that are fast enough
+# Settings that the fast ways also run over every test image.
+WHOLE = {"cifar10": ("4", "mixed", "controller")}
 FAST = ("torch", "numba", "onnx")
 
 

@@ -115,7 +115,8 @@ def integer_row(
         }
         return result.logits, figures
 
-    folder = Path(options.out) / f"{label.replace(' ', '-')}-{program.digest[:12]}"
+    asked = hashlib.sha256(json.dumps(widths).encode()).hexdigest()
+    folder = Path(options.out) / f"{label.replace(' ', '-')}-{program.digest[:12]}-{asked[:8]}"
     row = evaluate(classify, files, folder, options.skip_unreadable)
     return {"widths": label, "kind": "integer", **row, "program": program.digest, "run": widths}
 
@@ -216,9 +217,9 @@ class Run:
 
     def mixed_row(self, net: Any, program: Any, bits: int) -> None:
         """The best allocation at the BitOPs of a width, its tables set for it."""
-        path = self.out / f"divergences-{program.digest[:12]}.json"
+        images = np.concatenate(self.held_out)[: self.options.sensitivity]
+        path = self.out / f"divergences-{program.digest[:12]}-{len(images)}.json"
         if not path.is_file():
-            images = np.concatenate(self.held_out)[: self.options.sensitivity]
             parts = [
                 allocate.divergences(program, images[i : i + 8], backend=self.options.backend)
                 for i in range(0, len(images), 8)
@@ -249,6 +250,7 @@ class Run:
         options = self.options
         network = {"name": options.network, "weights": options.origin, "pads_after": options.pads_after}
         counts = {"steps and tables": sum(map(len, self.calibration)), "choice": sum(map(len, self.held_out))}
+        counts["mixed widths"] = min(options.sensitivity, counts["choice"])
         record = {
             "name": f"{options.network}_imagenet",
             "title": options.title,

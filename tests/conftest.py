@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import uuid
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -134,7 +135,7 @@ def shipped() -> Callable[..., Program]:
 @pytest.fixture(scope="session")
 def book() -> Path:
     """Build the book, once for all processes of this run, or fail with what it complained about."""
-    run = os.environ.get("PYTEST_XDIST_TESTRUNUID", str(os.getpid()))
+    run = os.environ.get("PYTEST_XDIST_TESTRUNUID") or uuid.uuid4().hex
     (ROOT / "_build").mkdir(exist_ok=True)
     with filelock.FileLock(ROOT / "_build" / "book.lock"):
         built = ROOT / "_build" / "book.run"

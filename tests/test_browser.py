@@ -394,6 +394,12 @@ def test_a_faulty_page_is_caught(running, tmp_path, body, complaint):
         ("<p style='color: #999; background: #aaa'>pale</p>", "color-contrast"),
         ("<img src='data:image/gif;base64,R0lGODlhAQABAAAAACwAAAAAAQABAAA='>", "image-alt"),
         ("<input type='range'>", "label"),
+        (
+            "<div><div class='highlight'><pre><span class='n'>dark</span> <span class='n'>dark</span>"
+            "<span class='c' style='color: #999; background: #aaa'>pale</span>"
+            "<span class='c' style='color: #999; background: #aaa'>pale</span></pre></div></div>",
+            "color-contrast",
+        ),
     ],
 )
 def test_an_inaccessible_page_is_caught(running, tmp_path, body, rule):

@@ -119,6 +119,19 @@ def test_the_training_step_is_drawn_with_its_aim():
         assert row[-1] == ("" if is_peer else "reached" if float(row[-2]) <= 1.3 else "missed")
 
 
+def test_words_are_those_of_the_record(tmp_path):
+    row = {"peer": "torch PT2E int8", "group": "small", "ratio": 1.5}
+    shares = {"products": 0.6, "windows": 0.3, "Python": 0.1}
+    record = {"schema": cpu_records.SCHEMA, "threads": 1, "rows": [row], "facts": {"net shares": shares}}
+    record["rows"].append(row | {"group": "large", "ratio": 0.7})
+    (tmp_path / "a.json").write_text(json.dumps(record))
+    assert cpu_records.pt2e(tmp_path) == "with 1 thread(s) it is faster at large and not at small"
+    assert cpu_records.above_a_tenth(tmp_path) == "windows (net with 1 thread(s))"
+    steps = [{"cpu_seconds": seconds} for seconds in (1, 2, 4, 3)]
+    (tmp_path / "steps.json").write_text(json.dumps({"by_channels": {"64": steps}}))
+    assert cpu_records.controller_on_a_part(path=tmp_path / "steps.json") == "50 %"
+
+
 def test_the_page_says_that_nothing_was_measured(tmp_path):
     (page,) = cpu_records.pages(tmp_path)
     assert page.data == "*Not yet measured.*"

@@ -74,7 +74,7 @@ def test_the_record_has_every_row(recorded):
     mixed = record["rows"][2]
     assert mixed["bitops"] <= record["budgets"]["5"]
     assert set(mixed["run"]) == {4, 8}
-    assert record["calibration"]["images"] == {"steps and tables": 16, "choice": 8}
+    assert record["calibration"]["images"] == {"steps and tables": 16, "choice": 8, "mixed widths": 4}
     assert 1e8 < record["peak_bytes"] < 4e9
 
 
@@ -183,6 +183,14 @@ def test_the_short_training_is_recorded_on_the_same_images():
     other = results.read(RECORDS / "imagenet_short" / "untrained" / "resnet50.json")
     assert len(record["provenance"]["commit"]) == 40, "recorded from files that no commit holds"
     assert record["dataset"]["files"] == other["dataset"]["files"]
+    whole = results.read(RECORDS / "resnet50_imagenet" / "resnet50.json")
+    count = other["dataset"]["images"]
+    assert count == whole["dataset"]["images"] // 2
+    for row in other["rows"]:
+        if not row["widths"].startswith("mixed"):  # whose widths each run finds for itself
+            (same,) = (r for r in whole["rows"] if r["widths"] == row["widths"])
+            assert row.get("program") == same.get("program")
+            assert np.array_equal(results.hits(row), results.hits(same)[:count]), "the first half"
     assert [row["widths"] for row in record["rows"]] == ["8", "4"]
     assert all(results.hits(row).sum() == row["correct"] for row in record["rows"])
 

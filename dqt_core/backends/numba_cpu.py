@@ -142,7 +142,7 @@ class _Notice(event.Listener):
             kept = "kept on disk"
             if not kernels.run.is_kept:
                 kept = "not kept, as no folder of Numba's cache can be written to: set NUMBA_CACHE_DIR to one"
-            print(f"dqt_core: compiling the kernels for this processor, about 12 s; {kept}", file=sys.stderr)
+            print(f"dqt_core: compiling the kernels for this processor, once; {kept}", file=sys.stderr)
 
     def on_end(self, event: Any) -> None:
         """Nothing is said."""
