@@ -206,13 +206,17 @@ class Run:
             recipe = train.Recipe(epochs=settings.float_epochs, lr=0.2, flip=settings.dataset != "embedded")
             folder = settings.out / f"float_{settings.dataset}_c{settings.channels}"
             train.fit(net, self.images, recipe, out=folder, checkpoint_every=50)
-            origin = f"{settings.float_epochs:g} epochs at batch {recipe.batch_size}, trained by this command"
+            epochs = f"{settings.float_epochs:g} epochs at batch {recipe.batch_size}"
+            origin = {
+                "float network": f"{epochs}, trained by this command",
+                "float epochs": settings.float_epochs,
+            }
         else:
-            net, origin = load_float(path, classes), path.name
+            net, origin = load_float(path, classes), {"float network": path.name}
         if len(net.conv1.weight) != settings.channels:
             raise ValueError(f"{path} has {len(net.conv1.weight)} channels, expected {settings.channels}")
         digest = save_float(net, settings.out / "programs", f"resnet18_{settings.dataset}_float")
-        self.float_origin = {"float": digest, "float network": origin}
+        self.float_origin = {"float": digest, **origin}
         return net
 
 
