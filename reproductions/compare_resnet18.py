@@ -142,7 +142,7 @@ class Run:
 
     def integer(self, program: Program, widths: Any, label: str, **more: Any) -> results.Record:
         """A row evaluated by integers on the test images."""
-        row = results.evaluate(program, self.images, widths, self.settings.limit, "torch", label)
+        row = results.evaluate(program, self.images, widths, self.settings.limit, "auto", label)
         again = {} if isinstance(widths, np.ndarray) else {"run": widths}  # what `Program.run` takes
         return row | {"kind": "integer", "program": program.digest} | again | more
 
@@ -389,7 +389,7 @@ def joint(run: Run, alpha: float) -> list[results.Record]:
 def opponents(run: Run, program: Program, usual: list[int], budget: float) -> list[results.Record]:
     """The controller, and the same network with widths that do not look at the image."""
     test_images = run.images.test_images[: run.settings.limit]
-    widths = program.run(test_images, "controller", "torch").widths
+    widths = program.run(test_images, "controller").widths
     order = np.random.default_rng(run.settings.seed).permutation(len(widths))
     frozen = [program.choices[k][0] for k in usual]
     spent = cost.bitops(program, widths)
