@@ -51,7 +51,7 @@ def evaluate(
     widths : as in `Program.run`
     limit : int, optional
         The first `limit` images only.
-    backend : {"auto", "numpy", "torch"}
+    backend : as in `Program.run`
     label : str, optional
         Of the row; None: the widths as text.
 

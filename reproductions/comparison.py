@@ -1,6 +1,7 @@
 """The comparison's tables, drawn from its records alone: lines, means over seeds, paired tests, statuses."""
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,14 +55,35 @@ ABLATIONS = {
 }
 
 
+# One thing changed: (row, result) against (row, result), with {} for the width
+CHANGES = {
+    "not trained for lower widths": ("cut", "cut {}", "dqt-static", "{}"),
+    "not trained, but batch-norm statistics re-estimated": (
+        "cut",
+        "cut {}, recalibrated",
+        "dqt-static",
+        "{}",
+    ),
+    "batch-norm statistics as training left them": (
+        "dqt-static",
+        "{}, statistics of training",
+        "dqt-static",
+        "{}",
+    ),
+    "one batch norm for all widths": ("shared-norm", "{}", "dqt-static", "{}"),
+    "rounding down, not to nearest": ("floor", "{}", "dqt-static", "{}"),
+    "no consistency term (alpha = 0)": ("no-consistency", "{}", "joint", "{}"),
+}
+
+
 def groups(folder: Path) -> list[tuple[int, float]]:
-    """Channels and epochs of the recorded comparisons, the widest network first."""
-    found = set()
+    """Channels and epochs of the recorded comparisons, the one with the most records first."""
+    found: Counter[tuple[int, float]] = Counter()
     for path in folder.glob("*_c*_e*_s*.json"):
         record = results.read(path)
         if record["dataset"]["name"] == "cifar10" and record["dataset"]["limit"] is None:
-            found.add((record["channels"], record["epochs"]))
-    return sorted(found, reverse=True)
+            found[record["channels"], record["epochs"]] += 1
+    return sorted(found, key=lambda group: (found[group], group), reverse=True)
 
 
 class Records:
@@ -94,19 +116,43 @@ class Records:
             if (start := record.get("training", {}).get("starts from")) and start != own.get(record["seed"])
         ]
 
+    def change(self, name: str, width: int) -> float | None:
+        """Points of accuracy that one of `CHANGES` gains at a width, over the seeds that have both rows."""
+        row, result, against, other = CHANGES[name]
+        lines = Line("", row, result.format(width)), Line("", against, other.format(width))
+        pairs = self.pairs(*lines)
+        gains = [accuracy([one]) - accuracy([two]) for _, one, two in pairs]
+        return float(np.mean(gains)) if gains else None
+
+    def chosen(self) -> list[str]:
+        """Where the best static widths of each budget and seed came from."""
+        return [
+            f"{record['row'].split('-')[1]} bits, seed {record['seed']}: {record['training']['chosen']}"
+            for record in self.all
+            if "chosen" in record["training"]
+        ]
+
     @property
-    def command(self) -> str:
-        """What makes a missing record, when a row's name is added."""
+    def title(self) -> str:
+        return f"{self.channels} channels, {self.epochs:g} epochs after float"
+
+    def missing(self, lines: Iterable[Line]) -> str:
+        """In words: the rows of a table that have no record, and what makes them."""
+        rows = list(dict.fromkeys(line.row for line in lines if not self.of(line)))
+        if not rows:
+            return "every row was run"
         options = f"--channels {self.channels} --epochs {self.epochs:g}"
-        return f"python reproductions/compare_resnet18.py {options}"
+        if trained := {r["training"].get("float epochs") for r in self.all} - {None}:
+            options += f" --float-epochs {max(trained):g}"
+        command = f"python reproductions/compare_resnet18.py {options} --row {' '.join(rows)}"
+        return f"not yet run: {', '.join(rows)}; what would run them: {command}"
 
     def table(self, lines: Iterable[Line]) -> list[list[str]]:
-        """A table's rows: label, accuracy, seeds, BitOPs, how it was evaluated."""
+        """A table's recorded rows: label, accuracy, seeds, BitOPs, how it was evaluated."""
         rows = []
         for line in lines:
             shown = self.of(line)
             if not shown:
-                rows.append([line.label, "not yet run", "", "", f"--row {line.row}"])
                 continue
             spent = [row["bitops"] for row in shown if row["bitops"]]
             bitops = f"{np.mean(spent) / 1e9:.3f}" if spent else ""
@@ -144,11 +190,12 @@ def pareto(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
 # The question: does looking at the image help?
 
 UNIFORM = "the uniform width, trained further"
+BLIND, SHUFFLED = "a controller that sees nothing", "another image's widths"  # all but the look at the image
 OPPONENTS = {
     "the best static widths": lambda b: Line("", f"mixed-{b}", "mixed"),
-    "a controller that sees nothing": lambda b: Line("", f"blind-{b}", "blind"),
+    BLIND: lambda b: Line("", f"blind-{b}", "blind"),
     UNIFORM: lambda b: Line("", f"uniform-{b}", "uniform"),
-    "another image's widths": lambda b: Line("", f"dynamic-{b}", "another image's widths"),
+    SHUFFLED: lambda b: Line("", f"dynamic-{b}", SHUFFLED),
     "each layer's usual width": lambda b: Line("", f"dynamic-{b}", "each layer's usual width"),
 }
 
@@ -172,9 +219,9 @@ def duels(records: Records) -> list[dict[str, Any]]:
     return found
 
 
-def verdict(found: Sequence[dict[str, Any]], opponent: str) -> str:
-    """In words, what the duels against one opponent say."""
-    mine = [duel for duel in found if duel["opponent"] == opponent]
+def verdict(found: Sequence[dict[str, Any]], *opponents: str) -> str:
+    """In words, what the duels against some opponents say together."""
+    mine = [duel for duel in found if duel["opponent"] in opponents]
     if not mine:
         return "not yet run"
     level = 0.05 / len(mine)  # Bonferroni: as many tests as duels
@@ -204,18 +251,20 @@ def over_seeds(found: Sequence[dict[str, Any]], opponent: str, bits: int) -> str
 
 
 def statuses(records: Records, bands: Sequence[dict[str, Any]]) -> list[list[str]]:
-    """Rows (difference, measured, band, status) of the comparison's bands."""
+    """Rows (what, measured, band, status) of the bands: on a row, or on its lead over another."""
     rows = []
     for band in bands:
-        first, second = (Line("", *band[key].split("/")) for key in ("row", "against"))
-        claim = f"{band['row']} minus {band['against']}"
-        shown = records.of(first), records.of(second)
+        names = [band[key] for key in ("row", "against") if key in band]
+        shown = [records.of(Line("", *name.split("/"))) for name in names]
+        claim, is_lead = " minus ".join(names), len(names) == 2
+        wanted = f"at least {band['at_least']:{'+' if is_lead else ''}.2f}"
         if not all(shown):
-            rows.append([claim, "", f"at least {band['at_least']:+.2f}", "not attempted"])
+            rows.append([claim, "", wanted, "not attempted"])
             continue
-        gap = accuracy(shown[0]) - accuracy(shown[1])
-        status = "within band" if gap >= band["at_least"] else "not reproduced"
-        rows.append([claim, f"{gap:+.2f} points", f"at least {band['at_least']:+.2f}", status])
+        first, *second = map(accuracy, shown)
+        value = first - sum(second)
+        status = "within band" if value >= band["at_least"] else "not reproduced"
+        rows.append([claim, f"{value:+.2f} points" if is_lead else f"{value:.2f} %", wanted, status])
     return rows
 
 

@@ -200,13 +200,14 @@ for group in groups:
     cpus = sorted({record["provenance"]["hardware"]["cpu"] for record in group.all})
     dates = sorted({record["provenance"]["date"] for record in group.all})
     steps = sorted({record["training"].get("steps", 0) for record in group.all} - {0})
-    print(f"{group.channels} channels; {group.epochs:g} epochs ({steps} steps) of every stage after float")
+    starts = sorted({record["training"].get("float network", "") for record in group.all} - {""})
+    print(f"{group.title} ({steps} steps) at every stage; the float network: {', '.join(starts)}")
     print(f"commits {', '.join(commits)}; {', '.join(dates)}; {', '.join(cpus)}")
-    print(f"a row that was not yet run: {group.command} --row ... --seed 0")
     if elsewhere := group.starts_elsewhere():
         print(f"from another training of DQT static than the one shown: {'; '.join(elsewhere)}")
     head = ["row", "accuracy", "seeds", "G BitOPs", "evaluated as"]
     display(show.Table(head, group.table(comparison.MAIN)))
+    print(group.missing(comparison.MAIN))
 
 
 # %% mystnb={"image": {"alt": "Accuracy against BitOPs on a logarithmic axis for every method, one marker each, and the Pareto front of all of them as a dotted line.", "classes": "dark-light"}} tags=["nbval-ignore-output", "hide-input"]
@@ -225,8 +226,7 @@ def scatter(group):
     if everything:
         front = comparison.pareto(everything)
         axis.plot(*zip(*front, strict=True), ls=":", marker="", color=show.INK, label="Pareto front")
-    title = f"{group.channels} channels, {group.epochs:g} epochs"
-    axis.set(xscale="log", xlabel="G BitOPs an image", ylabel="top-1, %", title=title)
+    axis.set(xscale="log", xlabel="G BitOPs an image", ylabel="top-1, %", title=group.title)
     axis.legend(fontsize=9)
     plt.show()
 
@@ -249,6 +249,9 @@ for group in groups:
 # %% tags=["hide-input"]
 for group in groups:
     duels = comparison.duels(group)
+    if not duels:
+        print(f"{group.title}: no controller was run yet")
+        continue
     rows = [
         [
             f"{duel['bits']} bits, seed {duel['seed']}",
@@ -260,11 +263,12 @@ for group in groups:
         ]
         for duel in duels
     ]
-    head = ["budget", "opponent", "points (95 %)", "only controller / only opponent", "p", "BitOPs ratio"]
-    display(show.Table(head, rows))
+    columns = ["budget", "opponent", "points (95 %)", "only controller / only opponent", "p", "BitOPs ratio"]
+    display(show.Table(columns, rows))
     for opponent in comparison.OPPONENTS:
         text = comparison.verdict(duels, opponent)
-        display(Markdown(f"{group.channels} channels, the controller against {opponent}: {text}."))
+        display(Markdown(f"{group.title}, the controller against {opponent}: {text}."))
+    print(f"the best static widths are, at {'; '.join(group.chosen())}")
 
 # %% [markdown]
 # How much do the widths vary? For each layer: the share of test images at each width, and the entropy of that
@@ -335,8 +339,10 @@ else:
 # %% tags=["hide-input"]
 for group in groups:
     for title, lines in comparison.ABLATIONS.items():
-        print(f"{group.channels} channels, {group.epochs:g} epochs: {title}")
-        display(show.Table(["row", "accuracy", "seeds", "G BitOPs", "evaluated as"], group.table(lines)))
+        if rows := group.table(lines):
+            print(f"{group.title}: {title}")
+            display(show.Table(head, rows))
+    print(group.missing(line for lines in comparison.ABLATIONS.values() for line in lines))
 
 # %% [markdown]
 # *Not attempted*: a step for each width. The package has one step for all, by its definition of nested codes; the
@@ -351,7 +357,7 @@ for group in groups:
 # %% tags=["hide-input"]
 for group in groups:
     rows = comparison.statuses(group, expected["comparison"])
-    display(show.Table([f"{group.channels} channels: difference", "measured", "band", "status"], rows))
+    display(show.Table([f"{group.channels} channels", "measured", "band", "status"], rows))
     same, seen, distance = comparison.twins(group)
     if seen:
         status = "within band" if same / seen >= expected["twins"]["same_class"] else "not reproduced"
@@ -529,18 +535,24 @@ for group in groups:
     statuses_ = [row[3] for row in comparison.statuses(group, expected["comparison"])]
     counted = ", ".join(f"{statuses_.count(status)} {status}" for status in sorted(set(statuses_)))
     seeds = ", ".join(map(str, sorted({record["seed"] for record in group.all})))
-    text = f"**{group.channels} channels, {group.epochs:g} epochs, seeds {seeds}.** Bands: {counted}."
-    text += "\n\nPoints of accuracy that the controller gains at equal BitOPs"
-    for opponent in comparison.OPPONENTS:
-        text += f"\n- over {opponent}: {answers(group, opponent)}"
+    text = f"**{group.title}, seeds {seeds}.** Bands: {counted}."
+    if duels := comparison.duels(group):
+        blind, shuffled = comparison.BLIND, comparison.SHUFFLED
+        looking = comparison.verdict(duels, blind, shuffled)
+        text += f"\n\nDoes looking at the image help? Against {blind} and {shuffled}: {looking}."
+        text += "\n\nPoints of accuracy that the controller gains at equal BitOPs"
+        for opponent in comparison.OPPONENTS:
+            text += f"\n- over {opponent}: {answers(group, opponent)}"
     display(Markdown(text))
 
 # %% [markdown]
 # - One stored 8-bit master serves every width, and the program's answers are exact: two backends, any batch
 #   size and any machine give the same digest. The tests hold that for random programs too.
-# - The networks are the narrow ones named in the tables, trained for the epochs named there. They show the order
-#   of methods under one short recipe, not what each can reach: PACT and DoReFa-Net were made for long training.
-#   The full ResNet-18 (64 channels) is *not attempted* here; `reproductions/GPU_TODO.md` has its commands.
+# - The networks are those named in the tables, trained for the epochs named there. They show the order of methods
+#   under one short recipe, not what each can reach: PACT and DoReFa-Net were made for long training.
+# - The full ResNet-18 (64 channels) had no more epochs than a CPU affords. Its float network misses its band by far,
+#   so its rows say what sharing one master costs at that size, not what the size can reach. Its controller and its
+#   other rows are *not attempted*; `reproductions/GPU_TODO.md` has the commands.
 # - In the first table of this page the re-estimation of batch-norm statistics was added to the recipe after a
 #   first look at these test images, because 8 bits then stood outside its band. Read its 8-bit row with that in
 #   mind. The comparison below it took that recipe over for every row.

@@ -199,18 +199,33 @@ def tables(tmp_path):
     return comparison, tmp_path
 
 
-def test_groups_are_network_sizes_and_lengths(tables):
+def test_groups_are_network_sizes_and_lengths_the_fullest_first(tables):
     comparison, folder = tables
-    assert comparison.groups(folder) == [(16, 1), (8, 1)]
+    assert comparison.groups(folder) == [(8, 1), (16, 1)]
 
 
-def test_a_table_has_every_line_and_names_what_is_missing(tables):
+def test_a_table_has_the_recorded_lines_and_the_others_are_named(tables):
     comparison, folder = tables
-    rows = {row[0]: row[1:] for row in comparison.Records(folder, 8, 1).table(comparison.MAIN)}
-    assert len(rows) == len(comparison.MAIN)
+    records = comparison.Records(folder, 8, 1)
+    rows = {row[0]: row[1:] for row in records.table(comparison.MAIN)}
+    assert list(rows) == ["float", "best static at 4-bit BitOPs", "controller at 4-bit BitOPs"]
     assert rows["controller at 4-bit BitOPs"] == ["61.00 % ± 1.41", "2", "1.000", "integer"]
     assert rows["float"][0].startswith("100.00 % (")
-    assert rows["DQT static, 2 bits"] == ["not yet run", "", "", "--row dqt-static"]
+    missing = records.missing(comparison.MAIN)
+    names = dict.fromkeys(
+        line.row for line in comparison.MAIN if line.row not in {r["row"] for r in records.all}
+    )
+    assert missing.startswith(f"not yet run: {', '.join(names)}; what would run them: python ")
+    assert missing.endswith(f" --channels 8 --epochs 1 --row {' '.join(names)}")
+    assert records.missing(line for line in comparison.MAIN if line.label in rows) == "every row was run"
+
+
+def test_the_command_for_a_missing_row_trains_the_same_float_network(tables):
+    comparison, folder = tables
+    path = folder / "float_c8_e1_s0.json"
+    results.write(results.read(path) | {"training": {"float epochs": 6}}, path)
+    missing = comparison.Records(folder, 8, 1).missing(comparison.MAIN)
+    assert " --channels 8 --epochs 1 --float-epochs 6 --row lsq-8 " in missing
 
 
 def test_duels_are_of_one_seed_and_budget(tables):
@@ -223,6 +238,8 @@ def test_duels_are_of_one_seed_and_budget(tables):
     assert (shuffled["difference"], shuffled["p"], shuffled["bitops"]) == (0, 1, 0.5)
     assert comparison.verdict(duels, "the best static widths").startswith("better in 2, worse in 0")
     assert comparison.verdict(duels, "another image's widths").startswith("better in 0, worse in 0")
+    together = comparison.verdict(duels, "the best static widths", comparison.SHUFFLED)
+    assert together.startswith("better in 2, worse in 0, not distinguishable in 2 of 4")
     assert comparison.verdict([], "another image's widths") == "not yet run"
     assert comparison.over_seeds(duels, "the best static widths", 4) == "+21.00 ± 1.41 (2 seeds)"
     assert comparison.over_seeds(duels, "the best static widths", 3) == "not yet run"
@@ -249,8 +266,23 @@ def test_a_band_that_is_missed_is_not_reproduced(tables):
     comparison, folder = tables
     band = {"row": "dynamic-4/controller", "against": "mixed-4/mixed"}
     bands = [band | {"at_least": 20}, band | {"at_least": 22}, band | {"row": "lsq-2/2", "at_least": 0}]
+    bands += [{"row": "dynamic-4/controller", "at_least": level} for level in (61, 62)]
     found = comparison.statuses(comparison.Records(folder, 8, 1), bands)
-    assert [row[3] for row in found] == ["within band", "not reproduced", "not attempted"]
+    words = ["within band", "not reproduced", "not attempted", "within band", "not reproduced"]
+    assert [row[3] for row in found] == words
+    assert found[0][:3] == ["dynamic-4/controller minus mixed-4/mixed", "+21.00 points", "at least +20.00"]
+    assert found[3][:3] == ["dynamic-4/controller", "61.00 %", "at least 61.00"]
+
+
+def test_a_change_is_measured_on_the_seeds_that_have_both(tables):
+    comparison, folder = tables
+    records = comparison.Records(folder, 8, 1)
+    name = "one batch norm for all widths"
+    assert records.change(name, 2) is None
+    record(folder, "dqt-static", 0, [result("2", np.arange(100) < 50)])
+    record(folder, "dqt-static", 1, [result("2", np.ones(100))])
+    record(folder, "shared-norm", 0, [result("2", np.arange(100) < 20)])
+    assert comparison.Records(folder, 8, 1).change(name, 2) == pytest.approx(-30)
 
 
 def test_the_front_holds_what_nothing_cheaper_beats():
@@ -269,7 +301,9 @@ def test_every_line_and_band_names_a_row(compare):
     assert {line.row for line in lines} == set(compare.ROWS)
     known = {f"{line.row}/{line.result}" for line in lines}
     for band in json.loads((FOLDER / "expected" / "resnet18_cifar.json").read_text())["comparison"]:
-        assert {band["row"], band["against"]} <= known
+        assert {band["row"], band.get("against", band["row"])} <= known
+    for row, _, against, _ in comparison.CHANGES.values():
+        assert {row, against} <= set(compare.ROWS)
 
 
 # Rows
