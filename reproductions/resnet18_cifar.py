@@ -194,6 +194,12 @@ show.Table(["difference", "measured", "band", "status"], statuses(recorded))
 import comparison
 from IPython.display import Markdown, display
 
+
+def say(text):
+    """A paragraph in its place: a page gathers what is printed above all tables."""
+    display(Markdown(text))
+
+
 groups = [comparison.Records(RECORDS, *group) for group in comparison.groups(RECORDS)]
 for group in groups:
     commits = sorted({record["provenance"]["commit"][:12] for record in group.all})
@@ -201,13 +207,14 @@ for group in groups:
     dates = sorted({record["provenance"]["date"] for record in group.all})
     steps = sorted({record["training"].get("steps", 0) for record in group.all} - {0})
     starts = sorted({record["training"].get("float network", "") for record in group.all} - {""})
-    print(f"{group.title} ({steps} steps) at every stage; the float network: {', '.join(starts)}")
-    print(f"commits {', '.join(commits)}; {', '.join(dates)}; {', '.join(cpus)}")
+    counts = ", ".join(map(str, steps))
+    say(f"**{group.title}** ({counts} steps) at every stage; the float network: {', '.join(starts)}")
+    say(f"commits {', '.join(commits)}; {', '.join(dates)}; {', '.join(cpus)}")
     if elsewhere := group.starts_elsewhere():
-        print(f"from another training of DQT static than the one shown: {'; '.join(elsewhere)}")
+        say(f"from another training of DQT static than the one shown: {'; '.join(elsewhere)}")
     head = ["row", "accuracy", "seeds", "G BitOPs", "evaluated as"]
     display(show.Table(head, group.table(comparison.MAIN)))
-    print(group.missing(comparison.MAIN))
+    say(group.missing(comparison.MAIN))
 
 
 # %% mystnb={"image": {"alt": "Accuracy against BitOPs on a logarithmic axis for every method, one marker each, and the Pareto front of all of them as a dotted line.", "classes": "dark-light"}} tags=["nbval-ignore-output", "hide-input"]
@@ -220,8 +227,8 @@ def scatter(group):
             spent = sum(row["bitops"] for row in rows) / len(rows) / 1e9
             name = line.label.split(", ")[0].split(" at ")[0]
             methods.setdefault(name, []).append((spent, comparison.accuracy(rows)))
-    for name, points in methods.items():
-        axis.plot(*zip(*points, strict=True), ls="", label=name)
+    for (name, points), marker in zip(methods.items(), show.MARKERS, strict=False):
+        axis.plot(*zip(*points, strict=True), ls="", marker=marker, label=name)
     everything = [point for points in methods.values() for point in points]
     if everything:
         front = comparison.pareto(everything)
@@ -250,7 +257,7 @@ for group in groups:
 for group in groups:
     duels = comparison.duels(group)
     if not duels:
-        print(f"{group.title}: no controller was run yet")
+        say(f"{group.title}: no controller was run yet")
         continue
     rows = [
         [
@@ -267,8 +274,8 @@ for group in groups:
     display(show.Table(columns, rows))
     for opponent in comparison.OPPONENTS:
         text = comparison.verdict(duels, opponent)
-        display(Markdown(f"{group.title}, the controller against {opponent}: {text}."))
-    print(f"the best static widths are, at {'; '.join(group.chosen())}")
+        say(f"{group.title}, the controller against {opponent}: {text}.")
+    say(f"the best static widths are, at {'; '.join(group.chosen())}")
 
 # %% [markdown]
 # How much do the widths vary? For each layer: the share of test images at each width, and the entropy of that
@@ -340,9 +347,9 @@ else:
 for group in groups:
     for title, lines in comparison.ABLATIONS.items():
         if rows := group.table(lines):
-            print(f"{group.title}: {title}")
+            say(f"**{group.title}: {title}**")
             display(show.Table(head, rows))
-    print(group.missing(line for lines in comparison.ABLATIONS.values() for line in lines))
+    say(group.missing(line for lines in comparison.ABLATIONS.values() for line in lines))
 
 # %% [markdown]
 # *Not attempted*: a step for each width. The package has one step for all, by its definition of nested codes; the
@@ -362,7 +369,7 @@ for group in groups:
     if seen:
         status = "within band" if same / seen >= expected["twins"]["same_class"] else "not reproduced"
         text = f"{same:,} of {seen:,} classifications are the same as the float twin's ({status})"
-        print(f"{text}; each other one began with a number at most {distance:.5f} of a step from a tie")
+        say(f"{text}; each other one began with a number at most {distance:.5f} of a step from a tie")
 
 # %% [markdown]
 # ## Beside the published rows
@@ -543,7 +550,7 @@ for group in groups:
         text += "\n\nPoints of accuracy that the controller gains at equal BitOPs"
         for opponent in comparison.OPPONENTS:
             text += f"\n- over {opponent}: {answers(group, opponent)}"
-    display(Markdown(text))
+    say(text)
 
 # %% [markdown]
 # - One stored 8-bit master serves every width, and the program's answers are exact: two backends, any batch
