@@ -349,7 +349,9 @@ def tracked():
 def test_tracked_files_are_small(tracked):
     sizes = {path: path.stat().st_size for path in tracked}
     assert sizes
-    assert [path for path, size in sizes.items() if size > 3_000_000] == []
+    networks = {path for path in sizes if path.parent.name == "checkpoints"}
+    assert [path for path, size in sizes.items() if size > 3_000_000 and path not in networks] == []
+    assert sum(sizes[path] for path in networks) < 24_000_000
     assert sum(sizes.values()) < 30_000_000
 
 
