@@ -8,13 +8,13 @@ from matplotlib_inline.backend_inline import set_matplotlib_formats
 
 # No background, and mid-tones that read on white and on near-black pages; lines differ by marker too.
 INK = "#7d7d7d"
+MARKERS = "os^DvXP*<>"  # more than colours, for figures with many series
 COLOURS = ["#2e86c1", "#d0661f", "#2a9466", "#b659a6", "#8f7a1c", INK]
-MARKERS = "os^DvXP*<>"  # for more series than colours
 STYLE = {
     **dict.fromkeys(("figure.facecolor", "axes.facecolor", "savefig.facecolor"), "none"),
     **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK),
     "axes.grid": True,
-    "axes.prop_cycle": cycler(color=COLOURS, marker=["o", "s", "^", "D", "v", "X"]),
+    "axes.prop_cycle": cycler(color=COLOURS, marker=list(MARKERS[: len(COLOURS)])),
     "axes.spines.right": False,
     "axes.spines.top": False,
     "axes.titlesize": 11,

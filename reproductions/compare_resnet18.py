@@ -142,7 +142,7 @@ class Run:
 
     def integer(self, program: Program, widths: Any, label: str, **more: Any) -> results.Record:
         """A row evaluated by integers on the test images."""
-        row = results.evaluate(program, self.images, widths, self.settings.limit, "auto", label)
+        row = results.evaluate(program, self.images, widths, self.settings.limit, label=label)
         again = {} if isinstance(widths, np.ndarray) else {"run": widths}  # what `Program.run` takes
         return row | {"kind": "integer", "program": program.digest} | again | more
 

@@ -119,10 +119,12 @@ class Records:
     def change(self, name: str, width: int) -> float | None:
         """Points of accuracy that one of `CHANGES` gains at a width, over the seeds that have both rows."""
         row, result, against, other = CHANGES[name]
-        lines = Line("", row, result.format(width)), Line("", against, other.format(width))
-        pairs = self.pairs(*lines)
-        gains = [accuracy([one]) - accuracy([two]) for _, one, two in pairs]
-        return float(np.mean(gains)) if gains else None
+        return self.lead(Line("", row, result.format(width)), Line("", against, other.format(width)))
+
+    def lead(self, first: Line, second: Line) -> float | None:
+        """Points of accuracy of one line over another, over the seeds that have both; None without one."""
+        leads = [accuracy([one]) - accuracy([other]) for _, one, other in self.pairs(first, second)]
+        return float(np.mean(leads)) if leads else None
 
     def chosen(self) -> list[str]:
         """Where the best static widths of each budget and seed came from."""
@@ -145,7 +147,7 @@ class Records:
         if trained := {r["training"].get("float epochs") for r in self.all} - {None}:
             options += f" --float-epochs {max(trained):g}"
         command = f"python reproductions/compare_resnet18.py {options} --row {' '.join(rows)}"
-        return f"not yet run: {', '.join(rows)}; what would run them: {command}"
+        return f"not yet run: {', '.join(rows)}; what would run them: `{command}`"
 
     def table(self, lines: Iterable[Line]) -> list[list[str]]:
         """A table's recorded rows: label, accuracy, seeds, BitOPs, how it was evaluated."""

@@ -215,8 +215,8 @@ def test_a_table_has_the_recorded_lines_and_the_others_are_named(tables):
     names = dict.fromkeys(
         line.row for line in comparison.MAIN if line.row not in {r["row"] for r in records.all}
     )
-    assert missing.startswith(f"not yet run: {', '.join(names)}; what would run them: python ")
-    assert missing.endswith(f" --channels 8 --epochs 1 --row {' '.join(names)}")
+    assert missing.startswith(f"not yet run: {', '.join(names)}; what would run them: `python ")
+    assert missing.endswith(f" --channels 8 --epochs 1 --row {' '.join(names)}`")
     assert records.missing(line for line in comparison.MAIN if line.label in rows) == "every row was run"
 
 
