@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 from baselines import BaselineLoss, BaselineNet
+from side_by_side import SideBySide
 from torch import Tensor, nn
 from torch.nn import functional
 from train_resnet18 import load_float, save_float
@@ -111,7 +112,8 @@ class Run:
     def fit(self, net: nn.Module, loss: Any, folder: str = "") -> None:
         recipe = self.recipe(self.settings.epochs, self.settings.lr, self.settings.seed)
         start = time.perf_counter()
-        history = train.fit(net, self.images, recipe, loss, self.folder / folder, checkpoint_every=50)
+        with SideBySide():
+            history = train.fit(net, self.images, recipe, loss, self.folder / folder, checkpoint_every=50)
         seconds = round(time.perf_counter() - start)
         self.training |= {"steps": len(history), "batch_size": recipe.batch_size, "lr": recipe.lr}
         self.training |= {"seconds of the last call": seconds, "last": history[-1]}
@@ -206,7 +208,8 @@ class Run:
             net = models.resnet18(classes, settings.channels, small_images=True)
             recipe = self.recipe(settings.float_epochs, settings.float_lr, seed=0)
             folder = settings.out / f"float_{settings.dataset}_c{settings.channels}"
-            train.fit(net, self.images, recipe, out=folder, checkpoint_every=50)
+            with SideBySide():
+                train.fit(net, self.images, recipe, out=folder, checkpoint_every=50)
             epochs = f"{settings.float_epochs:g} epochs at batch {recipe.batch_size}, peak rate {recipe.lr:g}"
             origin = {
                 "float network": f"{epochs}, trained by this command",
