@@ -43,7 +43,8 @@ def _conv2d(
 ) -> Tensor:
     (count, channels, height, width), kernel = x.shape, weight.shape[-1]
     step, margin = _one(stride), _one(padding)
-    plain = groups == _one(dilation) == 1 and kernel > 1 and margin == kernel // 2 and kernel % 2
+    square = weight.shape[-2] == kernel > 1 and kernel % 2 and margin == kernel // 2
+    plain = square and groups == _one(dilation) == 1
     if not (x.is_cpu and plain and step and width <= WIDEST and count % IMAGES == 0):
         return functional.conv2d(x, weight, bias, stride, padding, dilation, groups)
     if torch.is_autocast_enabled("cpu"):

@@ -26,6 +26,10 @@ def whole(*shape):
     return torch.randint(-9, 10, shape).double()
 
 
+def pair(kernel):
+    return kernel if isinstance(kernel, tuple) else (kernel, kernel)
+
+
 def convolved(x, weight, bias, stride):
     """The convolution and the gradients of everything it takes."""
     y = functional.conv2d(x, weight, bias, stride, weight.shape[-1] // 2)
@@ -65,6 +69,8 @@ def test_values_and_gradients_are_those_of_the_plain_convolution(small, rows, si
         (15, 4, 3, {"padding": 1}),  # no whole rows
         (16, 9, 3, {"padding": 1}),  # wide enough
         (16, 4, 1, {}),
+        (16, 4, (5, 3), {"padding": 1}),
+        (16, 4, (3, 1), {"padding": 1}),
         (16, 4, 3, {}),  # no margin: neighbours would be seen
         (16, 4, 3, {"padding": 1, "groups": 2}),
         (16, 5, 3, {"padding": 1, "dilation": 2}),
@@ -74,7 +80,7 @@ def test_values_and_gradients_are_those_of_the_plain_convolution(small, rows, si
     ],
 )
 def test_anything_else_is_left_alone(small, rows, count, size, kernel, options):
-    x, weight = whole(count, 4, size, size), whole(6, 4 // options.get("groups", 1), kernel, kernel)
+    x, weight = whole(count, 4, size, size), whole(6, 4 // options.get("groups", 1), *pair(kernel))
     expected = functional.conv2d(x, weight, **options)
     with small.SideBySide():
         assert torch.equal(functional.conv2d(x, weight, **options), expected)
