@@ -277,6 +277,14 @@ def float_row(run: Run) -> list[results.Record]:
     return [row | {"bitops": None}]
 
 
+def float_further(run: Run) -> list[results.Record]:
+    """The control for what the further training does alone."""
+    net = run.float_net
+    run.fit(net, train.cross_entropy)
+    estimate_norms(net, [net], _batches(run.images, run.images.train_images[:CALIBRATION]))
+    return [run.simulated(net, "float, trained further", None)]
+
+
 def single(run: Run, width: int) -> list[results.Record]:
     net = run.nested((width,), controller=False)
     run.fit(net, Objective())
@@ -459,6 +467,7 @@ def _rows() -> dict[str, Row]:
     nested = "nested codes, one network for all widths, consistency alone"
     rows = {
         "float": Row(float_row, "float32"),
+        "float-further": Row(float_further, "float32, trained further as the other rows are"),
         "cut": Row(cut, "nested codes, not trained further"),
         "dqt-static": Row(switchable, nested),
     }

@@ -29,6 +29,7 @@ def _switchable(label: str, row: str, ending: str = "") -> list[Line]:
 
 MAIN = [
     Line("float", "float", "float"),
+    Line("float, trained further", "float-further", "float, trained further"),
     *(Line(f"one width, learned step, {w} bits", f"lsq-{w}", str(w)) for w in WIDTHS),
     *(Line(f"PACT, {w} bits", f"pact-{w}", str(w)) for w in (4, 3, 2)),
     *(Line(f"DoReFa-Net, {w} bits", f"dorefa-{w}", str(w)) for w in (4, 3, 2)),

@@ -173,6 +173,7 @@ show.Table(["difference", "measured", "band", "status"], statuses(recorded))
 # *controller*, both take as many steps again from the same network, DQT static of their seed, and with the same
 # consistency term.
 #
+# - *Float, trained further*: the control for what those steps do without any codes.
 # - *One width, learned step*: this package's layers with one width alone, as LSQ trains; integers.
 # - *PACT*, *DoReFa-Net*: one width; simulated in float32, for their weights are no nested codes. Shortcuts stay
 #   unrounded there, which helps them.
@@ -221,9 +222,9 @@ for group in groups:
 def scatter(group):
     _, axis = plt.subplots(figsize=(8, 4.2))
     methods = {}
-    for line in comparison.MAIN[1:]:
+    for line in comparison.MAIN:
         rows = group.of(line)
-        if rows:
+        if rows and rows[0]["bitops"]:
             spent = sum(row["bitops"] for row in rows) / len(rows) / 1e9
             name = line.label.split(", ")[0].split(" at ")[0]
             methods.setdefault(name, []).append((spent, comparison.accuracy(rows)))

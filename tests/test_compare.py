@@ -397,3 +397,17 @@ def test_the_controllers_opponents_spend_the_same(compare, tmp_path):
     assert usual["bitops"] == allocate.uniform_bitops(lower(net), 4)
     assert looks["patterns"] > 1
     assert set(looks["fewest"]).isdisjoint(looks["most"])
+
+
+def test_the_further_training_of_the_float_network_is_a_row(compare, tmp_path):
+    settings = embedded(compare, tmp_path)
+    assert compare.make_all(settings, ["float", "float-further"]) == 0
+    before, after = (results.read(settings.record(row)) for row in ("float", "float-further"))
+    assert after["training"]["steps"] == 2
+    assert after["training"]["float"] == before["training"]["float"]
+    assert after["rows"][0] | {"correct": 0} == after["rows"][0] | {
+        "kind": "float",
+        "bitops": None,
+        "correct": 0,
+    }
+    assert after["rows"][0]["images"] == 40
