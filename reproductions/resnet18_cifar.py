@@ -561,6 +561,8 @@ for group in groups:
 # - The full ResNet-18 (64 channels) had no more epochs than a CPU affords. Its float network misses its band by far,
 #   so its rows say what sharing one master costs at that size, not what the size can reach. Its controller and its
 #   other rows are *not attempted*; `reproductions/GPU_TODO.md` has the commands.
+# - Read bands against float beside the row *float, trained further*: this short recipe moves a network that had come
+#   to rest, before any code is involved.
 # - In the first table of this page the re-estimation of batch-norm statistics was added to the recipe after a
 #   first look at these test images, because 8 bits then stood outside its band. Read its 8-bit row with that in
 #   mind. The comparison below it took that recipe over for every row.
