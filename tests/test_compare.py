@@ -225,7 +225,7 @@ def test_the_command_for_a_missing_row_trains_the_same_float_network(tables):
     path = folder / "float_c8_e1_s0.json"
     results.write(results.read(path) | {"training": {"float epochs": 6}}, path)
     missing = comparison.Records(folder, 8, 1).missing(comparison.MAIN)
-    assert " --channels 8 --epochs 1 --float-epochs 6 --row lsq-8 " in missing
+    assert " --channels 8 --epochs 1 --float-epochs 6 --row float-further lsq-8 " in missing
 
 
 def test_duels_are_of_one_seed_and_budget(tables):
