@@ -52,7 +52,7 @@ class Settings:
     channels: int = 16
     epochs: float = 0.5
     float_epochs: float = 24
-    float_lr: float = 0.1  # few epochs leave no time to anneal from more; what ships at 16 channels had 0.2
+    float_lr: float = 0.2
     lr: float = 0.02
     dataset: str = "cifar10"
     limit: int | None = None
@@ -214,6 +214,7 @@ class Run:
             origin = {
                 "float network": f"{epochs}, trained by this command",
                 "float epochs": settings.float_epochs,
+                "float lr": settings.float_lr,
             }
         else:
             net, origin = load_float(path, classes), {"float network": path.name}
@@ -536,6 +537,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--channels", type=int, default=16)
     parser.add_argument("--epochs", type=float, default=0.5, help="of every stage after the float network")
     parser.add_argument("--float-epochs", type=float, default=24)
+    parser.add_argument("--float-lr", type=float, default=0.2, help="peak rate of the float network")
     parser.add_argument("--float", type=Path, dest="float_path", help="a float network to start from")
     parser.add_argument("--dataset", default="cifar10", choices=["cifar10", "embedded"])
     parser.add_argument("--limit", type=int, help="first test images only")

@@ -145,8 +145,9 @@ class Records:
         if not rows:
             return "every row was run"
         options = f"--channels {self.channels} --epochs {self.epochs:g}"
-        if trained := {r["training"].get("float epochs") for r in self.all} - {None}:
-            options += f" --float-epochs {max(trained):g}"
+        for key in ("float epochs", "float lr"):
+            if trained := {r["training"].get(key) for r in self.all} - {None}:
+                options += f" --{key.replace(' ', '-')} {max(trained):g}"
         command = f"python reproductions/compare_resnet18.py {options} --row {' '.join(rows)}"
         return f"not yet run: {', '.join(rows)}; what would run them: `{command}`"
 

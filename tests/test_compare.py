@@ -223,9 +223,10 @@ def test_a_table_has_the_recorded_lines_and_the_others_are_named(tables):
 def test_the_command_for_a_missing_row_trains_the_same_float_network(tables):
     comparison, folder = tables
     path = folder / "float_c8_e1_s0.json"
-    results.write(results.read(path) | {"training": {"float epochs": 6}}, path)
+    results.write(results.read(path) | {"training": {"float epochs": 6, "float lr": 0.1}}, path)
     missing = comparison.Records(folder, 8, 1).missing(comparison.MAIN)
-    assert " --channels 8 --epochs 1 --float-epochs 6 --row float-further lsq-8 " in missing
+    options = "--channels 8 --epochs 1 --float-epochs 6 --float-lr 0.1 --row float-further lsq-8 "
+    assert options in missing
 
 
 def test_duels_are_of_one_seed_and_budget(tables):
