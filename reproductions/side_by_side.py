@@ -2,7 +2,8 @@
 
 oneDNN's matrix units take sixteen neighbouring pixels of one row at a time. A row of four fills a quarter of them,
 and the gradient of a weight fares worse. With images side by side in one long row, zeros between them, every
-convolution has the same products and sums in another order.
+convolution has the same products and sums in another order. The gain is that of processors with such units (AMX, in
+bfloat16); others may have none.
 """
 
 from collections.abc import Callable, Sequence
