@@ -5,7 +5,6 @@ takes the same steps as one that was not, with the same number of processes or a
 """
 
 import dataclasses
-import hashlib
 import itertools
 import json
 import math
@@ -17,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
@@ -476,10 +474,10 @@ def _description(
     del run["microbatch"]
     if isinstance(teacher := run.get("teacher"), nn.Module):
         run["teacher"] = distributed.digest(teacher)
-    run["images"] = dataset.digest if isinstance(dataset, ImageStream) else dataset.checksums["train_images"]
-    if isinstance(dataset, Dataset):
-        labels = np.ascontiguousarray(dataset.train_labels, "<i8")
-        run["labels"] = hashlib.sha256(labels.tobytes()).hexdigest()
+    if isinstance(dataset, ImageStream):
+        run["images"] = dataset.digest
+    else:
+        run |= {"images": dataset.checksums["train_images"], "labels": dataset.checksums["train_labels"]}
     run |= {"mean": dataset.mean, "std": dataset.std, "start": distributed.digest(net)}
     if isinstance(net, NestedNet):
         run |= {"choices": net.selection.choices, "rounding": net.selection.rounding}
