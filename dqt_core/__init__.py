@@ -8,6 +8,7 @@ import importlib
 from typing import Any
 
 from dqt_core import allocate, cost, data, integer, nested, program, results
+from dqt_core.evaluation.cascade import cascade
 from dqt_core.program import Program, ProgramError, load
 
 __version__ = "0.1.0"
@@ -15,6 +16,7 @@ __all__ = [
     "Program",
     "ProgramError",
     "allocate",
+    "cascade",
     "convert",
     "cost",
     "data",
