@@ -4,7 +4,8 @@ Codes are integers held in float tensors. Steps are learned as log step, so that
 its gradient does not grow with the number of dropped bits.
 
 On a CPU the time of a training step is mostly that of reading and writing activations, so the functions that
-work on them keep bfloat16, and their gradients make few passes.
+work on them keep bfloat16, and their gradients make few passes. `torch.compile` fuses passes by itself: while
+it reads a function, the plain formula stands in for it.
 """
 
 from collections.abc import Iterator, Sequence
@@ -231,6 +232,8 @@ def quantize_at(
     """
     require_rounding(rounding)
     drop = MASTER_WIDTH - require_width(width)
+    if torch.compiler.is_compiling():
+        return _plain_codes(x, log_step, lo, hi, drop, rounding, limit)
     codes: Tensor = _Quantize.apply(x, log_step, lo, hi, drop, rounding, limit)  # type: ignore[no-untyped-call]
     return codes
 
@@ -262,8 +265,29 @@ def switch(codes: Tensor, width: int, signed: bool, rounding: Rounding = "half_u
     drop = MASTER_WIDTH - width
     if drop == 0:
         return codes
+    if torch.compiler.is_compiling():
+        exact = codes * 2.0**-drop
+        return _straight_through(exact, _shift_(codes.detach().clone(), drop, rounding).clamp(max=hi))
     switched: Tensor = _Switch.apply(codes, drop, hi, rounding)  # type: ignore[no-untyped-call]
     return switched
+
+
+def _plain_codes(
+    x: Tensor, log_step: Tensor, lo: int, hi: int, drop: int, rounding: Rounding, limit: float | None
+) -> Tensor:
+    """What `_Quantize` computes, and its gradient, by torch's own operations."""
+    inside = x.float() if limit is None else x.float().clamp(max=limit)
+    exact = inside / log_step.exp()
+    # hardtanh, as its gradient is 0 at the very edge, like that of `_Quantize`
+    exact = exact.clamp(min=lo) if limit is not None else nn.functional.hardtanh(exact, lo, hi)
+    master = (exact.detach() + 0.5).floor().clamp(max=hi)
+    codes = _shift_(master, drop, rounding).clamp(*_limits(lo, hi, drop, rounding))
+    return _straight_through(exact * 2.0**-drop, codes).to(x.dtype)
+
+
+def _straight_through(exact: Tensor, rounded: Tensor) -> Tensor:
+    """`rounded`, bit for bit, with the gradient of `exact`."""
+    return exact - exact.detach() + rounded
 
 
 def batch_statistics(x: Tensor) -> Statistics:
@@ -306,6 +330,8 @@ def scaled_batch_norm(
     >>> bool(torch.allclose(scaled_batch_norm(x, torch.full((2,), 0.01).log(), norm), expected, atol=1e-5))
     True
     """
+    if statistics is None and torch.compiler.is_compiling():
+        return norm(x.float() * log_scale.exp().reshape(1, -1, 1, 1)).to(x.dtype)
     if statistics is None:
         statistics = batch_statistics(x)
         _update(norm, statistics, log_scale.detach().exp(), x.numel() // x.shape[1])

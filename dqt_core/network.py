@@ -1,6 +1,7 @@
 """A network of nested codes: every layer's width is an argument of the call."""
 
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -38,6 +39,7 @@ class NestedNet(nn.Module):
         super().__init__()
         self.graph, self.selection = graph, selection
         self.mean, self.std, self.image_shape = tuple(mean), tuple(std), image_shape
+        self._compiled: Callable[[Tensor], Tensor] | None = None
 
     @property
     def switch_layers(self) -> list[SwitchLayer]:
@@ -80,15 +82,33 @@ class NestedNet(nn.Module):
         """
         selection = self.selection
         selection.by_controller = isinstance(widths, str)
-        selection.per_layer = self._per_layer(widths)
-        return self.graph(images)
+        selection.per_layer = per_layer = self._per_layer(widths)
+        is_uniform = isinstance(per_layer, list) and len(set(per_layer)) == 1
+        graph = self._compiled if self._compiled and is_uniform and self.training else self.graph
+        return graph(images)
+
+    @contextmanager
+    def compiled(self) -> Iterator[None]:
+        """Within, training passes at one width for all layers are compiled, once for each width."""
+        # no registered module: the state of the network is to hold every weight once
+        self._compiled = functools.partial(torch.compile(self.graph, dynamic=False))
+        limit = 2 * len(self.selection.choices) + 8  # graphs that one code may have
+        try:
+            with torch._dynamo.config.patch(recompile_limit=limit):
+                yield
+        finally:
+            self._compiled = None
 
     @contextmanager
     def shared_masters(self) -> Iterator[None]:
         """Within, the weights' master codes, and what precedes the first switch, are computed once.
 
-        The passes share them; the running statistics of the norms there are updated once.
+        The passes share them; the running statistics of the norms there are updated once. Compiled passes
+        share nothing: each is one function of the images.
         """
+        if self._compiled:
+            yield
+            return
         parts = [module for module in self.graph.modules() if isinstance(module, Shared)]
         self.selection.share_masters = True
         for part in parts:

@@ -1,6 +1,7 @@
 """The three-term loss: the task at the controller's widths, consistency at fixed widths, and cost."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -23,6 +24,9 @@ class Objective:
         Weight of the cost term.
     consistency_widths : tuple of int or pairs, optional
         None: all of the network's.
+    sampled_widths : int, optional
+        Passes of the consistency term in a step: the narrowest, the widest, and others drawn anew [ours; the
+        sandwich rule of universally slimmable networks, arXiv 1903.05134]. None: one for every width.
     target_bitops : float, optional
         None: J_cost is the mean expected BitOPs over those of the widest choice [paper]. A number: J_cost is
         ``max(0, expected BitOPs / target - 1)``, so that "4-bit" can be asked for [ours].
@@ -51,6 +55,7 @@ class Objective:
     alpha: float = 1.0
     beta: float = 0.0
     consistency_widths: tuple[int | Choice, ...] | None = None
+    sampled_widths: int | None = None
     target_bitops: float | None = None
     controller_from: float = 0.0
     temperature: tuple[float, float] = (2.0, 0.5)
@@ -64,6 +69,11 @@ class Objective:
             raise ValueError(
                 f"distillation={self.distillation} with {has}, expected 0 without one, more than 0 and at "
                 "most 1 with one"
+            )
+        if self.sampled_widths is not None and self.sampled_widths < 2:
+            raise ValueError(
+                f"sampled_widths={self.sampled_widths}, expected 2 or more: the narrowest and the widest "
+                "always take part"
             )
         if not 0 < self.controller_share <= 1:
             raise ValueError(f"controller_share={self.controller_share}, expected more than 0, at most 1")
@@ -87,7 +97,7 @@ class Objective:
         figures : dict of floats
             The terms, for the log.
         """
-        widths = net.selection.choices if self.consistency_widths is None else self.consistency_widths
+        widths = self._widths(net)
         layers = len(net.switch_layers)
         soft = self._soft_labels(images)
         with net.shared_masters():
@@ -109,6 +119,14 @@ class Objective:
         weights = {"consistency": self.alpha, "task": 1.0, "cost": self.beta}
         loss = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
         return loss, {name: round(term.item(), 4) for name, term in terms.items()}
+
+    def _widths(self, net: NestedNet) -> Sequence[int | Choice]:
+        """Those of this step's consistency term, the sampled ones from torch's generator."""
+        widths = net.selection.choices if self.consistency_widths is None else self.consistency_widths
+        if self.sampled_widths is None or self.sampled_widths >= len(widths):
+            return widths
+        drawn = torch.randperm(len(widths) - 2)[: self.sampled_widths - 2] + 1
+        return [widths[0], *(widths[k] for k in sorted(drawn.tolist())), widths[-1]]
 
     def _soft_labels(self, images: Tensor) -> Tensor | None:
         """The teacher's log probabilities."""

@@ -279,13 +279,12 @@ def fit(
     batches = _Batches(dataset, recipe, accelerator)
     optimizers_ = optimizers(net, recipe.lr, recipe.weight_decay, recipe.bias_rate)
     schedules = [_schedule(optimizer, recipe, batches.steps) for optimizer in optimizers_]
-    with _prepared(accelerator, net, optimizers_) as (model, prepared):
+    with _prepared(accelerator, net, optimizers_) as (model, prepared), _passes(model, recipe) as passes:
         distributed.broadcast(model)  # on the device: not every back end sends from a CPU
         average = _Average(model, recipe.average)
         run = _description(model, recipe, dataset, loss, batches.microbatches)
         checkpoint = _Checkpoint(accelerator, run, out, [*schedules, average])
         history = checkpoint.restore()
-        passes: Any = torch.compile(model, dynamic=False) if recipe.compiled else model
         statistics = distributed.RunningStatistics(model, batches.microbatches)
         bar = tqdm(total=batches.steps, initial=len(history), disable=not accelerator.is_local_main_process)
         for step, microbatches in batches.start_at(len(history)):
@@ -331,6 +330,16 @@ def _prepared(
         yield model.train(), prepared
     finally:
         accelerator.unwrap_model(model, keep_fp32_wrapper=False).eval().cpu()
+
+
+@contextmanager
+def _passes(model: nn.Module, recipe: Recipe) -> Iterator[Any]:
+    """What the loss calls: the network, compiled where the recipe says so."""
+    if recipe.compiled and isinstance(model, NestedNet):  # it compiles its passes, one for each width
+        with model.compiled():
+            yield model
+    else:
+        yield torch.compile(model, dynamic=False) if recipe.compiled else model
 
 
 class _Average:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from small_nets import tensors
+from torch import nn
 
 from dqt_core import fake, nested
 
@@ -313,3 +314,45 @@ def test_scaled_batch_norm_with_statistics_leaves_the_running_ones():
     part = fake.scaled_batch_norm(x[:2], torch.zeros(3), norm, fake.batch_statistics(x))
     torch.testing.assert_close(part, whole[:2])
     assert torch.equal(norm.running_mean, before)
+
+
+# Compiled
+
+
+@pytest.mark.parametrize("limit", [None, 1.2])
+@pytest.mark.parametrize("rounding", ["half_up", "floor"])
+@pytest.mark.parametrize("width", [2, 5, 8])
+def test_the_plain_formula_has_the_bits_and_the_gradients(width, rounding, limit, monkeypatch):
+    """What `torch.compile` reads in place of the functions of few passes."""
+    generator = torch.Generator().manual_seed(0)
+    step = torch.tensor(0.011)
+    lo, hi = (0, 255) if limit is None else (0, round(limit / step.item()))
+    x = torch.randn(500, generator=generator)
+    x = torch.cat([x, torch.arange(-3, 300) * step, torch.arange(-3, 300) * step + step / 2])
+    weights = torch.randn(len(x), generator=generator)
+    found = []
+    for compiling in (False, True):
+        monkeypatch.setattr(torch.compiler, "is_compiling", lambda compiling=compiling: compiling)
+        inputs = x.clone().requires_grad_(), step.log().clone().requires_grad_()
+        codes = fake.quantize_at(*inputs, lo, hi, width, rounding, limit)
+        codes = codes if width < 8 else fake.switch(codes, 4, False, rounding)
+        (codes * weights).sum().backward()
+        found.append((codes.detach(), *(value.grad for value in inputs)))
+    (codes, by_x, by_step), (plain, plain_by_x, plain_by_step) = found
+    assert torch.equal(plain, codes)
+    # at the very edge of the clamp a division and a product may differ on which side it is
+    assert (~torch.isclose(plain_by_x, by_x, rtol=1e-5)).sum() <= 2
+    torch.testing.assert_close(plain_by_step, by_step, rtol=1e-3, atol=0.5)
+
+
+def test_the_plain_batch_norm_is_that_of_the_product(monkeypatch):
+    x, scale = torch.randn(8, 3, 5, 5), torch.tensor([0.02, 0.5, 3.0])
+    found = []
+    for compiling in (False, True):
+        monkeypatch.setattr(torch.compiler, "is_compiling", lambda compiling=compiling: compiling)
+        norm, given = nn.BatchNorm2d(3), x.clone().requires_grad_()
+        out = fake.scaled_batch_norm(given, scale.log(), norm)
+        (out * out.detach().sin()).sum().backward()
+        found.append([out.detach(), given.grad, norm.weight.grad, norm.running_mean, norm.running_var])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)

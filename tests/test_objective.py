@@ -166,3 +166,17 @@ def test_a_teacher_and_its_part_go_together(has_teacher, share):
     teacher = CourseNet() if has_teacher else None
     with pytest.raises(ValueError, match=rf"distillation={share} with .* teacher, expected 0 without one"):
         Objective(teacher=teacher, distillation=share)
+
+
+def test_sampled_widths_are_the_narrowest_the_widest_and_others_drawn_anew():
+    net = nested_net(widths=(2, 3, 4, 6, 8))
+    seen = []
+    for seed in range(12):
+        torch.manual_seed(seed)
+        drawn = Objective(sampled_widths=3)._widths(net)
+        assert (drawn[0], drawn[-1], len(drawn)) == ((2, 2), (8, 8), 3)
+        seen.append(drawn[1])
+    assert set(seen) == {(3, 3), (4, 4), (6, 6)}
+    assert list(Objective(sampled_widths=5)._widths(net)) == list(Objective()._widths(net))
+    with pytest.raises(ValueError, match="sampled_widths=1, expected 2 or more"):
+        Objective(sampled_widths=1)

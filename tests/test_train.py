@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import functools
 import os
 import shutil
 import signal
@@ -502,7 +503,13 @@ def test_the_average_of_the_weights_is_what_a_network_ends_with(tmp_path):
     assert_equal_states(state(again), state(net))
 
 
-def test_compiled_passes_train_the_same_network():
+@pytest.fixture
+def read_alone(monkeypatch):
+    """`torch.compile` reads the passes as ever, and no C++ is compiled, which takes a minute."""
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
+
+
+def test_compiled_passes_train_the_same_network(read_alone):
     net, plain = float_net(), float_net()
     recipe = dataclasses.replace(RECIPE, epochs=2 / 44, precision="no")
     train.fit(plain, digits(), recipe)
@@ -597,3 +604,20 @@ def test_recalibrate_takes_each_widths_statistics_at_that_width():
     before = state(net)
     train.recalibrate(net, [embedded.train_images[:12], embedded.train_images[12:24]])
     assert_equal_states(state(net), before)
+
+
+def test_compiled_passes_of_a_nested_network_train_it_alike(tmp_path, read_alone):
+    """Compiled at every width, resumed, and of the same state dict as any other."""
+    recipe = dataclasses.replace(RECIPE, epochs=2 / 44, precision="no")
+    objective = Objective(controller_from=2.0)
+    plain, net = nested_net(widths=(2, 8)), nested_net(widths=(2, 8))
+    history = train.fit(plain, digits(), recipe, objective)
+    compiled = dataclasses.replace(recipe, compiled=True)
+    found = train.fit(net, digits(), compiled, objective, tmp_path)
+    assert net.state_dict().keys() == plain.state_dict().keys()
+    assert [entry["consistency"] for entry in found] == pytest.approx(
+        [entry["consistency"] for entry in history], rel=1e-3
+    )
+    again = nested_net(widths=(2, 8))
+    assert train.fit(again, digits(), compiled, objective, tmp_path) == found
+    assert_equal_states(state(again), state(net))
