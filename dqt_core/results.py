@@ -9,7 +9,7 @@ import os
 import platform
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from dqt_core import cost
 from dqt_core.data import Dataset
+from dqt_core.evaluation.cascade import Step, cascade
 from dqt_core.program import BackendName, Program, Result, Widths
 
 SCHEMA = "dqt-result-1"
@@ -68,28 +69,76 @@ def evaluate(
     ValueError
         If `limit` is not positive, or the widths do not fit.
     """
-    if limit is not None and limit < 1:
-        raise ValueError(f"limit is {limit}; give a positive number of images, or None for all")
-    images, labels = dataset.test_images[:limit], dataset.test_labels[:limit]
+    images, labels = _test_images(dataset, limit)
     start = time.perf_counter()
     result = program.run(images, widths, backend)
     seconds = time.perf_counter() - start
     varies = isinstance(widths, np.ndarray) or widths == "controller"
     counted = result.widths if varies else widths
-    row = {
-        "widths": str(widths) if label is None else label,
-        "correct": int((result.classes == labels).sum()),
-        "images": len(images),
+    row = _row(str(widths) if label is None else label, result, labels, seconds)
+    row |= {
         "bitops": float(cost.bitops(program, counted).mean()),
-        "mean_width": float(result.widths.mean()),
         "transitions": float(cost.transitions(program, counted).mean()),
+    }
+    return row | ({"layers": _by_layer(program, result)} if varies else {})
+
+
+def evaluate_cascade(
+    program: Program,
+    dataset: Dataset,
+    steps: Sequence[Step],
+    thresholds: Sequence[int],
+    limit: int | None = None,
+    backend: BackendName = "auto",
+    label: str | None = None,
+) -> Record:
+    """Run a cascade over the test images, and count; see `evaluation.cascade`.
+
+    Parameters
+    ----------
+    program, dataset, limit, backend : as in `evaluate`
+    steps, thresholds : as in `cascade`
+    label : str, optional
+        Of the row; None: the steps as text.
+
+    Returns
+    -------
+    dict
+        As of `evaluate`, "bitops" and "transitions" being those of all passes of an image; and "steps",
+        "thresholds", "passes" (how many images took one pass, two, ...).
+    """
+    images, labels = _test_images(dataset, limit)
+    start = time.perf_counter()
+    result = cascade(program, images, steps, thresholds, backend)
+    seconds = time.perf_counter() - start
+    return _row(" -> ".join(map(str, steps)) if label is None else label, result, labels, seconds) | {
+        "bitops": float(result.bitops.mean()),
+        "transitions": float(result.transitions.mean()),
+        "steps": list(steps),
+        "thresholds": [int(threshold) for threshold in thresholds],
+        "passes": np.bincount(result.passes, minlength=len(steps) + 1)[1:].tolist(),
+    }
+
+
+def _test_images(dataset: Dataset, limit: int | None) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit is {limit}; give a positive number of images, or None for all")
+    return dataset.test_images[:limit], dataset.test_labels[:limit]
+
+
+def _row(label: str, result: Result, labels: NDArray[np.int64], seconds: float) -> Record:
+    right = result.classes == labels
+    return {
+        "widths": label,
+        "correct": int(right.sum()),
+        "images": len(labels),
+        "mean_width": float(result.widths.mean()),
         "logits": result.digest,
-        "hits": packed(result.classes == labels),
-        "first": {str(n): _first(result, labels, n) for n in PREFIXES if n <= len(images)},
+        "hits": packed(right),
+        "first": {str(n): _first(result, labels, n) for n in PREFIXES if n <= len(labels)},
         "backend": result.backend,
         "seconds": round(seconds, 2),
     }
-    return row | ({"layers": _by_layer(program, result)} if varies else {})
 
 
 def _by_layer(program: Program, result: Result) -> list[Record]:

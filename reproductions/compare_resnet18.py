@@ -28,6 +28,7 @@ from torch.nn import functional
 from train_resnet18 import load_float, save_float
 
 from dqt_core import allocate, convert, cost, data, lower, models, results, train, twin
+from dqt_core.evaluation.cascade import thresholds_for
 from dqt_core.layers import Coded
 from dqt_core.network import NestedNet
 from dqt_core.objective import Objective
@@ -40,6 +41,11 @@ WIDTHS, BUDGETS = (2, 3, 4, 6, 8), (3, 4, 5)
 CALIBRATION = 5120  # training images behind batch-norm statistics, and the controller's budget
 SENSITIVITY = 512  # training images behind the sensitivities
 REFERENCES = (8, 4)  # widths of the other layers while one is measured
+LOOKING = 5120  # training images behind a cascade's thresholds
+PAIRS = ((2, 4), (3, 4), (3, 6))  # steps of the cascades along whose shares a curve is drawn
+SHARES = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5)
+RESERVE = 0.9  # of the share that a budget allows: unseen images have smaller margins than those of training
+SAMPLED = 3  # widths in a step of the consistency term: the narrowest, the widest, one more
 BETA = 4.0  # of the cost term, which is zero below the target
 CONSISTENCY_ONLY = 2.0  # a controller that would join after the end never does
 
@@ -54,6 +60,7 @@ class Settings:
     float_epochs: float = 60
     float_lr: float = 0.2
     lr: float = 0.02
+    compiled: bool = True
     dataset: str = "cifar10"
     limit: int | None = None
     float_path: Path | None = None
@@ -75,6 +82,11 @@ class Blind(nn.Module):
         return x.codes.new_zeros(x.codes.shape[:2], dtype=torch.float32)
 
 
+def static_objective(**options: Any) -> Objective:
+    """The consistency term alone."""
+    return Objective(controller_from=CONSISTENCY_ONLY, sampled_widths=SAMPLED, **options)
+
+
 @dataclass
 class Allocated:
     """The task at one static allocation, beside the same consistency term as the controller's objective."""
@@ -85,7 +97,7 @@ class Allocated:
     def __call__(
         self, net: NestedNet, images: Tensor, labels: Tensor, progress: float
     ) -> tuple[Tensor, dict[str, float]]:
-        consistency = Objective(alpha=self.alpha, controller_from=CONSISTENCY_ONLY)
+        consistency = static_objective(alpha=self.alpha)
         loss, figures = consistency(net, images, labels, progress)
         task = functional.cross_entropy(net(images, list(self.widths)).float(), labels)
         return loss + task, figures | {"task": round(task.item(), 4)}
@@ -119,7 +131,9 @@ class Run:
         self.training |= {"seconds of the last call": seconds, "last": history[-1]}
 
     def recipe(self, epochs: float, lr: float, seed: int) -> train.Recipe:
-        return train.Recipe(epochs=epochs, lr=lr, seed=seed, flip=self.flip)
+        return train.Recipe(
+            epochs=epochs, lr=lr, seed=seed, flip=self.flip, clip=1.0, compiled=self.settings.compiled
+        )
 
     @property
     def flip(self) -> bool:
@@ -134,7 +148,7 @@ class Run:
             clip=None,
             small_crops=1 / 3,
             flip=self.flip,
-            compiled=True,
+            compiled=settings.compiled,
         )
 
     def nested(self, widths: Sequence[int] = WIDTHS, **options: Any) -> NestedNet:
@@ -146,7 +160,7 @@ class Run:
         """The network of the row dqt-static, trained now if it was not before."""
         run = Run(self.settings, "dqt-static")
         net = run.nested()
-        run.fit(net, Objective(controller_from=CONSISTENCY_ONLY))
+        run.fit(net, static_objective())
         train.recalibrate(net, self.images, CALIBRATION)
         self.training["starts from"] = lower(net, run.settings.name("dqt-static")).digest
         return net
@@ -335,7 +349,7 @@ def cut(run: Run) -> list[results.Record]:
 def switchable(run: Run, **options: Any) -> list[results.Record]:
     """Consistency alone, every width; with the statistics of training, and re-estimated."""
     net = run.nested(**options)
-    run.fit(net, Objective(controller_from=CONSISTENCY_ONLY))
+    run.fit(net, static_objective())
     program = run.lower(net, "statistics of training")
     rows = [run.integer(program, width, f"{width}, statistics of training") for width in WIDTHS]
     train.recalibrate(net, run.images, CALIBRATION)
@@ -397,7 +411,7 @@ def dynamic(run: Run, bits: int, is_blind: bool = False) -> list[results.Record]
     if is_blind:
         net.controller.pool = Blind()
     budget = allocate.uniform_bitops(lower(net), bits)
-    run.fit(net, Objective(beta=BETA, target_bitops=budget))
+    run.fit(net, Objective(beta=BETA, target_bitops=budget, sampled_widths=SAMPLED))
     train.recalibrate(net, run.images, CALIBRATION)
     batches = _batches(run.images, run.images.train_images[:CALIBRATION])
     run.training["bias for the budget"] = meet_budget(net, batches, budget)
@@ -409,11 +423,53 @@ def dynamic(run: Run, bits: int, is_blind: bool = False) -> list[results.Record]
     return opponents(run, program, usual, budget)
 
 
+def looking_twice(run: Run) -> list[results.Record]:
+    """DQT static, trained as long as its opponents at a budget, and cascades on that one stored program.
+
+    Thresholds come from augmented training images. At the budget of 3 bits 2 -> 4 is the comparison that was
+    fixed beforehand; the curves and three steps stand beside it.
+    """
+    net = run.static()
+    run.fit(net, static_objective())
+    train.recalibrate(net, run.images, CALIBRATION)
+    program = run.lower(net)
+    rows = [run.integer(program, width, str(width)) for width in WIDTHS]
+    torch.manual_seed(run.settings.seed)
+    seen = train.augment(torch.from_numpy(run.images.train_images[-LOOKING:]), run.flip).numpy()
+
+    def looked(label: str, steps: tuple[int, ...], shares: Sequence[float]) -> results.Record:
+        found = thresholds_for(program, seen, steps, shares)
+        row = results.evaluate_cascade(program, run.images, steps, found, run.settings.limit, label=label)
+        return row | {"kind": "integer", "program": program.digest, "shares": list(shares)}
+
+    spent = {width: float(cost.bitops(program, width)[0]) for width in WIDTHS}
+    for steps, bits in (((2, 4), 3), ((3, 6), 4)):
+        share = RESERVE * (spent[bits] - spent[steps[0]]) / spent[steps[1]]
+        row = looked(f"cascade at {bits} bits", steps, [share]) | {"budget": spent[bits]}
+        rows += [row, dealt(run, program, row)]
+    half = RESERVE * (spent[3] - spent[2]) / 2
+    rows.append(looked("cascade of three steps at 3 bits", (2, 3, 8), [half / spent[3], half / spent[8]]))
+    for steps in PAIRS:
+        rows += [looked(f"{steps[0]} -> {steps[1]}, {share:.0%}", steps, [share]) for share in SHARES]
+    return rows
+
+
+def dealt(run: Run, program: Program, row: results.Record) -> results.Record:
+    """A cascade's control: as many images take the second pass, drawn without looking."""
+    images = run.images.test_images[: run.settings.limit]
+    taken = np.repeat([0, 1], row["passes"])
+    np.random.default_rng(run.settings.seed).shuffle(taken)
+    widths = np.array(row["steps"])[taken][:, None].repeat(len(program.layers), 1)
+    label = f"{row['widths']}, dealt to other images"
+    assert len(widths) == len(images), "every image is dealt a number of passes"
+    return run.integer(program, widths, label) | {"bitops": row["bitops"], "passes": row["passes"]}
+
+
 def joint(run: Run, alpha: float) -> list[results.Record]:
     """Controller and codes trained together from the float network, with or without the consistency term."""
     net = run.nested()
     budget = allocate.uniform_bitops(run.sizes, 4)
-    run.fit(net, Objective(alpha=alpha, beta=BETA, target_bitops=budget))
+    run.fit(net, Objective(alpha=alpha, beta=BETA, target_bitops=budget, sampled_widths=SAMPLED))
     train.recalibrate(net, run.images, CALIBRATION)
     program = run.lower(net)
     return [run.integer(program, widths, str(widths)) for widths in (*WIDTHS, "controller")]
@@ -491,6 +547,7 @@ def _rows() -> dict[str, Row]:
         "float-further": Row(float_further, "float32, trained further as the other rows are"),
         "cut": Row(cut, "nested codes, not trained further"),
         "dqt-static": Row(switchable, nested),
+        "cascade": Row(looking_twice, f"{nested}, trained further; cascades by margin on it"),
     }
     for bits in (4, 3, 5):
         static = f"best static widths at the BitOPs of uniform {bits} bits"
@@ -530,10 +587,11 @@ def make(row: str, settings: Settings) -> Path:
 
 
 def make_all(settings: Settings, rows: Sequence[str]) -> int:
-    """Every row whose record is missing, in order; how many failed."""
+    """Every row whose record is missing, in order; how many failed. Of the others it says so."""
     failures = 0
     for row in rows:
-        if settings.record(row).exists():
+        if (path := settings.record(row)).exists():
+            print(f"recorded before: {path}; to run it again, move that file away", flush=True)
             continue
         try:
             print(f"{time.strftime('%H:%M:%S')} {settings.name(row)}", flush=True)
@@ -561,6 +619,12 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--float-epochs", type=float, default=Settings.float_epochs)
     parser.add_argument(
         "--float-lr", type=float, default=Settings.float_lr, help="peak rate of the float network"
+    )
+    parser.add_argument(
+        "--eager",
+        action="store_false",
+        dest="compiled",
+        help="without torch.compile: slower, no C++ compiler",
     )
     parser.add_argument("--float", type=Path, dest="float_path", help="a float network to start from")
     parser.add_argument("--dataset", default="cifar10", choices=["cifar10", "embedded"])

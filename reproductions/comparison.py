@@ -27,6 +27,7 @@ def _switchable(label: str, row: str, ending: str = "") -> list[Line]:
     return [Line(f"{label}, {width} bits", row, f"{width}{ending}") for width in WIDTHS]
 
 
+DEALT = "the same passes dealt to other images"
 MAIN = [
     Line("float", "float", "float"),
     Line("float, trained further", "float-further", "float, trained further"),
@@ -35,6 +36,10 @@ MAIN = [
     *(Line(f"DoReFa-Net, {w} bits", f"dorefa-{w}", str(w)) for w in (4, 3, 2)),
     *_switchable("Any-Precision", "any-precision"),
     *_switchable("DQT static", "dqt-static"),
+    *_switchable("DQT static, trained further", "cascade"),
+    *(Line(f"cascade at {b}-bit BitOPs", "cascade", f"cascade at {b} bits") for b in (3, 4)),
+    *(Line(f"{DEALT}, {b} bits", "cascade", f"cascade at {b} bits, dealt to other images") for b in (3, 4)),
+    Line("cascade of three steps at 3-bit BitOPs", "cascade", "cascade of three steps at 3 bits"),
     *(Line(f"DQT, uniform, trained further, {b} bits", f"uniform-{b}", "uniform") for b in (4, 3)),
     *(Line(f"best static at {b}-bit BitOPs", f"mixed-{b}", "mixed") for b in BUDGETS),
     *(Line(f"controller at {b}-bit BitOPs", f"dynamic-{b}", "controller") for b in BUDGETS),

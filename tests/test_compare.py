@@ -319,10 +319,11 @@ def test_every_row_is_named_and_described(compare):
 
 def embedded(compare, tmp_path, **changes):
     paths = {"out": tmp_path / "runs", "records": tmp_path / "records"}
-    return compare.Settings(dataset="embedded", channels=8, epochs=0.2, limit=40, **paths, **changes)
+    changes = {"compiled": False, "limit": 40} | changes
+    return compare.Settings(dataset="embedded", channels=8, epochs=0.2, **paths, **changes)
 
 
-def test_a_row_is_recorded_once_and_resumes(compare, tmp_path, monkeypatch):
+def test_a_row_is_recorded_once_and_resumes(compare, tmp_path, monkeypatch, capsys):
     settings = embedded(compare, tmp_path)
     assert compare.make_all(settings, ["lsq-4"]) == 0
     record = results.read(settings.record("lsq-4"))
@@ -334,6 +335,8 @@ def test_a_row_is_recorded_once_and_resumes(compare, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(compare, "Run", _fail)
         assert compare.make_all(settings, ["lsq-4"]) == 0
+    said = f"recorded before: {settings.record('lsq-4')}; to run it again, move that file away"
+    assert said in capsys.readouterr().out
 
     settings.record("lsq-4").unlink()  # as if it had been stopped before the record: no step is taken twice
     monkeypatch.setattr(SwitchLayer, "forward", _not_in_training(SwitchLayer.forward))
@@ -408,3 +411,24 @@ def test_the_further_training_of_the_float_network_is_a_row(compare, tmp_path):
     assert after["training"]["float"] == before["training"]["float"]
     (row,) = after["rows"]
     assert (row["kind"], row["bitops"], row["images"]) == ("float", None, 40)
+
+
+def test_cascades_look_at_the_image_and_their_controls_do_not(compare, tmp_path, monkeypatch):
+    monkeypatch.setattr(compare, "LOOKING", 200)
+    settings = embedded(compare, tmp_path, limit=359)
+    assert compare.make_all(settings, ["cascade"]) == 0
+    record = results.read(settings.record("cascade"))
+    assert record["training"]["starts from"] != record["programs"]["trained"]
+    rows = {row["widths"]: row for row in record["rows"]}
+    for bits, steps in ((3, [2, 4]), (4, [3, 6])):
+        looks, other = rows[f"cascade at {bits} bits"], rows[f"cascade at {bits} bits, dealt to other images"]
+        assert (looks["steps"], looks["passes"]) == (steps, other["passes"])
+        assert sum(looks["passes"]) == 359
+        narrow, wide = (rows[str(width)]["bitops"] for width in steps)
+        assert looks["bitops"] == pytest.approx(narrow + looks["passes"][1] / 359 * wide)
+        assert looks["budget"] == rows[str(bits)]["bitops"]
+        assert looks["logits"] != other["logits"]
+        assert looks["correct"] > other["correct"]
+    curve = [rows[f"2 -> 4, {share:.0%}"]["passes"][1] for share in compare.SHARES]
+    assert curve == sorted(curve)
+    assert len(rows["cascade of three steps at 3 bits"]["thresholds"]) == 2
