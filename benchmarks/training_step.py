@@ -18,7 +18,7 @@ import torch
 from torch.nn import functional
 
 from dqt_core import convert, models, results
-from dqt_core.objective import Objective
+from dqt_core.training.objective import Objective
 
 ROOT = Path(__file__).resolve().parents[1]
 WIDTHS = (2, 3, 4, 6, 8)

@@ -566,11 +566,13 @@ def _gradients(w, step, lo, hi, width=8):
     """Derivatives of a view's value by the weight and by the step, as the package's training has them."""
     import torch  # chapters 1 to 7 do without
 
-    from dqt_core import fake
+    from dqt_core.training import straight_through
 
     steps = torch.full(w.shape, step, requires_grad=True)
     leaf = torch.tensor(w, dtype=torch.float32, requires_grad=True)
-    codes = fake.switch(fake.quantize(leaf, steps.log(), lo, hi), width, signed=lo < 0)
+    codes = straight_through.switch(
+        straight_through.quantize(leaf, steps.log(), lo, hi), width, signed=lo < 0
+    )
     gradients = torch.autograd.grad((codes * 2.0 ** (8 - width) * steps).sum(), (leaf, steps))
     return [gradient.numpy() for gradient in gradients]
 

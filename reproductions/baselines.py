@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dqt_core import fake
 from dqt_core.nested import MASTER_WIDTH
+from dqt_core.training import straight_through
 
 
 def round_to_levels(x: Tensor, bits: int) -> Tensor:
@@ -87,7 +87,7 @@ class QuantLayer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         bits = MASTER_WIDTH if self.current is None else self.current.width
         if self.is_calibrating and self.alpha is not None:
-            log_step = fake.initial_log_step(x.relu(), 0, 2**bits - 1, (MASTER_WIDTH,))
+            log_step = straight_through.initial_log_step(x.relu(), 0, 2**bits - 1, (MASTER_WIDTH,))
             self.alpha.data = log_step.exp() * (2**bits - 1)
         weight = self.layer.weight
         weight = channel_weight(weight) if self.current is None else dorefa_weight(weight, bits)

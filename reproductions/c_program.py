@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dqt_core.export_c import to_c
+from dqt_core.export.c import to_c
 from dqt_core.program import Result
 
 STRICT = ("-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic")

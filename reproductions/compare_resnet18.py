@@ -27,11 +27,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 from train_resnet18 import load_float, save_float
 
-from dqt_core import allocate, convert, cost, data, lower, models, results, train, twin
-from dqt_core.layers import Coded
-from dqt_core.network import NestedNet
-from dqt_core.objective import Objective
+from dqt_core import allocate, convert, cost, data, lower, models, results, train
 from dqt_core.program import Program
+from dqt_core.training import agreement
+from dqt_core.training.layers import Coded
+from dqt_core.training.network import NestedNet
+from dqt_core.training.objective import Objective
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORDS = ROOT / "reproductions" / "results" / "resnet18_cifar"
@@ -152,7 +153,7 @@ class Run:
     def twin(self, net: NestedNet, program: Program, width: int) -> results.Record:
         """How the integer program and the network it came from, in float32, classify the same images."""
         test_images = self.images.test_images[: self.settings.limit]
-        found = twin.differences(net, program, test_images, width)
+        found = agreement.differences(net, program, test_images, width)
         return {
             "same": len(test_images) - len(found),
             "images": len(test_images),

@@ -25,7 +25,7 @@ import c_program
 import dqt_core
 from dqt_core import data, results
 from dqt_core.export import to_onnx
-from dqt_core.export_c import sizes, to_c
+from dqt_core.export.c import sizes, to_c
 from dqt_core.program import Result
 
 FOLDER = ROOT / "reproductions" / "results" / "export"

@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from dqt_core import allocate, calibration, convert, cost, data_imagenet, lower, models, results
-from dqt_core.data import normalization_table
+from dqt_core import allocate, convert, cost, lower, models, results
+from dqt_core.data import imagenet, normalization_table
+from dqt_core.training import calibration
 
 CHUNK = 100  # images between two files of what was evaluated
 WIDTHS = (4, 5, 6, 8)  # of the master's views; each more moves more codes by one, see `round_once`
@@ -31,7 +32,7 @@ def load_float(network: str, weights: str | Path, pads_after: bool = False) -> t
     """A float network with torchvision's names from .npz, .safetensors, .pth, or "torchvision" to download."""
     net, path = NETWORKS[network](), Path(weights)
     if str(weights) == "torchvision":
-        from dqt_core._torchvision import import_torchvision
+        from dqt_core.data._torchvision import import_torchvision
 
         state = getattr(import_torchvision().models, network)(weights="DEFAULT").state_dict()
     elif path.suffix == ".npz":
@@ -50,7 +51,7 @@ def load_float(network: str, weights: str | Path, pads_after: bool = False) -> t
 
 def evaluate(
     classify: Callable[[np.ndarray], tuple[np.ndarray, dict[str, np.ndarray]]],
-    files: data_imagenet.ImageFiles,
+    files: imagenet.ImageFiles,
     folder: Path,
     go_on: bool,
 ) -> dict[str, Any]:
@@ -87,7 +88,7 @@ def evaluate(
     }
 
 
-def _chunk(classify: Callable, files: data_imagenet.ImageFiles, go_on: bool) -> dict[str, Any]:
+def _chunk(classify: Callable, files: imagenet.ImageFiles, go_on: bool) -> dict[str, Any]:
     start, hits, sha = time.perf_counter(), [], hashlib.sha256()
     sums: dict[str, float] = {}
     for images, labels in files.batches(20, go_on):
@@ -102,7 +103,7 @@ def _chunk(classify: Callable, files: data_imagenet.ImageFiles, go_on: bool) -> 
 
 
 def integer_row(
-    program: Any, widths: Any, label: str, files: data_imagenet.ImageFiles, options: argparse.Namespace
+    program: Any, widths: Any, label: str, files: imagenet.ImageFiles, options: argparse.Namespace
 ) -> dict[str, Any]:
     """A program at given widths, or the controller's, over all files; goes on where it stopped."""
 
@@ -121,11 +122,11 @@ def integer_row(
     return {"widths": label, "kind": "integer", **row, "program": program.digest, "run": widths}
 
 
-def _digest_of_names(files: data_imagenet.ImageFiles) -> str:
+def _digest_of_names(files: imagenet.ImageFiles) -> str:
     return hashlib.sha256("\n".join(path.name for path in files.paths).encode()).hexdigest()
 
 
-def described(files: data_imagenet.ImageFiles, limit: int | None) -> dict[str, Any]:
+def described(files: imagenet.ImageFiles, limit: int | None) -> dict[str, Any]:
     """The validation images of a record."""
     digest = _digest_of_names(files)
     classes = len(set(files.labels.tolist()))
@@ -148,9 +149,9 @@ class Run:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options, self.out = options, Path(options.out)
-        files = data_imagenet.open_split(options.imagenet_root, "val", is_sample=options.sample)
+        files = imagenet.open_split(options.imagenet_root, "val", is_sample=options.sample)
         self.files = files.sample(len(files)).part(slice(options.limit))
-        train = data_imagenet.open_split(options.imagenet_root, "train", is_sample=options.sample)
+        train = imagenet.open_split(options.imagenet_root, "train", is_sample=options.sample)
         count = options.calibration
         drawn = train.sample(count + options.held_out, options.seed)
         batches = [images for images, _ in drawn.batches(16, options.skip_unreadable)]
@@ -163,7 +164,7 @@ class Run:
         self.budgets: dict[str, float] = {}
 
     def float_row(self) -> None:
-        table = torch.from_numpy(normalization_table(data_imagenet.MEAN, data_imagenet.STD))
+        table = torch.from_numpy(normalization_table(imagenet.MEAN, imagenet.STD))
 
         def classify(images: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
             x = table[torch.arange(3), torch.from_numpy(images).long()].permute(0, 3, 1, 2)
@@ -179,7 +180,7 @@ class Run:
 
     def convert(self, widths: tuple[int, ...]) -> Any:
         """Nested codes; the rule of steps and each width's tables are those with the least divergence."""
-        mean, std = data_imagenet.MEAN, data_imagenet.STD
+        mean, std = imagenet.MEAN, imagenet.STD
         net = convert(self.float_net, self.calibration[0], mean, std, widths, controller=False)
         with torch.no_grad():
             self.wanted = [self.float_net(calibration.inputs(net, images)) for images in self.held_out]

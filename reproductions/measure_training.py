@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from dqt_core import convert, data_imagenet, models, results, streaming, train
-from dqt_core.objective import Objective
+from dqt_core import convert, models, results, train
+from dqt_core.data import imagenet, streaming
+from dqt_core.training.objective import Objective
 
 RECORD = Path(__file__).parent / "results" / "imagenet_training.json"
 WIDTH_SETS = ((4, 8), (2, 3, 4, 6, 8))
@@ -44,7 +45,7 @@ def reading(stored: streaming.Stored, name: str, kind: str, workers: int, repeat
     return row
 
 
-def photographs(folder: Path, copies: int) -> data_imagenet.ImageFiles:
+def photographs(folder: Path, copies: int) -> imagenet.ImageFiles:
     """The two JPEG files of scikit-learn, 640 x 427, so many times: as large as ImageNet's own."""
     from sklearn.datasets import load_sample_images
 
@@ -52,7 +53,7 @@ def photographs(folder: Path, copies: int) -> data_imagenet.ImageFiles:
     place.mkdir(parents=True)
     for i, path in enumerate(load_sample_images().filenames * copies):
         (place / f"{i:04}.jpg").write_bytes(Path(path).read_bytes())
-    return data_imagenet.open_split(folder, "train", class_count=1)
+    return imagenet.open_split(folder, "train", class_count=1)
 
 
 def seconds(step: Any, repeats: int) -> list[float]:
@@ -69,7 +70,7 @@ def steps(batch: int, repeats: int) -> dict[str, Any]:
     """A training step of ResNet-50 at 224 in bf16: the float network's, and those of nested codes."""
     torch.manual_seed(0)
     images = np.random.default_rng(0).integers(0, 256, (batch, 224, 224, 3), np.uint8)
-    table = torch.from_numpy(train.normalization_table(data_imagenet.MEAN, data_imagenet.STD))
+    table = torch.from_numpy(train.normalization_table(imagenet.MEAN, imagenet.STD))
     x, y = train.normalize(torch.from_numpy(images), table), torch.randint(0, 1000, (batch,))
 
     def timed(net: torch.nn.Module, loss: Any) -> list[float]:
@@ -88,8 +89,8 @@ def steps(batch: int, repeats: int) -> dict[str, Any]:
         net = convert(
             models.resnet50().eval(),
             images[:2],
-            data_imagenet.MEAN,
-            data_imagenet.STD,
+            imagenet.MEAN,
+            imagenet.STD,
             widths,
             controller=False,
         )
@@ -101,7 +102,7 @@ def steps(batch: int, repeats: int) -> dict[str, Any]:
 
 
 def run(chosen: argparse.Namespace) -> Path:
-    files = data_imagenet.open_split(chosen.imagenet_root, "train", is_sample=chosen.sample)
+    files = imagenet.open_split(chosen.imagenet_root, "train", is_sample=chosen.sample)
     files = files.sample(min(chosen.images, len(files)))
     with tempfile.TemporaryDirectory() as folder:
         rows = []

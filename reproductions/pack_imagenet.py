@@ -8,7 +8,7 @@ A shared disk then opens one file for a thousand images. `train_imagenet.py --pa
 
 import argparse
 
-from dqt_core import data_imagenet, streaming
+from dqt_core.data import imagenet, streaming
 
 
 def options(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -26,7 +26,7 @@ def options(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def run(chosen: argparse.Namespace) -> streaming.Packed:
-    files = data_imagenet.open_split(chosen.imagenet_root, chosen.split, is_sample=chosen.sample)
+    files = imagenet.open_split(chosen.imagenet_root, chosen.split, is_sample=chosen.sample)
     packed = streaming.pack(files, chosen.out, chosen.per_shard, workers=chosen.workers)
     for name, reason in packed.left_out.items():
         print(f"left out: {name}: {reason}")

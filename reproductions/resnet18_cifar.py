@@ -360,7 +360,7 @@ for group in groups:
 #
 # What this package set out to reach, and where these networks stand. The twin is the network in torch, float32,
 # from which a program was lowered. Where the two name different classes, both were followed operation by operation
-# to the first code that differs (`dqt_core.twin`): float32 cannot tell on which side of a tie such a number lies.
+# to the first code that differs (`dqt_core.training.agreement`): float32 cannot tell on which side of a tie such a number lies.
 
 # %% tags=["hide-input"]
 for group in groups:

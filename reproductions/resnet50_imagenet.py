@@ -302,14 +302,14 @@ if profile == "embedded":
     import numpy as np
     import torch
 
-    from dqt_core import calibration, convert, cost, data_imagenet, lower, models
+    from dqt_core import convert, cost, lower, models
+    from dqt_core.data import imagenet
+    from dqt_core.training import calibration
 
     torch.manual_seed(0)
-    photographs = data_imagenet.photographs()
+    photographs = imagenet.photographs()
     small = models.resnet50(channels=4) if network == "resnet50" else models.mobilenet_v2()
-    nested = convert(
-        small.eval(), photographs, data_imagenet.MEAN, data_imagenet.STD, widths=(4, 8), controller=False
-    )
+    nested = convert(small.eval(), photographs, imagenet.MEAN, imagenet.STD, widths=(4, 8), controller=False)
     calibration.round_once(nested)
     calibration.correct_norms(nested, [photographs])
     program = lower(nested, f"{network}_random")

@@ -22,20 +22,12 @@ import numpy as np
 import torch
 from imagenet_run import add_common, described, integer_row, load_float
 
-from dqt_core import (
-    calibration,
-    convert,
-    cost,
-    data_imagenet,
-    distributed,
-    lower,
-    results,
-    streaming,
-    train,
-)
-from dqt_core.objective import Objective
+from dqt_core import convert, cost, lower, results, train
+from dqt_core.data import imagenet, streaming
+from dqt_core.training import calibration, distributed
+from dqt_core.training.objective import Objective
 
-MEAN, STD = data_imagenet.MEAN, data_imagenet.STD
+MEAN, STD = imagenet.MEAN, imagenet.STD
 WARMUP_EPOCHS, EPOCHS = 5, 90  # arXiv 1706.02677
 
 
@@ -57,7 +49,7 @@ def recipe_of(options: argparse.Namespace) -> train.Recipe:
 def _stored(options: argparse.Namespace) -> streaming.Stored:
     if options.packed:
         return streaming.open_packed(options.packed)
-    return data_imagenet.open_split(options.imagenet_root, "train", is_sample=options.sample)
+    return imagenet.open_split(options.imagenet_root, "train", is_sample=options.sample)
 
 
 def _start(options: argparse.Namespace, stored: streaming.Stored) -> tuple[Any, torch.nn.Module]:
@@ -89,7 +81,7 @@ def run(options: argparse.Namespace) -> Path | None:
     most = len(stored.labels)
     recalibration = min(5120, most) if options.recalibration is None else options.recalibration
     if recalibration > most:
-        raise data_imagenet.DataError(
+        raise imagenet.DataError(
             f"--recalibration {recalibration}: {stored.place} has {most} images; ask for fewer"
         )
     rank = int(os.environ.get("RANK", 0))
@@ -115,7 +107,7 @@ def run(options: argparse.Namespace) -> Path | None:
     train.recalibrate(net.to(device), streaming.central(stored, recalibration, options.seed + 1, 64, go_on))
     program = lower(net.cpu(), f"{options.network}_trained")
     program.save(out)
-    files = data_imagenet.open_split(options.imagenet_root, "val", is_sample=options.sample)
+    files = imagenet.open_split(options.imagenet_root, "val", is_sample=options.sample)
     files = files.sample(len(files)).part(slice(options.limit))
     record = {
         "name": f"{options.network}_trained",

@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file, save
 
 from dqt_core import convert, cost, data, lower, models, train
-from dqt_core.objective import Objective
 from dqt_core.program import Program
+from dqt_core.training.objective import Objective
 
 
 @dataclass

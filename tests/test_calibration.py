@@ -8,9 +8,10 @@ import torch
 from small_nets import MEAN, STD, images, nested_net, seeded, state
 from torch import nn
 
-from dqt_core import calibration, convert, lower, models, nested
-from dqt_core.layers import Codes
+from dqt_core import convert, lower, models, nested
 from dqt_core.nested import code_range
+from dqt_core.training import calibration
+from dqt_core.training.layers import Codes
 
 BATCHES = [images(8, seed=1), images(8, seed=2)]
 

@@ -14,7 +14,7 @@ from small_nets import CourseNet, images, nested_net, seeded, tensors
 from torch import nn
 
 from dqt_core import allocate, cost, lower, models, results
-from dqt_core.layers import SwitchLayer
+from dqt_core.training.layers import SwitchLayer
 
 FOLDER = Path(__file__).resolve().parents[1] / "reproductions"
 

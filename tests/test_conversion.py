@@ -9,9 +9,9 @@ from torch.nn import functional
 
 from dqt_core import convert, lower, models
 from dqt_core.data import normalization_table
-from dqt_core.layers import Codes, MaxPool, SwitchLayer
 from dqt_core.program import Scale
-from dqt_core.train import normalize
+from dqt_core.training.layers import Codes, MaxPool, SwitchLayer
+from dqt_core.training.train import normalize
 
 
 def inputs(pixels):

@@ -9,7 +9,7 @@ import exports
 import pytest
 
 from dqt_core import data, results
-from dqt_core.export_c import sizes
+from dqt_core.export.c import sizes
 
 ROWS = ("mixed", "controller")
 

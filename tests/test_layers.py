@@ -9,8 +9,19 @@ from small_nets import WIDTHS, images, nested_net, tensors
 from torch import nn
 from torch.nn import functional
 
-from dqt_core import cost, fake, lower, nested
-from dqt_core.layers import Coded, Codes, MaxPool, MeanPool, Rounded, Selection, SwitchLayer, add, calibrating
+from dqt_core import cost, lower, nested
+from dqt_core.training import straight_through
+from dqt_core.training.layers import (
+    Coded,
+    Codes,
+    MaxPool,
+    MeanPool,
+    Rounded,
+    Selection,
+    SwitchLayer,
+    add,
+    calibrating,
+)
 
 CHOICES = ((2, 2), (2, 4), (4, 4), (8, 8))
 ROUNDINGS = pytest.mark.parametrize("rounding", ["half_up", "floor"])
@@ -199,7 +210,9 @@ def test_calibration_takes_the_step_from_what_passes(signed):
     with pytest.raises(ValueError, match="step over"), calibrating(nn.Sequential(codes)):
         raise ValueError(f"step over {codes(x).codes.max()}")
     sample = x if signed else x.clamp(0, 6)
-    assert torch.equal(codes.log_step, fake.initial_log_step(sample, *nested.code_range(8, signed), (4, 8)))
+    assert torch.equal(
+        codes.log_step, straight_through.initial_log_step(sample, *nested.code_range(8, signed), (4, 8))
+    )
     before = codes.log_step.item()
     codes(100 * x)
     assert codes.log_step.item() == before, "no calibration outside"
@@ -294,8 +307,10 @@ def test_controller_that_is_not_there_is_refused():
 
 
 def test_masters_are_shared_within_and_fresh_after(net, monkeypatch):
-    computed, quantize = [], fake.quantize
-    monkeypatch.setattr(fake, "quantize", lambda x, *rest: computed.append(x) or quantize(x, *rest))
+    computed, quantize = [], straight_through.quantize
+    monkeypatch.setattr(
+        straight_through, "quantize", lambda x, *rest: computed.append(x) or quantize(x, *rest)
+    )
 
     def masters(run):
         computed.clear()

@@ -186,7 +186,7 @@ def test_imports_only_go_down():
         {"cost": "from torch import nn"},
         {"cost": "try:\n    import torch\nexcept ImportError:\n    pass"},
         {"cost": "class A:\n    import torch"},
-        {"cost": "def f():\n    import dqt_core.layers", "layers": ""},
+        {"cost": "def f():\n    import dqt_core.training.layers", "layers": ""},
         {"program": "from dqt_core.backends import torch_cpu", "backends.torch_cpu": "import torch"},
         {"program": "import dqt_core.backends.torch_cpu", "backends.torch_cpu": "import torch"},
         {"backends.numpy_ref": "import scipy"},
@@ -203,7 +203,10 @@ def test_a_wrong_import_is_caught(wrong):
 @pytest.mark.parametrize(
     "right",
     [
-        {"data": "def f():\n    import sklearn\n    from dqt_core._torchvision import g", "_torchvision": ""},
+        {
+            "data": "def f():\n    import sklearn\n    from dqt_core.data._torchvision import g",
+            "_torchvision": "",
+        },
         {"backends.torch_cpu": "import torch\nfrom dqt_core import nested", "nested": "import numpy"},
         {"program": "def f():\n    import dqt_core.backends.torch_cpu", "backends.torch_cpu": "import torch"},
         {"cost": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import torch"},
@@ -288,7 +291,7 @@ def test_the_selftest_needs_numpy_and_safetensors_alone(small_python):
         ("import dqt_core; dqt_core.convert", "train"),
         ("from dqt_core import train", "train"),
         ("from dqt_core import data; data.load('embedded')", "train"),
-        ("from dqt_core import _onnx; _onnx.Writer()", "export"),
+        ("from dqt_core import _onnx; _onnx_graph.Writer()", "export"),
         ("from dqt_core import program; program._resolve('numba')", "fast"),
     ],
 )

@@ -15,8 +15,8 @@ from PIL import Image
 from small_nets import assert_equal_states, state
 from torch import nn
 
-from dqt_core import data_imagenet, streaming, train
-from dqt_core.data import DataError
+from dqt_core import train
+from dqt_core.data import DataError, imagenet, streaming
 
 NAMES = ["n00000001", "n00000005", "n00000009"]
 COUNT = 12
@@ -33,7 +33,7 @@ def files(tmp_path):
             coarse = random.integers(0, 256, (5, 7, 3), np.uint8)
             suffix = "png" if i == 3 else "JPEG"
             Image.fromarray(coarse).resize((260 + 10 * i, 250)).save(folder / f"{name}_{i}.{suffix}")
-    return data_imagenet.open_split(tmp_path, "train", class_count=3)
+    return imagenet.open_split(tmp_path, "train", class_count=3)
 
 
 @pytest.fixture

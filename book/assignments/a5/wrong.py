@@ -58,7 +58,7 @@ def best_per_image(loss, cost, budget):
     return np.tile(same, (len(loss), 1))
 """}),
     Wrong("caller", "calls dqt_core for the allocation", ("a5_3", "a5_4"), {"a5_3": """
-from dqt_core.allocate import allocate
+from dqt_core.evaluation.allocate import allocate
 def best_static(loss, cost, budget):
     return allocate(cost, loss, budget)
 """}),

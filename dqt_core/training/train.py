@@ -23,10 +23,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
-from dqt_core import distributed
 from dqt_core.data import Dataset, Images, normalization_table
-from dqt_core.network import NestedNet
-from dqt_core.streaming import ImageStream
+from dqt_core.data.streaming import ImageStream
+from dqt_core.training import distributed
+from dqt_core.training.network import NestedNet
 
 Loss = Callable[[nn.Module, Tensor, Tensor, float], tuple[Tensor, dict[str, float]]]
 

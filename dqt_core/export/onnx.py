@@ -1,14 +1,6 @@
-"""A program as an ONNX file: standard integer operators, every weight stored once, the widths an input.
+"""A program as an ONNX file: standard integer operators, every weight stored once, the widths an input."""
 
-One command writes it, and the C file of `export_c`::
-
-    python -m dqt_core.export PROGRAM.safetensors --onnx OUT.onnx --c OUT.c
-"""
-
-import argparse
 import functools
-import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dqt_core import _onnx
-from dqt_core.export_c import sizes, to_c
+from dqt_core.export import _onnx_graph
 from dqt_core.integer import LARGEST_PRODUCT, require_accumulator
 from dqt_core.nested import MASTER_WIDTH
 from dqt_core.program import (
@@ -27,12 +18,10 @@ from dqt_core.program import (
     Lookup,
     MaxPool,
     Program,
-    ProgramError,
     Requantize,
     Scale,
     SumPool,
     Term,
-    load,
 )
 
 if TYPE_CHECKING:
@@ -131,7 +120,7 @@ class _Exporter:
     """Writes the body of the Scan operation by operation, then what surrounds it."""
 
     def __init__(self, program: Program) -> None:
-        self.program, self.writer = program, _onnx.Writer()
+        self.program, self.writer = program, _onnx_graph.Writer()
         self.add, self.constant, self.cast = self.writer.add, self.writer.constant, self.writer.cast
         self.values: dict[str, _Value] = {IMAGE: _Value("image")}
         self.chosen = "given"
@@ -152,11 +141,16 @@ class _Exporter:
         indices = "indices"
         self.writer.add_all("Scan", ("images", given), ["logits", indices], body=body, num_scan_inputs=2)
         self.add("Gather", self.constant(self.bits, np.int64), indices, out="chosen")
-        images = _onnx.value("images", np.uint8, ("N", height, width, 3))
-        inputs = images, _onnx.value("widths", np.int64, shape)
-        outputs = _onnx.value("logits", np.int64, ("N", "classes")), _onnx.value("chosen", np.int64, shape)
-        whole = _onnx.graph(self.program.name, self.writer.nodes, inputs, outputs, self.writer.constants)
-        return _onnx.save(whole, self.program, path)
+        images = _onnx_graph.value("images", np.uint8, ("N", height, width, 3))
+        inputs = images, _onnx_graph.value("widths", np.int64, shape)
+        outputs = (
+            _onnx_graph.value("logits", np.int64, ("N", "classes")),
+            _onnx_graph.value("chosen", np.int64, shape),
+        )
+        whole = _onnx_graph.graph(
+            self.program.name, self.writer.nodes, inputs, outputs, self.writer.constants
+        )
+        return _onnx_graph.save(whole, self.program, path)
 
     def _given_choices(self) -> str:
         """Indices of the choices (N, L): an index that no table has where a width is unknown."""
@@ -202,9 +196,12 @@ class _Exporter:
         logits = self.add("Reshape", result.name, self.constant([-1], np.int64))
         chosen = self.add("Identity", self.chosen)
         layers = (len(self.program.layers),)
-        inputs = _onnx.value("image", np.uint8, shape), _onnx.value("given", np.int64, layers)
-        outputs = _onnx.value(logits, np.int64, ("classes",)), _onnx.value(chosen, np.int64, layers)
-        return _onnx.graph("one image", self.writer.nodes, inputs, outputs)
+        inputs = _onnx_graph.value("image", np.uint8, shape), _onnx_graph.value("given", np.int64, layers)
+        outputs = (
+            _onnx_graph.value(logits, np.int64, ("classes",)),
+            _onnx_graph.value(chosen, np.int64, layers),
+        )
+        return _onnx_graph.graph("one image", self.writer.nodes, inputs, outputs)
 
     def _choice(self, layer: int) -> str:
         return self.add("Gather", self.chosen, self.constant(layer, np.int64))
@@ -233,7 +230,7 @@ class _Exporter:
         return _Value(self._mid_bin(op, sums, codes, zero_points[0], choice) if self.is_floor else sums)
 
     def _products(self, op: Conv, *operands: str) -> str:
-        window = _onnx.window(op.weight.shape[1:3], op.stride, op.padding)
+        window = _onnx_graph.window(op.weight.shape[1:3], op.stride, op.padding)
         return self.cast(self.add("ConvInteger", *operands, group=op.groups, **window), np.int64)
 
     def _mid_bin(self, op: Conv, sums: str, codes: str, zero_point: str, choice: str | None) -> str:
@@ -290,7 +287,7 @@ class _Exporter:
 
     def _maxpool(self, op: MaxPool) -> _Value:
         x = self.values[op.x]
-        window = _onnx.window([op.kernel] * 2, op.stride, op.padding)
+        window = _onnx_graph.window([op.kernel] * 2, op.stride, op.padding)
         return _Value(self.add("MaxPool", x.name, **window), x.zero_point)
 
     def _sumpool(self, op: SumPool) -> _Value:
@@ -307,42 +304,3 @@ class _Exporter:
         first = self.add("Squeeze", first, one)
         decided = self.add("Less", self.chosen, self.constant(0, np.int64))
         self.chosen = self.add("Where", decided, first, self.chosen)
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the files that the command line names; the exit code is 0 where all were written.
-
-    Parameters
-    ----------
-    arguments : sequence of str, optional
-        None: those of the process.
-
-    Returns
-    -------
-    int
-    """
-    parser = argparse.ArgumentParser(
-        prog="python -m dqt_core.export", description="Write a program as an ONNX or a C file, or both."
-    )
-    parser.add_argument("program", type=Path, help="a file that Program.save wrote")
-    parser.add_argument("--onnx", type=Path, metavar="OUT", help="needs dqt_core[export]")
-    parser.add_argument("--c", type=Path, metavar="OUT", help="one C99 file")
-    given = parser.parse_args(arguments)
-    if not (given.onnx or given.c):
-        parser.error("nothing to write: give --onnx OUT, --c OUT, or both")
-    try:
-        program = load(given.program)
-        for write, path in ((to_onnx, given.onnx), (to_c, given.c)):
-            if path:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                print(f"{write(program, path)}: {path.stat().st_size:,} bytes")
-    except (ImportError, OSError, OverflowError, ProgramError, ValueError) as error:
-        print(error, file=sys.stderr)
-        return 1
-    if given.c:
-        print(f"on the device: {sizes(program)}")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

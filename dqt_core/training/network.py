@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from dqt_core.controller import Controller
-from dqt_core.layers import Choice, Selection, Shared, SwitchLayer
 from dqt_core.nested import MASTER_WIDTH
+from dqt_core.training.controller import Controller
+from dqt_core.training.layers import Choice, Selection, Shared, SwitchLayer
 
 
 class NestedNet(nn.Module):

@@ -11,11 +11,20 @@ from numpy.typing import NDArray
 from torch import fx, nn
 from torch.nn import functional
 
-from dqt_core.controller import Controller
 from dqt_core.data import normalization_table
-from dqt_core.layers import Choice, Codes, MaxPool, MeanPool, Selection, SwitchLayer, add, calibrating
 from dqt_core.nested import MASTER_WIDTH, Rounding, require_rounding, require_width
-from dqt_core.network import NestedNet
+from dqt_core.training.controller import Controller
+from dqt_core.training.layers import (
+    Choice,
+    Codes,
+    MaxPool,
+    MeanPool,
+    Selection,
+    SwitchLayer,
+    add,
+    calibrating,
+)
+from dqt_core.training.network import NestedNet
 
 _ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
 _RELUS = (functional.relu, torch.relu, torch.relu_, "relu", "relu_")

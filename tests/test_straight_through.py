@@ -5,7 +5,8 @@ import pytest
 import torch
 from small_nets import tensors
 
-from dqt_core import fake, nested
+from dqt_core import nested
+from dqt_core.training import straight_through
 
 SIGNS = pytest.mark.parametrize("signed", [False, True], ids=["unsigned", "signed"])
 ROUNDINGS = pytest.mark.parametrize("rounding", ["half_up", "floor"])
@@ -22,8 +23,8 @@ def stored(codes, signed):
 
 
 def dequantized(w, log_step, width, signed, rounding="half_up"):
-    codes = fake.quantize(w, log_step, *nested.code_range(8, signed))
-    return fake.switch(codes, width, signed, rounding) * log_step.exp() * 2.0 ** (8 - width)
+    codes = straight_through.quantize(w, log_step, *nested.code_range(8, signed))
+    return straight_through.switch(codes, width, signed, rounding) * log_step.exp() * 2.0 ** (8 - width)
 
 
 def plain_dequantized(w, log_step, width, signed, rounding="half_up"):
@@ -43,14 +44,14 @@ def plain_dequantized(w, log_step, width, signed, rounding="half_up"):
 @SIGNS
 def test_quantize_is_nested_quantize_ties_and_clamp_included(signed):
     x = torch.arange(-300, 600, 0.125)
-    codes = fake.quantize(x, torch.zeros(()), *nested.code_range(8, signed))
+    codes = straight_through.quantize(x, torch.zeros(()), *nested.code_range(8, signed))
     expected, _ = nested.quantize(x.numpy(), signed=signed, step=1.0)
     np.testing.assert_array_equal(codes.numpy(), expected.astype(np.float32))
 
 
 def test_quantize_takes_a_single_number():
     x = torch.tensor(0.3, requires_grad=True)
-    code = fake.quantize(x, torch.tensor(0.25).log(), -128, 127)
+    code = straight_through.quantize(x, torch.tensor(0.25).log(), -128, 127)
     code.backward()
     assert (code.shape, code.item(), x.grad.item()) == ((), 1.0, 4.0)
 
@@ -61,7 +62,7 @@ def test_quantize_has_a_step_for_each_channel(signed):
     step = log_step.exp().double().numpy()
     scaled = x.double().numpy() / step
     clear = np.abs(scaled % 1 - 0.5) > 1e-3  # a tie in float64 may be none in float32
-    codes = fake.quantize(x, log_step, *nested.code_range(8, signed)).numpy()
+    codes = straight_through.quantize(x, log_step, *nested.code_range(8, signed)).numpy()
     expected, _ = nested.quantize(x.numpy(), signed=signed, axis=0, step=step)
     np.testing.assert_array_equal(codes[clear], expected.astype(np.float32)[clear])
 
@@ -71,7 +72,7 @@ def test_quantize_has_a_step_for_each_channel(signed):
 @pytest.mark.parametrize("width", WIDTHS)
 def test_switch_is_nested_switch_on_every_code(width, signed, rounding):
     codes = every_code(signed)
-    switched = fake.switch(codes, width, signed, rounding)
+    switched = straight_through.switch(codes, width, signed, rounding)
     expected = nested.switch(stored(codes, signed), width, rounding=rounding)
     assert switched.dtype == torch.float32
     np.testing.assert_array_equal(switched.numpy(), expected.astype(np.float32))
@@ -81,19 +82,19 @@ def test_switch_is_nested_switch_on_every_code(width, signed, rounding):
 @pytest.mark.parametrize("width", [0, 9, 4.0])
 def test_switch_refuses_widths(width):
     with pytest.raises(ValueError, match=r"outside 1\.\.8"):
-        fake.switch(every_code(True), width, True)
+        straight_through.switch(every_code(True), width, True)
 
 
 def test_switch_refuses_unknown_rounding():
     with pytest.raises(ValueError, match="choose 'half_up' or 'floor'"):
-        fake.switch(every_code(True), 4, True, "nearest")
+        straight_through.switch(every_code(True), 4, True, "nearest")
 
 
 @SIGNS
 @ROUNDINGS
 @pytest.mark.parametrize("width", WIDTHS)
 def test_bf16_autocast_convolves_exact_codes(width, signed, rounding):
-    codes = fake.switch(every_code(signed), width, signed, rounding)
+    codes = straight_through.switch(every_code(signed), width, signed, rounding)
     if rounding == "floor" and signed:  # weights in the middle of their bin
         codes = codes + (1 - 2.0 ** (width - 8)) / 2
     with torch.autocast("cpu", torch.bfloat16):
@@ -105,9 +106,9 @@ def test_bf16_autocast_convolves_exact_codes(width, signed, rounding):
 def test_bf16_values_are_rounded_to_codes_in_float32():
     x = (tensors() * 40).bfloat16()
     with torch.autocast("cpu", torch.bfloat16):
-        codes = fake.quantize(x, torch.tensor(-1.3), -128, 127)
+        codes = straight_through.quantize(x, torch.tensor(-1.3), -128, 127)
     assert codes.dtype == torch.float32
-    assert torch.equal(codes, fake.quantize(x.float(), torch.tensor(-1.3), -128, 127))
+    assert torch.equal(codes, straight_through.quantize(x.float(), torch.tensor(-1.3), -128, 127))
 
 
 # Gradient: log steps of powers of two, and gradients that are small integers, make every sum exact.
@@ -156,7 +157,7 @@ def test_gradient_is_plain_autograd_and_the_rule_of_the_method(width, signed, ro
 
 def test_gradient_at_the_clamp_is_zero_as_in_lsq():
     x = torch.tensor([-128.0, -127.0, 127.0], requires_grad=True)
-    fake.quantize(x, torch.zeros(()), -128, 127).sum().backward()
+    straight_through.quantize(x, torch.zeros(()), -128, 127).sum().backward()
     assert x.grad.tolist() == [0, 1, 0]
 
 
@@ -183,7 +184,7 @@ def test_above_a_limit_the_gradient_is_that_of_the_limit(step, width):
     gradient = torch.randint(-4, 5, x.shape, generator=torch.Generator().manual_seed(0)).float()
 
     def value(limit):
-        codes = fake.quantize_at(x, log_step, 0, hi, width, limit=limit)
+        codes = straight_through.quantize_at(x, log_step, 0, hi, width, limit=limit)
         return codes * log_step.exp() * 2.0 ** (8 - width)
 
     cut = x.clamp(max=6.0)
@@ -203,7 +204,7 @@ def test_above_a_limit_the_gradient_is_that_of_the_limit(step, width):
 
 def test_a_frozen_step_costs_no_gradient():
     weight = tensors().requires_grad_()
-    fake.quantize(weight, torch.zeros(()), -128, 127).sum().backward()
+    straight_through.quantize(weight, torch.zeros(()), -128, 127).sum().backward()
     assert weight.grad is not None
 
 
@@ -228,8 +229,8 @@ def brute_force_errors(row, signed, widths):
 def test_initial_step_is_the_best_candidate(widths, signed):
     x = tensors(4, seed=5).flatten(1)
     x = (x**3) if signed else (x**3).relu()
-    log_step = fake.initial_log_step(x, *nested.code_range(8, signed), widths, per_channel=True)
-    one_step = fake.initial_log_step(x, *nested.code_range(8, signed), widths)
+    log_step = straight_through.initial_log_step(x, *nested.code_range(8, signed), widths, per_channel=True)
+    one_step = straight_through.initial_log_step(x, *nested.code_range(8, signed), widths)
     assert log_step.shape == (4, 1)
     assert one_step.shape == ()
     rows = [(row, step) for row, step in zip(x, log_step.flatten(), strict=True)] + [(x, one_step)]
@@ -240,13 +241,17 @@ def test_initial_step_is_the_best_candidate(widths, signed):
 
 def test_initial_steps_keep_the_axes_of_a_weight():
     weight = tensors(5, 3)
-    log_step = fake.initial_log_step(weight, -128, 127, (4,), per_channel=True)
+    log_step = straight_through.initial_log_step(weight, -128, 127, (4,), per_channel=True)
     assert log_step.shape == (5, 1, 1, 1)
     assert not log_step.requires_grad
 
 
 def test_initial_step_of_zeros_is_finite():
-    assert fake.initial_log_step(torch.zeros(3, 4), -128, 127, (2, 8), per_channel=True).isfinite().all()
+    assert (
+        straight_through.initial_log_step(torch.zeros(3, 4), -128, 127, (2, 8), per_channel=True)
+        .isfinite()
+        .all()
+    )
 
 
 # Codes at a width, block by block
@@ -257,17 +262,19 @@ def test_initial_step_of_zeros_is_finite():
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_codes_at_a_width_are_the_switched_master_codes(width, signed, rounding, dtype, monkeypatch):
-    monkeypatch.setattr(fake, "_BLOCK", 300)  # four images: several blocks, the last one smaller
+    monkeypatch.setattr(straight_through, "_BLOCK", 300)  # four images: several blocks, the last one smaller
     lo, hi = nested.code_range(8, signed)
     x = (40 * tensors(7, 5)).to(dtype)
     gradient, found = torch.randn(x.shape).to(dtype), []
     for form in ("one", "two"):
         leaf, log_step = x.float().requires_grad_(), torch.tensor(-0.7, requires_grad=True)
         if form == "one":
-            out = fake.quantize_at(leaf.to(dtype), log_step, lo, hi, width, rounding)
+            out = straight_through.quantize_at(leaf.to(dtype), log_step, lo, hi, width, rounding)
             assert out.dtype == dtype
         else:
-            out = fake.switch(fake.quantize(leaf, log_step, lo, hi), width, signed, rounding)
+            out = straight_through.switch(
+                straight_through.quantize(leaf, log_step, lo, hi), width, signed, rounding
+            )
         found.append((out.float(), torch.autograd.grad(out, (leaf, log_step), gradient.to(out.dtype))))
     (one, by_one), (two, by_two) = found
     assert torch.equal(one, two), "exact in bfloat16 too: the arithmetic is float32"
@@ -277,8 +284,8 @@ def test_codes_at_a_width_are_the_switched_master_codes(width, signed, rounding,
 
 
 def test_a_clamp_below_the_range_is_switched_too():
-    codes = fake.quantize_at(torch.tensor([500.0]), torch.zeros(()), 0, 120, 4)
-    assert torch.equal(codes, fake.switch(torch.tensor([120.0]), 4, False))
+    codes = straight_through.quantize_at(torch.tensor([500.0]), torch.zeros(()), 0, 120, 4)
+    assert torch.equal(codes, straight_through.switch(torch.tensor([120.0]), 4, False))
 
 
 # Batch norm that takes the scale in
@@ -295,7 +302,7 @@ def test_scaled_batch_norm_is_the_batch_norm_of_the_product(scale, momentum):
         log_scale = torch.tensor([1.0, 2.0, 0.5]).mul(scale).log().requires_grad_()
         for _ in range(2):
             if form == "scaled":
-                out = fake.scaled_batch_norm(x, log_scale, norm)
+                out = straight_through.scaled_batch_norm(x, log_scale, norm)
             else:
                 out = norm(x * log_scale.exp().reshape(1, -1, 1, 1))
         out.mul(tensors(6, seed=2)).sum().backward()
@@ -308,8 +315,10 @@ def test_scaled_batch_norm_is_the_batch_norm_of_the_product(scale, momentum):
 
 def test_scaled_batch_norm_with_statistics_leaves_the_running_ones():
     norm, x = torch.nn.BatchNorm2d(3), tensors(6)
-    whole = fake.scaled_batch_norm(x, torch.zeros(3), norm)
+    whole = straight_through.scaled_batch_norm(x, torch.zeros(3), norm)
     before = norm.running_mean.clone()
-    part = fake.scaled_batch_norm(x[:2], torch.zeros(3), norm, fake.batch_statistics(x))
+    part = straight_through.scaled_batch_norm(
+        x[:2], torch.zeros(3), norm, straight_through.batch_statistics(x)
+    )
     torch.testing.assert_close(part, whole[:2])
     assert torch.equal(norm.running_mean, before)

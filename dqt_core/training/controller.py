@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dqt_core.layers import Coded, Codes, MeanPool, Selection, SwitchLayer
+from dqt_core.training.layers import Coded, Codes, MeanPool, Selection, SwitchLayer
 
 
 class Controller(nn.Module):

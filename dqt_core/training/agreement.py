@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dqt_core import allocate
 from dqt_core.data import Images, normalization_table
-from dqt_core.layers import Coded, Codes, MaxPool
-from dqt_core.network import NestedNet
+from dqt_core.evaluation import allocate
 from dqt_core.program import IMAGE, Choose, Program, step_by_step
-from dqt_core.train import normalize
+from dqt_core.training.layers import Coded, Codes, MaxPool
+from dqt_core.training.network import NestedNet
+from dqt_core.training.train import normalize
 
 Values = dict[str, NDArray[Any]]
 

@@ -226,7 +226,7 @@ def _require_one_copy(folder: Path) -> None:
 
 
 def _torchvision_split(folder: Path, is_train: bool) -> tuple[Images, Labels]:
-    from dqt_core._torchvision import import_torchvision
+    from dqt_core.data._torchvision import import_torchvision
 
     try:
         split = import_torchvision().datasets.CIFAR10(folder, train=is_train, download=False)
@@ -249,18 +249,16 @@ def _check_balance(labels: Labels, expected: int, folder: Path) -> None:
         )
 
 
-def _download_cifar10(folder: str) -> None:
-    from dqt_core._torchvision import import_torchvision
+def download_cifar10(folder: str | Path) -> None:
+    """Fetch CIFAR-10 through torchvision, which verifies it; needs a network.
+
+    Parameters
+    ----------
+    folder : path
+        Where it goes; `ENVIRONMENT_VARIABLE` is to name it afterwards.
+    """
+    from dqt_core.data._torchvision import import_torchvision
 
     for is_train in (True, False):
         import_torchvision().datasets.CIFAR10(folder, train=is_train, download=True)
     print(f"CIFAR-10 is complete; now: export {ENVIRONMENT_VARIABLE}={folder}")
-
-
-if __name__ == "__main__":
-    import argparse
-
-    parser = argparse.ArgumentParser(description="Download a data set through torchvision.")
-    parser.add_argument("name", choices=["cifar10"])
-    parser.add_argument("folder")
-    _download_cifar10(parser.parse_args().folder)

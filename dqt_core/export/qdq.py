@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dqt_core import _onnx, nested
-from dqt_core.cost import value_shapes
+from dqt_core import nested
+from dqt_core.backends.shapes import value_shapes
+from dqt_core.export import _onnx_graph
 from dqt_core.program import (
     IMAGE,
     Choose,
@@ -93,7 +94,7 @@ class _Exporter:
         choices = program._choices_of(width, 1)
         assert choices is not None, "widths are given as a number"
         self.choice = int(choices.max(initial=0))  # the same for all layers, of which there may be none
-        self.writer = _onnx.Writer()
+        self.writer = _onnx_graph.Writer()
         self.add, self.constant = self.writer.add, self.writer.constant
         self.signed: dict[str, bool] = {}
         self.convs = {op.out: op for op in program.ops if isinstance(op, Conv)}
@@ -105,10 +106,12 @@ class _Exporter:
             if not isinstance(op, Conv | SumPool):
                 getattr(self, f"_{type(op).__name__.lower()}")(op)
         height, width, _ = self.program.image_shape
-        images = _onnx.value("images", np.uint8, ("N", height, width, 3))
-        logits = _onnx.value("logits", np.float32, ("N", "classes"))
-        whole = _onnx.graph(self.program.name, self.writer.nodes, [images], [logits], self.writer.constants)
-        return _onnx.save(whole, self.program, path)
+        images = _onnx_graph.value("images", np.uint8, ("N", height, width, 3))
+        logits = _onnx_graph.value("logits", np.float32, ("N", "classes"))
+        whole = _onnx_graph.graph(
+            self.program.name, self.writer.nodes, [images], [logits], self.writer.constants
+        )
+        return _onnx_graph.save(whole, self.program, path)
 
     def _ops(self) -> list[Op]:
         return [op for op in self.program.ops if not op.controller and not isinstance(op, Choose)]
@@ -128,7 +131,7 @@ class _Exporter:
         self._quantize(total, step, op.lo, op.hi, self.signed[op.out], op.out)
 
     def _maxpool(self, op: MaxPool) -> None:
-        window = _onnx.window([op.kernel] * 2, op.stride, op.padding)
+        window = _onnx_graph.window([op.kernel] * 2, op.stride, op.padding)
         self.add("MaxPool", op.x, out=op.out, **window)
         self.signed[op.out] = self.signed[op.x]
 
@@ -169,7 +172,7 @@ class _Exporter:
         weight = self._dequantize(self.constant(codes, np.int8), unit / x_step, 0, np.int8)
         integer_bias = self.constant(whole, np.int32)
         real_bias = self._dequantize(integer_bias, unit, 0, np.int32)
-        window = _onnx.window(op.weight.shape[1:3], op.stride, op.padding)
+        window = _onnx_graph.window(op.weight.shape[1:3], op.stride, op.padding)
         return self.add("Conv", x, weight, real_bias, group=op.groups, **window)
 
     def _view(self, name: str, width: int) -> tuple[str, float]:

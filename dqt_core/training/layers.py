@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dqt_core import fake
 from dqt_core.nested import MASTER_WIDTH, Rounding, code_range
+from dqt_core.training import straight_through
 
 Choice = tuple[int, int]  # bits of the weights, bits of the input
 
@@ -40,7 +40,7 @@ class Coded:
 
     def sorted(self, order: Tensor) -> "Coded":
         """The images in another order."""
-        return Coded(fake.sorted_rows(self.codes, order), self.step, self.signed)
+        return Coded(straight_through.sorted_rows(self.codes, order), self.step, self.signed)
 
     def split(self, counts: list[int]) -> list["Coded"]:
         """Consecutive groups of images."""
@@ -48,7 +48,7 @@ class Coded:
 
     def at(self, width: int, rounding: Rounding) -> Tensor:
         """The codes at a width."""
-        return fake.switch(self.codes, width, self.signed, rounding)
+        return straight_through.switch(self.codes, width, self.signed, rounding)
 
 
 class Rounded(Coded):
@@ -65,7 +65,7 @@ class Rounded(Coded):
         return self.at(MASTER_WIDTH, "half_up")
 
     def sorted(self, order: Tensor) -> Coded:
-        return Rounded(fake.sorted_rows(self.x, order), self.log_step, *self.limits, self.limit)
+        return Rounded(straight_through.sorted_rows(self.x, order), self.log_step, *self.limits, self.limit)
 
     def split(self, counts: list[int]) -> list[Coded]:
         return [Rounded(x, self.log_step, *self.limits, self.limit) for x in self.x.split(counts)]
@@ -73,7 +73,9 @@ class Rounded(Coded):
     def at(self, width: int, rounding: Rounding) -> Tensor:
         key = width, rounding, torch.is_grad_enabled()
         if key not in self._at:
-            self._at[key] = fake.quantize_at(self.x, self.log_step, *self.limits, width, rounding, self.limit)
+            self._at[key] = straight_through.quantize_at(
+                self.x, self.log_step, *self.limits, width, rounding, self.limit
+            )
         return self._at[key]
 
 
@@ -188,7 +190,7 @@ class Codes(Shared):
         stride = x.numel() // 200_000 | 1  # odd: an even one can meet the same few columns of every image
         sample = x.flatten()[::stride].clamp(low, high)
         lo, hi = code_range(MASTER_WIDTH, self.signed)
-        self.log_step.data = fake.initial_log_step(sample, lo, hi, self.widths)
+        self.log_step.data = straight_through.initial_log_step(sample, lo, hi, self.widths)
 
 
 class SwitchLayer(Shared):
@@ -226,7 +228,9 @@ class SwitchLayer(Shared):
         self.stride, self.padding, self.groups = _geometry(layer)
         widths = [weight_bits for weight_bits, _ in self.choices]
         lo, hi = code_range(MASTER_WIDTH, signed=True)
-        self.log_step = nn.Parameter(fake.initial_log_step(self.weight, lo, hi, widths, per_channel=True))
+        self.log_step = nn.Parameter(
+            straight_through.initial_log_step(self.weight, lo, hi, widths, per_channel=True)
+        )
         tables = 1 if shared_norm else len(self.choices)
         self.norms = nn.ModuleList([] if norm is None else [copy.deepcopy(norm) for _ in range(tables)])
         self.macs = 0
@@ -236,7 +240,7 @@ class SwitchLayer(Shared):
         """Master codes of the weights: float32 integers -128..127, the shape of `weight`."""
         if self._master is not None and self.selection.share_masters:
             return self._master
-        master = fake.quantize(self.weight, self.log_step, *code_range(MASTER_WIDTH, signed=True))
+        master = straight_through.quantize(self.weight, self.log_step, *code_range(MASTER_WIDTH, signed=True))
         self._master = master if self.selection.share_masters else None
         return master
 
@@ -272,26 +276,34 @@ class SwitchLayer(Shared):
             for k, group in enumerate(groups)
             if counts[k]
         ]
-        return fake.selected(fake.sorted_rows(torch.cat(parts), order.argsort()), weights, outputs)
+        return straight_through.selected(
+            straight_through.sorted_rows(torch.cat(parts), order.argsort()), weights, outputs
+        )
 
-    def _tried(self, x: Coded, choice: int) -> tuple[fake.Statistics | None, Tensor]:
+    def _tried(self, x: Coded, choice: int) -> tuple[straight_through.Statistics | None, Tensor]:
         """The output of all images at a choice, and the statistics that its batch norm took."""
         product, norm = self._product(x, self.choices[choice]), self.norm_of(choice)
-        statistics = fake.batch_statistics(product) if norm is not None and norm.training else None
+        statistics = (
+            straight_through.batch_statistics(product) if norm is not None and norm.training else None
+        )
         return statistics, self._real(product, x.step, choice, statistics).to(product.dtype)
 
     def _at(self, x: Coded, choice: int) -> Tensor:
         return self._real(self._product(x, self.choices[choice]), x.step, choice)
 
     def _real(
-        self, accumulator: Tensor, input_step: Tensor, choice: int, statistics: fake.Statistics | None = None
+        self,
+        accumulator: Tensor,
+        input_step: Tensor,
+        choice: int,
+        statistics: straight_through.Statistics | None = None,
     ) -> Tensor:
         """Real values of an accumulator, through bias and batch norm."""
         norm, dropped = self.norm_of(choice), 2 * MASTER_WIDTH - sum(self.choices[choice])
         is_fast = self.bias is None and accumulator.dtype == torch.bfloat16
         if norm is not None and norm.training and (is_fast or statistics is not None):
             log_scale = self.log_step.flatten() + input_step.log() + dropped * math.log(2)
-            return fake.scaled_batch_norm(accumulator, log_scale, norm, statistics)
+            return straight_through.scaled_batch_norm(accumulator, log_scale, norm, statistics)
         step = self.log_step.exp().flatten() * input_step * 2.0**dropped
         shape = [1, -1] + [1] * (accumulator.ndim - 2)
         out = accumulator.float() * step.reshape(shape)
@@ -302,7 +314,7 @@ class SwitchLayer(Shared):
     def _product(self, x: Coded, choice: Choice) -> Tensor:
         weight_bits, input_bits = choice
         rounding = self.selection.rounding
-        weight = fake.switch(self.master(), weight_bits, True, rounding)
+        weight = straight_through.switch(self.master(), weight_bits, True, rounding)
         if rounding == "floor":
             drop = 2.0 ** (MASTER_WIDTH - weight_bits)
             weight = weight + (drop - 1) / (2 * drop)  # the middle of the bin

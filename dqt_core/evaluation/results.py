@@ -17,8 +17,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from dqt_core import cost
 from dqt_core.data import Dataset
+from dqt_core.evaluation import cost
 from dqt_core.program import BackendName, Program, Result, Widths
 
 SCHEMA = "dqt-result-1"
@@ -372,7 +372,7 @@ def _version(package: str) -> str | None:
 
 def _commit() -> str:
     def git(*arguments: str) -> str:
-        folder = Path(__file__).parent
+        folder = Path(__file__).parents[1]  # the whole package, whatever of it has changed
         return subprocess.run(
             ["git", *arguments], cwd=folder, capture_output=True, text=True, check=True
         ).stdout.strip()

@@ -8,12 +8,9 @@ import torch
 from numpy.typing import NDArray
 from torch import fx
 
-from dqt_core import fake, integer
-from dqt_core.controller import Controller
-from dqt_core.cost import value_shapes
+from dqt_core import integer
+from dqt_core.backends.shapes import value_shapes
 from dqt_core.data import normalization_table
-from dqt_core.layers import Codes, MaxPool, MeanPool, SwitchLayer, add
-from dqt_core.network import NestedNet
 from dqt_core.program import (
     IMAGE,
     Choose,
@@ -27,6 +24,10 @@ from dqt_core.program import (
     Term,
 )
 from dqt_core.program import MaxPool as MaxPoolOp
+from dqt_core.training import straight_through
+from dqt_core.training.controller import Controller
+from dqt_core.training.layers import Codes, MaxPool, MeanPool, SwitchLayer, add
+from dqt_core.training.network import NestedNet
 
 Reals = NDArray[np.float64]
 
@@ -152,7 +153,7 @@ class _Lowering:
 
     def _input_codes(self, name: str, module: Codes) -> _CodedValue:
         table = torch.from_numpy(normalization_table(self.net.mean, self.net.std))
-        codes = fake.quantize(table, module.log_step, *module.range).numpy().astype(np.int8)
+        codes = straight_through.quantize(table, module.log_step, *module.range).numpy().astype(np.int8)
         self.ops.append(Lookup(codes, name, IMAGE))
         height, width, _ = self.net.image_shape
         return _CodedValue(name, _step(module.log_step).item(), module.signed, (height, width))

@@ -8,11 +8,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from dqt_core import fake
 from dqt_core.data import normalization_table
-from dqt_core.layers import Choice, Codes
 from dqt_core.nested import code_range
-from dqt_core.network import NestedNet
+from dqt_core.training import straight_through
+from dqt_core.training.layers import Choice, Codes
+from dqt_core.training.network import NestedNet
 
 Images = NDArray[np.uint8]
 Rule: TypeAlias = Literal["error", "percentile", "largest"]
@@ -47,7 +47,7 @@ def step_of(x: Tensor, rule: Rule, lo: int, hi: int, widths: Sequence[int]) -> T
     tensor(0.2000)
     """
     if rule == "error":
-        return fake.initial_log_step(x, lo, hi, widths)
+        return straight_through.initial_log_step(x, lo, hi, widths)
     magnitudes = x.float().abs().flatten()
     if rule == "largest":
         top = magnitudes.max()

@@ -22,9 +22,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from dqt_core._torchvision import import_torchvision
 from dqt_core.data import DataError, Images, Labels
-from dqt_core.data_imagenet import DAMAGE, MEAN, STD, ImageFiles, cut, pillow
+from dqt_core.data._torchvision import import_torchvision
+from dqt_core.data.imagenet import DAMAGE, MEAN, STD, ImageFiles, cut, pillow
 
 Key = tuple[int, Tensor]  # epoch, image numbers
 INDEX = "index.npz"  # written last: a folder without it is not whole

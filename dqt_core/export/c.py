@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dqt_core.backends.gpu_plan import dtypes, places
-from dqt_core.cost import value_shapes
+from dqt_core.backends.shapes import value_shapes
 from dqt_core.integer import LARGEST_PRODUCT, require_accumulator
 from dqt_core.program import (
     Choose,
@@ -28,7 +28,7 @@ from dqt_core.program import (
     inputs,
 )
 
-TEMPLATES = Path(__file__).with_name("c")
+TEMPLATES = Path(__file__).with_name("templates")
 COLUMNS = 110
 OPTIONAL = ("max_pool", "choose")  # functions that some programs do not call
 C_TYPES = {"int8": "int8_t", "int32": "int32_t", "int64": "int64_t"}

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dqt_core.layers import Choice
-from dqt_core.network import NestedNet
+from dqt_core.training.layers import Choice
+from dqt_core.training.network import NestedNet
 
 
 @dataclass

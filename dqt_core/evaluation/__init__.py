@@ -1,0 +1,8 @@
+"""What a program costs, how good it is, and which widths its layers should have.
+
+========== ==================================================================================
+`cost`     bit operations, transitions, bytes, by one definition
+`allocate` the best static widths within a budget of bit operations
+`results`  a program run over a data set, counted, and written down with its provenance
+========== ==================================================================================
+"""
