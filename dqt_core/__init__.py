@@ -6,8 +6,8 @@ operations, and its file). `backends/numpy_ref` then runs a program in under a h
 
 The rooms, each above those it imports: `kernels` (CUDA, and an emulator of it on the CPU), `backends` (ways
 to run a program, one digest), `export` (a program as an ONNX or a C file), `data`, `evaluation` (costs,
-records, the best widths), `training` (from a float network in torch to a program). `selftest` asks every way to
-run.
+records, the best widths), `training` (from a float network in torch to a program). `selftest` asks every way
+to run.
 
 ``import dqt_core`` needs numpy and safetensors. What needs more is imported at its first use.
 """

@@ -5,10 +5,8 @@ import subprocess
 from dataclasses import replace
 from pathlib import Path
 
-import c_program
 import numpy as np
 import pytest
-from c_program import CHECKED, FAST, build, run, sections, written
 from hypothesis import given, settings
 from interpreter import run as run_in_python
 from program_checks import CHOICES, LAYERS, mixed_choices, saturated, small_images, small_program, tied
@@ -18,6 +16,8 @@ from dqt_core import data, results
 from dqt_core.export.__main__ import main
 from dqt_core.export.c import sizes, to_c
 from dqt_core.program import Conv, Requantize, Scale
+from reproductions.exports import c_program
+from reproductions.exports.c_program import CHECKED, FAST, build, run, sections, written
 
 RECORD = Path(__file__).parents[1] / "reproductions" / "results" / "resnet18_cifar" / "embedded.json"
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from clock import medians
-from networks import CHOICES, Fp16Twin, resnet18, resnet50
 
+from benchmarks.gpu.clock import medians
+from benchmarks.gpu.networks import CHOICES, Fp16Twin, resnet18, resnet50
 from dqt_core import cost, integer, nested
 from dqt_core.backends import gpu_calls, gpu_plan
 from dqt_core.backends.gpu_launches import THREADS, Batch, FusedConv, Launch, Launches, blocks

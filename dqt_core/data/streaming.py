@@ -239,7 +239,7 @@ def open_packed(folder: str | Path) -> Packed:
         state = (
             "packing was interrupted; start it again"
             if unfinished
-            else "make it with reproductions/pack_imagenet.py"
+            else "make it with: python -m reproductions.imagenet.pack"
         )
         raise DataError(f"{folder / INDEX} is missing: {state}")
     with np.load(folder / INDEX) as index:

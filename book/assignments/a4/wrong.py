@@ -1,6 +1,6 @@
 """Kept wrong submissions of A4."""
 
-from submissions import Wrong, solutions
+from dqt_book.assignments.submissions import Wrong, solutions
 
 RIGHT = solutions("a4")
 

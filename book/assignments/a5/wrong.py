@@ -1,6 +1,6 @@
 """Kept wrong submissions of A5."""
 
-from submissions import Wrong, solutions
+from dqt_book.assignments.submissions import Wrong, solutions
 
 RIGHT = solutions("a5")
 
