@@ -11,13 +11,13 @@ from torch import nn
 from dqt_core import convert, lower, models, nested
 from dqt_core.nested import code_range
 from dqt_core.training import calibration
-from dqt_core.training.layers import Codes
+from dqt_core.training.layers import Quantizer
 
 BATCHES = [images(8, seed=1), images(8, seed=2)]
 
 
 def quantizers(net):
-    return [module for module in net.graph.modules() if isinstance(module, Codes)]
+    return [module for module in net.graph.modules() if isinstance(module, Quantizer)]
 
 
 def seen_by(net, quantizer):

@@ -63,7 +63,7 @@ def uniform_bitops(program: Program, width: float) -> float:
     return sum(size.macs for size in sizes if size.layer is not None) * width**2 + fixed_bitops(program)
 
 
-def scale(program: Program) -> int:
+def logit_shift(program: Program) -> int:
     """The r of a program's logits: 2**-r times the integers are real logits.
 
     Parameters
@@ -104,7 +104,7 @@ def loss(
 
 
 def _log_probabilities(program: Program, logits: NDArray[np.int64]) -> Reals:
-    real = np.ldexp(logits.astype(np.float64), -scale(program))
+    real = np.ldexp(logits.astype(np.float64), -logit_shift(program))
     shifted = real - real.max(axis=1, keepdims=True)
     result: Reals = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
     return result

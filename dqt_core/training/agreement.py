@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from dqt_core.data import Images, normalization_table
 from dqt_core.evaluation import allocate
 from dqt_core.program import IMAGE, Choose, Program, step_by_step
-from dqt_core.training.layers import Coded, Codes, MaxPool
+from dqt_core.training.layers import Coded, CodedMaxPool, Quantizer
 from dqt_core.training.network import NestedNet
 from dqt_core.training.train import normalize
 
@@ -89,14 +89,14 @@ def run(net: NestedNet, images: Images, choices: NDArray[np.int64] | None = None
 
     def keep(name: str, module: torch.nn.Module, inputs: tuple[Any, ...], out: Coded) -> None:
         codes[name] = _channels_last(out.codes).astype(np.int64)
-        if isinstance(module, Codes):
+        if isinstance(module, Quantizer):
             x = inputs[0].value if isinstance(inputs[0], Coded) else inputs[0]
             real[name] = _channels_last(x) / module.log_step.detach().exp().double().item()
 
     hooks = [
         module.register_forward_hook(functools.partial(keep, name))
         for name, module in net.graph.named_modules()
-        if isinstance(module, Codes | MaxPool)
+        if isinstance(module, Quantizer | CodedMaxPool)
     ]
     if net.controller is not None:
         hooks.append(
@@ -168,7 +168,7 @@ def differences(
             lead = int(ours.logits[i, ours.classes[i]] - ours.logits[i, theirs[i]])
             given = None if width == "controller" else ours.choices[i : i + 1]
             value, count, distance = _first(net, program, part[i : i + 1], given)
-            gap = float(np.ldexp(float(lead), -allocate.scale(program)))
+            gap = float(np.ldexp(float(lead), -allocate.logit_shift(program)))
             found.append(Difference(start + int(i), value, count, distance, gap))
     return found
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from dqt_core.data import normalization_table
 from dqt_core.nested import code_range
 from dqt_core.training import straight_through
-from dqt_core.training.layers import Choice, Codes
+from dqt_core.training.layers import Choice, Quantizer
 from dqt_core.training.network import NestedNet
 
 Images = NDArray[np.uint8]
@@ -83,10 +83,10 @@ def set_steps(net: NestedNet, batches: Iterable[Images], rule: Rule = "error") -
     >>> net = convert(models.resnet18(10, 8, small_images=True), images, (0.5,) * 3, (0.25,) * 3)
     >>> set_steps(net, [images[:2], images[2:]], "largest")
     """
-    samples: dict[Codes, list[Tensor]] = {m: [] for m in net.graph.modules() if isinstance(m, Codes)}
+    samples: dict[Quantizer, list[Tensor]] = {m: [] for m in net.graph.modules() if isinstance(m, Quantizer)}
 
     def keep(quantizer: nn.Module, arguments: tuple[Tensor]) -> None:
-        assert isinstance(quantizer, Codes)
+        assert isinstance(quantizer, Quantizer)
         x = arguments[0] if isinstance(arguments[0], Tensor) else arguments[0].value
         stride = (x.numel() // SAMPLE) | 1  # odd: an even one can meet the same few columns of every image
         offset = len(samples[quantizer]) % stride  # the batches differ in what they contribute
@@ -110,7 +110,7 @@ def _thinned(parts: list[Tensor]) -> Tensor:
     return torch.cat([part[::stride] for part in parts])
 
 
-def _set_step(quantizer: Codes, x: Tensor, rule: Rule) -> None:
+def _set_step(quantizer: Quantizer, x: Tensor, rule: Rule) -> None:
     quantizer.log_step.data.zero_()  # the range then does not depend on the old step
     lo, hi = code_range(8, quantizer.signed)
     low, high = (-float("inf") if quantizer.signed else 0.0), quantizer.limit or float("inf")

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dqt_core.training.layers import Coded, Codes, MeanPool, Selection, SwitchLayer
+from dqt_core.training.layers import Coded, MeanPool, Quantizer, Selection, SwitchLayer
 
 
 class Controller(nn.Module):
@@ -35,9 +35,9 @@ class Controller(nn.Module):
         super().__init__()
         self.shape = layers, len(selection.choices)
         self.selection, self.temperature = selection, 1.0
-        self.pool, self.input = MeanPool(), Codes(signed)
+        self.pool, self.input = MeanPool(), Quantizer(signed)
         self.fc1 = SwitchLayer(nn.Linear(channels, hidden), None, selection, index=None)
-        self.hidden = Codes(signed=False)
+        self.hidden = Quantizer(signed=False)
         last = nn.Linear(hidden, layers * len(selection.choices))
         nn.init.zeros_(last.bias)
         self.fc2 = SwitchLayer(last, None, selection, index=None)

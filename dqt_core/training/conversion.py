@@ -16,9 +16,9 @@ from dqt_core.nested import MASTER_WIDTH, Rounding, require_rounding, require_wi
 from dqt_core.training.controller import Controller
 from dqt_core.training.layers import (
     Choice,
-    Codes,
-    MaxPool,
+    CodedMaxPool,
     MeanPool,
+    Quantizer,
     Selection,
     SwitchLayer,
     add,
@@ -199,7 +199,7 @@ class _Conversion:
                 "and no return_indices"
             )
         x = self._input(node)
-        self.new[node] = self._module(node, MaxPool(*sizes), x)
+        self.new[node] = self._module(node, CodedMaxPool(*sizes), x)
         self.signed[self.new[node]] = self.signed[x]
 
     def _mean_pool(self, node: fx.Node) -> None:
@@ -224,9 +224,9 @@ class _Conversion:
     def _codes(self, node: fx.Node, x: fx.Node, signed: bool, limit: float | None = None) -> None:
         is_switched = any(reader in self.indices for reader in self._reading_layers(node))
         widths = tuple(bits for _, bits in self.selection.choices) if is_switched else (MASTER_WIDTH,)
-        self.new[node] = self._module(node, Codes(signed, limit, widths), x, suffix="codes")
+        self.new[node] = self._module(node, Quantizer(signed, limit, widths), x, suffix="codes")
         self.signed[self.new[node]] = signed
-        is_stem = sum(isinstance(module, Codes) for module in self.root.modules()) == 2
+        is_stem = sum(isinstance(module, Quantizer) for module in self.root.modules()) == 2
         if self.wants_controller and is_stem:
             self._insert_controller(node, signed)
 

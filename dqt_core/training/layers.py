@@ -143,7 +143,7 @@ class Shared(nn.Module):
         self.keeps, self._last = keeps, (None, None)
 
 
-class Codes(Shared):
+class Quantizer(Shared):
     """Round real activations to master codes with a learned step.
 
     Parameters
@@ -327,7 +327,7 @@ class SwitchLayer(Shared):
         return out
 
 
-class MaxPool(nn.Module):
+class CodedMaxPool(nn.Module):
     """Max-pool on codes."""
 
     def __init__(self, kernel: int, stride: int, padding: int) -> None:
@@ -353,8 +353,8 @@ def add(x: Tensor | Coded, y: Tensor | Coded) -> Tensor:
 
 @contextmanager
 def calibrating(module: nn.Module) -> Iterator[None]:
-    """Within, every `Codes` of the module takes its step from what passes through it."""
-    quantizers = [m for m in module.modules() if isinstance(m, Codes)]
+    """Within, every `Quantizer` of the module takes its step from what passes through it."""
+    quantizers = [m for m in module.modules() if isinstance(m, Quantizer)]
     for quantizer in quantizers:
         quantizer.is_calibrating = True
     try:

@@ -16,6 +16,7 @@ from dqt_core.program import (
     Choose,
     Conv,
     Lookup,
+    MaxPool,
     Op,
     Program,
     Requantize,
@@ -23,10 +24,9 @@ from dqt_core.program import (
     SumPool,
     Term,
 )
-from dqt_core.program import MaxPool as MaxPoolOp
 from dqt_core.training import straight_through
 from dqt_core.training.controller import Controller
-from dqt_core.training.layers import Codes, MaxPool, MeanPool, SwitchLayer, add
+from dqt_core.training.layers import CodedMaxPool, MeanPool, Quantizer, SwitchLayer, add
 from dqt_core.training.network import NestedNet
 
 Reals = NDArray[np.float64]
@@ -139,19 +139,19 @@ class _Lowering:
         return self._lower_module(str(node.target), module, arguments[0])
 
     def _lower_module(self, name: str, module: torch.nn.Module, x: _Value) -> _Value:
-        if isinstance(module, Codes):
+        if isinstance(module, Quantizer):
             return self._input_codes(name, module) if x is None else self._codes(name, module, _terms(x))
         assert isinstance(x, _CodedValue), f"{name} reads codes; convert inserts them"
         if isinstance(module, SwitchLayer):
             return [self._conv(name, module, x)]
-        if isinstance(module, MaxPool):
+        if isinstance(module, CodedMaxPool):
             return self._max_pool(name, module, x)
         if isinstance(module, MeanPool):
             return [self._sum_pool(name, x)]
         assert isinstance(module, Controller), f"convert makes no {type(module).__name__}"
         return self._controller(name, module, x)
 
-    def _input_codes(self, name: str, module: Codes) -> _CodedValue:
+    def _input_codes(self, name: str, module: Quantizer) -> _CodedValue:
         table = torch.from_numpy(normalization_table(self.net.mean, self.net.std))
         codes = straight_through.quantize(table, module.log_step, *module.range).numpy().astype(np.int8)
         self.ops.append(Lookup(codes, name, IMAGE))
@@ -159,7 +159,7 @@ class _Lowering:
         return _CodedValue(name, _step(module.log_step).item(), module.signed, (height, width))
 
     def _codes(
-        self, name: str, module: Codes, terms: list[_RealTerm], controller: bool = False
+        self, name: str, module: Quantizer, terms: list[_RealTerm], controller: bool = False
     ) -> _CodedValue:
         step = _step(module.log_step).item()
         r, lowered = _fixed_point(terms, step)
@@ -195,8 +195,8 @@ class _Lowering:
         ratio = gain * _step(layer.log_step).reshape(1, -1) * x.step / (2 if is_floor else 1)
         return _RealTerm(out, ratio, bias, terms * largest_weight * x.largest, layer.index)
 
-    def _max_pool(self, name: str, module: MaxPool, x: _CodedValue) -> _CodedValue:
-        self.ops.append(MaxPoolOp(module.kernel, module.stride, module.padding, x.name, name))
+    def _max_pool(self, name: str, module: CodedMaxPool, x: _CodedValue) -> _CodedValue:
+        self.ops.append(MaxPool(module.kernel, module.stride, module.padding, x.name, name))
         return _CodedValue(name, x.step, x.signed, self._shape_of(name))
 
     def _sum_pool(self, name: str, x: _CodedValue, controller: bool = False) -> _RealTerm:
