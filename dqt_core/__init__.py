@@ -20,6 +20,7 @@ from dqt_core.program import Program, ProgramError, load
 
 if TYPE_CHECKING:
     from dqt_core.evaluation import allocate, cost, results
+    from dqt_core.evaluation.cascade import cascade
     from dqt_core.training import models, objective, train
     from dqt_core.training.conversion import convert
     from dqt_core.training.lowering import lower
@@ -29,6 +30,7 @@ __all__ = [
     "Program",
     "ProgramError",
     "allocate",
+    "cascade",
     "convert",
     "cost",
     "data",
@@ -46,6 +48,7 @@ __all__ = [
 # name: its module, and what of the module; None: the module itself
 _AT_FIRST_USE = {
     "allocate": ("dqt_core.evaluation.allocate", None),
+    "cascade": ("dqt_core.evaluation.cascade", "cascade"),
     "convert": ("dqt_core.training.conversion", "convert"),
     "cost": ("dqt_core.evaluation.cost", None),
     "lower": ("dqt_core.training.lowering", "lower"),

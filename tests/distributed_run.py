@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from small_nets import digits, nested_net, seeded, state
+from small_nets import digits, nested_net, same_loss, seeded, state
 from torch import nn
 
 from dqt_core import train
@@ -19,6 +19,7 @@ STEPS, EVERY, KILLED_AT = 9, 3, 7
 RECIPE = train.Recipe(epochs=STEPS / 44, batch_size=32, microbatch=8, lr=0.05, precision="no")
 
 
+@same_loss
 class Mortal(Objective):
     """An objective whose second process kills itself in a step, the first time."""
 

@@ -1,5 +1,6 @@
 """Several processes train what one process trains; one of them is killed, and nothing but time is lost."""
 
+import copy
 import json
 import os
 import shutil
@@ -149,6 +150,6 @@ def test_microbatches_that_cannot_be_shared_out_are_refused(batch, micro, proces
 def test_another_number_of_microbatches_is_another_run(tmp_path):
     recipe = train.Recipe(1 / 44, batch_size=32, microbatch=16, precision="no")
     net = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 10))
-    train.fit(net, digits(), recipe, out=tmp_path)
+    train.fit(copy.deepcopy(net), digits(), recipe, out=tmp_path)
     with pytest.raises(ValueError, match=r"another run: microbatches=2, this one has microbatches=4"):
         train.fit(net, digits(), train.Recipe(**{**vars(recipe), "microbatch": 8}), out=tmp_path)

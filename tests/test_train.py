@@ -2,7 +2,6 @@
 
 import copy
 import dataclasses
-import json
 import os
 import shutil
 import signal
@@ -15,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_nets import CourseNet, assert_equal_states, digits, nested_net, seeded, state, tensors
+from small_nets import CourseNet, assert_equal_states, digits, nested_net, same_loss, seeded, state, tensors
 from torch import nn
 
 from dqt_core import convert, data, models, train
@@ -93,7 +92,7 @@ def test_the_network_computes_in_float32_after_bf16_training(ends_with):
         seen.append(net.conv2(torch.ones(1, 6, 4, 4)).dtype)
         if ends_with == "error":
             raise Killed
-        return train.cross_entropy(net, images, labels, progress)
+        return train.CrossEntropy()(net, images, labels, progress)
 
     try:
         train.fit(net, digits(), recipe, loss)
@@ -112,7 +111,7 @@ def test_precisions_may_follow_each_other(precision):
 
     def loss(net, images, labels, progress):
         seen.append(torch.mm(torch.ones(1, 1), torch.ones(1, 1)).dtype)
-        return train.cross_entropy(net, images, labels, progress)
+        return train.CrossEntropy()(net, images, labels, progress)
 
     for each in (precision, "no", "bf16"):
         recipe = dataclasses.replace(RECIPE, epochs=1 / 44, precision=each)
@@ -137,6 +136,7 @@ def test_a_copy_of_a_trained_network_has_weights_of_its_own():
 def run_until_killed(folder):
     """The other process: train, and stand still in the middle of step 7, two steps behind a checkpoint."""
 
+    @same_loss
     class Halting(Objective):
         def __call__(self, net, images, labels, progress):
             if round(progress * STEPS) == 7:
@@ -147,23 +147,23 @@ def run_until_killed(folder):
     train.fit(nested_net(), digits(), RECIPE, Halting(beta=0.1), folder, checkpoint_every=EVERY)
 
 
-def resumed(folder, seed):
+def resumed(folder):
     """The weights, the history and the steps of a run that goes on from a folder."""
     steps = []
 
+    @same_loss
     class Recording(Objective):
         def __call__(self, net, images, labels, progress):
             steps.append(round(progress * STEPS))
             return super().__call__(net, images, labels, progress)
 
-    net = nested_net(seed)
+    net = nested_net()
     history = train.fit(net, digits(), RECIPE, Recording(beta=0.1), folder, checkpoint_every=EVERY)
     return state(net), history, steps
 
 
 def assert_continued(folder, uninterrupted, first):
-    other_weights = 9 if first else 0  # where there is a checkpoint, all must come from it
-    weights, history, steps = resumed(folder, other_weights)
+    weights, history, steps = resumed(folder)
     assert steps == list(range(first, STEPS))
     assert history == uninterrupted[1]
     assert_equal_states(weights, uninterrupted[0])
@@ -254,30 +254,31 @@ def test_another_loss_or_data_set_in_the_same_folder_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"beta=0\.1.*beta=0\.2"):
         train.fit(nested_net(), digits(), recipe, Objective(beta=0.2), out=tmp_path)
     other = dataclasses.replace(digits(), train_images=digits().train_images[::-1].copy())
-    with pytest.raises(ValueError, match=r"train_images='[0-9a-f]{64}', .* give what it was made with"):
+    with pytest.raises(ValueError, match=r"images='[0-9a-f]{64}', .* give what it was made with"):
         train.fit(nested_net(), other, recipe, Objective(beta=0.1), out=tmp_path)
 
 
-def test_earlier_checkpoints_are_gone_on_from(tmp_path):
-    """What later versions can do stands in a checkpoint only where it is used."""
-    fitted(nested_net(), dataclasses.replace(RECIPE, epochs=1 / 44), out=tmp_path)
-    made = json.loads((tmp_path / "last" / "run.json").read_text())["run"]
-    assert made.keys() == {
-        *(
-            "epochs",
-            "lr",
-            "batch_size",
-            "seed",
-            "precision",
-            "warmup",
-            "weight_decay",
-            "clip",
-            "augment",
-            "flip",
-        ),
-        *("alpha", "beta", "consistency_widths", "target_bitops", "controller_from", "temperature"),
-        *("controller_share", "train_images"),
-    }
+def relabelled():
+    return dataclasses.replace(digits(), train_labels=digits().train_labels[::-1].copy())
+
+
+@pytest.mark.parametrize(
+    ("named", "other"),
+    [
+        ("labels", {"dataset": relabelled()}),
+        ("mean", {"dataset": dataclasses.replace(digits(), mean=(0.1, 0.2, 0.3))}),
+        ("start", {"net": nested_net(seed=1)}),
+        ("rounding", {"net": nested_net(rounding="floor")}),
+        ("choices", {"net": nested_net(widths=(3, 8))}),
+        ("loss", {"loss": lambda net, images, labels, progress: (net(images, 8).sum(), {})}),
+    ],
+)
+def test_whatever_shapes_a_run_tells_it_from_another(tmp_path, named, other):
+    recipe = dataclasses.replace(RECIPE, epochs=1 / 44)
+    given = {"net": nested_net(), "dataset": digits(), "loss": Objective(beta=0.1)}
+    train.fit(**given, recipe=recipe, out=tmp_path)
+    with pytest.raises(ValueError, match=f"was made by another run: .*{named}=.* or another folder"):
+        train.fit(**(given | {"net": nested_net()} | other), recipe=recipe, out=tmp_path)
 
 
 def test_another_teacher_is_another_run(tmp_path):
@@ -312,7 +313,7 @@ def test_a_loss_that_is_not_finite_names_its_step(value):
     net = float_net()
 
     def loss(net, images, labels, progress):
-        result, figures = train.cross_entropy(net, images, labels, progress)
+        result, figures = train.CrossEntropy()(net, images, labels, progress)
         return result * float(value if round(progress * STEPS) == 2 else 1), figures
 
     before = []
@@ -381,10 +382,10 @@ def test_schedule_rises_then_falls_as_a_cosine():
 def test_optimizers_group_parameters():
     net = nested_net()
     names = {id(parameter): name for name, parameter in net.named_parameters()}
-    sgd, adam = train.optimizers(net, lr=0.3, weight_decay=0.01)
+    sgd, adam = train.optimizers(net, lr=0.3, weight_decay=0.01, bias_rate=16)
     assert (sgd.defaults["momentum"], sgd.defaults["nesterov"]) == (0.9, True)
     groups = [{names[id(p)] for p in group["params"]} for group in sgd.param_groups + adam.param_groups]
-    decayed, plain, steps, controller = groups
+    decayed, plain, biases, steps, controller = groups
     assert sum(map(len, groups)) == len(names) == len(set.union(*groups))
     assert decayed == {f"graph.{layer}.weight" for layer in ("conv1", "conv2", "conv3", "fc")}
     assert all(name.endswith("log_step") for name in steps)
@@ -393,9 +394,10 @@ def test_optimizers_group_parameters():
         f"graph.controller.{fc}.{kind}" for fc in ("fc1", "fc2") for kind in ("weight", "bias")
     }
     assert {"graph.conv2.norms.1.weight", "graph.fc.bias"} < plain
+    assert biases == {name for name in names.values() if name.endswith(".bias") and ".norms." in name}
     rates = [group["lr"] for group in sgd.param_groups + adam.param_groups]
-    assert rates == [0.3, 0.3, 2e-3, 1e-2]
-    assert [group["weight_decay"] for group in sgd.param_groups + adam.param_groups] == [0.01, 0, 0, 0]
+    assert rates == [0.3, 0.3, 0.3 * 16, 2e-3, 1e-2]
+    assert [group["weight_decay"] for group in sgd.param_groups + adam.param_groups] == [0.01, 0, 0, 0, 0]
 
 
 def test_gradients_are_clipped():
@@ -448,9 +450,65 @@ def test_augment_repeats_with_the_seed():
 @pytest.mark.parametrize("options", [{"augment": False}, {"flip": False}, {}], ids=str)
 def test_fit_augments_as_its_recipe_says(options, monkeypatch):
     calls, augment = [], train.augment
-    monkeypatch.setattr(train, "augment", lambda x, flip: calls.append(flip) or augment(x, flip))
+    monkeypatch.setattr(train, "augment", lambda x, *how: calls.append(how) or augment(x, *how))
     train.fit(float_net(), digits(), dataclasses.replace(RECIPE, epochs=1 / 44, **options))
-    assert calls == ([] if "augment" in options else [options.get("flip", True)])
+    assert calls == ([] if "augment" in options else [(options.get("flip", True), 1.0)])
+
+
+def test_small_crops_are_cut_at_first_alone(monkeypatch):
+    sizes, augment = [], train.augment
+    monkeypatch.setattr(
+        train, "augment", lambda *given: sizes.append(augment(*given).shape) or augment(*given)
+    )
+    recipe = dataclasses.replace(RECIPE, epochs=4 / 44, small_crops=0.5)
+    train.fit(float_net(), digits(), recipe)
+    assert [tuple(shape[1:]) for shape in sizes] == [(24, 24, 3)] * 2 + [(32, 32, 3)] * 2
+
+
+def test_a_small_crop_is_a_part_of_the_padded_image():
+    images = torch.arange(8 * 8, dtype=torch.uint8).reshape(1, 8, 8, 1).expand(64, 8, 8, 1)
+    torch.manual_seed(0)
+    crops = train.augment(images, flip=False, part=0.75)
+    assert crops.shape == (64, 6, 6, 1)
+    rows = {tuple((crop[:, 0, 0] // 8).tolist()) for crop in crops}
+    padded = [4, 3, 2, 1, *range(8), 6, 5, 4, 3]
+    assert rows <= {tuple(padded[first : first + 6]) for first in range(11)}
+    assert len(rows) > 8
+
+
+def test_small_crops_need_images_that_are_cut_here():
+    with pytest.raises(ValueError, match=r"small_crops=0\.5 needs images in memory, augmented here"):
+        train.fit(float_net(), digits(), dataclasses.replace(RECIPE, small_crops=0.5, augment=False))
+
+
+def test_the_average_of_the_weights_is_what_a_network_ends_with(tmp_path):
+    recipe, seen = dataclasses.replace(RECIPE, epochs=3 / 44, average=0.75), []
+
+    def loss(net, images, labels, progress):
+        seen.append(state(net)["conv2.weight"])
+        return train.CrossEntropy()(net, images, labels, progress)
+
+    plain = float_net()
+    train.fit(plain, digits(), dataclasses.replace(recipe, average=None), loss)
+    weights = [*seen, state(plain)["conv2.weight"]]
+    expected = weights[0]
+    for after in weights[1:]:
+        expected = 0.75 * expected + 0.25 * after
+    net = float_net()
+    train.fit(net, digits(), recipe, out=tmp_path)
+    torch.testing.assert_close(state(net)["conv2.weight"], expected)
+    again = float_net()
+    train.fit(again, digits(), recipe, out=tmp_path)
+    assert_equal_states(state(again), state(net))
+
+
+def test_compiled_passes_train_the_same_network():
+    net, plain = float_net(), float_net()
+    recipe = dataclasses.replace(RECIPE, epochs=2 / 44, precision="no")
+    train.fit(plain, digits(), recipe)
+    train.fit(net, digits(), dataclasses.replace(recipe, compiled=True))
+    for name, value in state(plain).items():
+        torch.testing.assert_close(state(net)[name], value, atol=1e-4, rtol=1e-3)
 
 
 def test_normalize_is_the_formula():

@@ -3,6 +3,7 @@
 ========== ==================================================================================
 `cost`     bit operations, transitions, bytes, by one definition
 `allocate` the best static widths within a budget of bit operations
+`cascade`  looking twice: narrow for all images, wider for the doubtful
 `results`  a program run over a data set, counted, and written down with its provenance
 ========== ==================================================================================
 """

@@ -31,15 +31,35 @@ from dqt_core.training.network import NestedNet
 Loss = Callable[[nn.Module, Tensor, Tensor, float], tuple[Tensor, dict[str, float]]]
 
 
-def cross_entropy(
-    net: nn.Module, images: Tensor, labels: Tensor, progress: float
-) -> tuple[Tensor, dict[str, float]]:
-    """The loss of an ordinary float network; see `objective.Objective` for nested codes."""
-    loss = functional.cross_entropy(net(images).float(), labels)
-    return loss, {"loss": loss.item()}
+@dataclass
+class CrossEntropy:
+    """The loss of an ordinary float network; see `objective.Objective` for nested codes.
+
+    Attributes
+    ----------
+    smoothing : float
+        Part of every label, 0..1, that is spread evenly over all classes.
+
+    Examples
+    --------
+    >>> logits = torch.tensor([[2.0, 0.0]])
+    >>> CrossEntropy()(lambda images: logits, torch.zeros(1), torch.tensor([0]), 0.0)[0]
+    tensor(0.1269)
+    """
+
+    smoothing: float = 0.0
+
+    def __call__(
+        self, net: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, progress: float
+    ) -> tuple[Tensor, dict[str, float]]:
+        """The mean over a batch, and the same for the log."""
+        loss = functional.cross_entropy(net(images).float(), labels, label_smoothing=self.smoothing)
+        return loss, {"loss": loss.item()}
 
 
-def optimizers(net: nn.Module, lr: float, weight_decay: float = 5e-4) -> list[torch.optim.Optimizer]:
+def optimizers(
+    net: nn.Module, lr: float, weight_decay: float = 5e-4, bias_rate: float = 1.0
+) -> list[torch.optim.Optimizer]:
     """SGD with Nesterov momentum for weights, Adam for log steps and the controller.
 
     Parameters
@@ -50,6 +70,8 @@ def optimizers(net: nn.Module, lr: float, weight_decay: float = 5e-4) -> list[to
         Peak learning rate of SGD.
     weight_decay : float
         For weights of convolutions and linear layers alone.
+    bias_rate : float
+        How many times faster the biases of batch norms learn.
 
     Returns
     -------
@@ -63,6 +85,8 @@ def optimizers(net: nn.Module, lr: float, weight_decay: float = 5e-4) -> list[to
     """
     decayed: list[nn.Parameter] = []
     plain: list[nn.Parameter] = []
+    biases: list[nn.Parameter] = []
+    norms = {f"{name}.bias" for name, part in net.named_modules() if isinstance(part, nn.BatchNorm2d)}
     steps: list[nn.Parameter] = []
     controller: list[nn.Parameter] = []
     for name, parameter in net.named_parameters():
@@ -70,9 +94,16 @@ def optimizers(net: nn.Module, lr: float, weight_decay: float = 5e-4) -> list[to
             steps.append(parameter)
         elif ".controller." in f".{name}":
             controller.append(parameter)
+        elif name in norms:
+            biases.append(parameter)
         else:
             (decayed if parameter.ndim > 1 else plain).append(parameter)
-    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    groups = [
+        {"params": decayed, "weight_decay": weight_decay},
+        {"params": plain, "weight_decay": 0.0},
+        {"params": biases, "weight_decay": 0.0, "lr": lr * bias_rate},
+    ]
+    groups = [group for group in groups if group["params"]]
     result: list[torch.optim.Optimizer] = [torch.optim.SGD(groups, lr=lr, momentum=0.9, nesterov=True)]
     adaptive = [{"params": steps, "lr": 2e-3}, {"params": controller, "lr": 1e-2}]
     if steps or controller:
@@ -104,6 +135,17 @@ class Recipe:
         Random crop after reflection padding by 4, and horizontal flip.
     flip : bool
         False leaves the flip out (digits).
+    clip : float, optional
+        Largest norm of the gradient of all weights together.
+    bias_rate : float
+        How many times faster the biases of batch norms learn.
+    small_crops : float
+        Part of the training, 0..1, from its start, whose crops have three quarters of the image's side.
+    average : float, optional
+        Decay of a running average of the weights, a step; the network ends with the average.
+    compiled : bool
+        Whether the network's passes are compiled by `torch.compile`, which fuses what works on single
+        elements. It needs a C++ compiler, takes a minute the first time, and gives other roundings.
     """
 
     epochs: float
@@ -113,13 +155,17 @@ class Recipe:
     precision: str = "bf16"
     warmup: float = 0.15
     weight_decay: float = 5e-4
-    clip: float = 1.0
+    clip: float | None = 1.0
+    bias_rate: float = 1.0
+    small_crops: float = 0.0
+    average: float | None = None
     augment: bool = True
     flip: bool = True
     microbatch: int | None = None
+    compiled: bool = False
 
 
-def augment(images: Tensor, flip: bool = True) -> Tensor:
+def augment(images: Tensor, flip: bool = True, part: float = 1.0) -> Tensor:
     """Random crop after reflection padding by 4 pixels, then a random horizontal flip.
 
     Parameters
@@ -127,10 +173,12 @@ def augment(images: Tensor, flip: bool = True) -> Tensor:
     images : uint8 tensor, (N, H, W, C)
     flip : bool
         Whether to mirror half of the images.
+    part : float
+        Of the image's sides that a crop has.
 
     Returns
     -------
-    uint8 tensor, (N, H, W, C)
+    uint8 tensor, (N, part * H, part * W, C)
         Drawn from torch's global generator.
 
     Examples
@@ -138,15 +186,19 @@ def augment(images: Tensor, flip: bool = True) -> Tensor:
     >>> augment(torch.zeros(2, 32, 32, 3, dtype=torch.uint8)).shape
     torch.Size([2, 32, 32, 3])
     """
-    n, height, width, _ = images.shape
-    top, left = torch.randint(0, 9, (2, n, 1), device=images.device)
-    rows = _reflect(torch.arange(height, device=images.device) + top - 4, height)
-    columns = _reflect(torch.arange(width, device=images.device) + left - 4, width)
+    rows, columns = (_crop(size, part, len(images), images.device) for size in images.shape[1:3])
     if flip:
-        mirrored = torch.rand(n, 1, device=images.device) < 0.5
+        mirrored = torch.rand(len(images), 1, device=images.device) < 0.5
         columns = torch.where(mirrored, columns.flip(1), columns)
-    index = torch.arange(n, device=images.device)[:, None, None]
+    index = torch.arange(len(images), device=images.device)[:, None, None]
     return images[index, rows[:, :, None], columns[:, None, :]]
+
+
+def _crop(size: int, part: float, count: int, device: torch.device) -> Tensor:
+    """Rows (or columns) of `count` crops, (count, part * size)."""
+    kept = round(part * size)
+    first = torch.randint(0, size - kept + 9, (count, 1), device=device) - 4
+    return _reflect(torch.arange(kept, device=device) + first, size)
 
 
 def _reflect(index: Tensor, size: int) -> Tensor:
@@ -180,7 +232,7 @@ def fit(
     net: nn.Module,
     dataset: Dataset | ImageStream,
     recipe: Recipe,
-    loss: Loss = cross_entropy,
+    loss: Loss = CrossEntropy(),  # noqa: B008 (no call changes it)
     out: str | Path | None = None,
     checkpoint_every: int = 200,
 ) -> list[dict[str, float]]:
@@ -213,8 +265,8 @@ def fit(
     FloatingPointError
         If the loss stops being finite.
     ValueError
-        If the folder's checkpoint was made by another run (recipe, loss or images), a batch is larger than
-        the training set, `epochs` is not positive, or the microbatches cannot be shared out evenly.
+        If the folder's checkpoint was made by another run (start, recipe, loss or images), a batch is larger
+        than the training set, `epochs` is not positive, or the microbatches cannot be shared out evenly.
 
     Notes
     -----
@@ -225,13 +277,15 @@ def fit(
     on_cpus = "LOCAL_RANK" in os.environ and not torch.accelerator.is_available()
     accelerator = Accelerator(mixed_precision=recipe.precision, cpu=on_cpus)
     batches = _Batches(dataset, recipe, accelerator)
-    optimizers_ = optimizers(net, recipe.lr, recipe.weight_decay)
+    optimizers_ = optimizers(net, recipe.lr, recipe.weight_decay, recipe.bias_rate)
     schedules = [_schedule(optimizer, recipe, batches.steps) for optimizer in optimizers_]
-    run = _description(recipe, dataset, loss, batches.microbatches)
-    checkpoint = _Checkpoint(accelerator, run, out, schedules)
     with _prepared(accelerator, net, optimizers_) as (model, prepared):
         distributed.broadcast(model)  # on the device: not every back end sends from a CPU
+        average = _Average(model, recipe.average)
+        run = _description(model, recipe, dataset, loss, batches.microbatches)
+        checkpoint = _Checkpoint(accelerator, run, out, [*schedules, average])
         history = checkpoint.restore()
+        passes: Any = torch.compile(model, dynamic=False) if recipe.compiled else model
         statistics = distributed.RunningStatistics(model, batches.microbatches)
         bar = tqdm(total=batches.steps, initial=len(history), disable=not accelerator.is_local_main_process)
         for step, microbatches in batches.start_at(len(history)):
@@ -239,7 +293,7 @@ def fit(
             parts = []
             for images, labels in microbatches:
                 with accelerator.autocast():
-                    value, figures = loss(model, images, labels, step / batches.steps)
+                    value, figures = loss(passes, images, labels, step / batches.steps)
                 accelerator.backward(value / batches.microbatches)
                 statistics.microbatch_done()
                 parts.append({**figures, "": value.item()})
@@ -247,11 +301,13 @@ def fit(
             figures = distributed.mean_figures(parts, batches.microbatches, accelerator.device)
             _require_finite(figures.pop(""), step)
             distributed.sum_gradients(model.parameters())
-            accelerator.clip_grad_norm_(model.parameters(), recipe.clip)
+            if recipe.clip is not None:
+                accelerator.clip_grad_norm_(model.parameters(), recipe.clip)
             for optimizer, schedule in zip(prepared, schedules, strict=True):
                 optimizer.step()
                 schedule.step()
                 optimizer.zero_grad()
+            average.update()
             history.append({"step": step, **figures})
             bar.set_postfix(figures)
             bar.update()
@@ -259,6 +315,7 @@ def fit(
                 distributed.require_equal(model)
                 checkpoint.save(history)
         bar.close()
+        average.finish()
     return history
 
 
@@ -274,6 +331,32 @@ def _prepared(
         yield model.train(), prepared
     finally:
         accelerator.unwrap_model(model, keep_fp32_wrapper=False).eval().cpu()
+
+
+class _Average:
+    """A running average of the weights and statistics, which the network ends with; none without a decay."""
+
+    def __init__(self, model: nn.Module, decay: float | None) -> None:
+        self.model, self.decay = model, decay
+        self.kept = [] if decay is None else [tensor.clone() for tensor in self._tensors()]
+
+    def _tensors(self) -> list[Tensor]:
+        return [tensor for tensor in self.model.state_dict().values() if tensor.is_floating_point()]
+
+    def update(self) -> None:
+        if self.decay is not None:
+            torch._foreach_lerp_(self.kept, self._tensors(), 1 - self.decay)
+
+    def finish(self) -> None:
+        if self.decay is not None:
+            torch._foreach_copy_(self._tensors(), self.kept)
+
+    def state_dict(self) -> dict[str, Tensor]:  # for a checkpoint
+        return {str(i): tensor for i, tensor in enumerate(self.kept)}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        for i, tensor in enumerate(self.kept):
+            tensor.copy_(state[str(i)])
 
 
 def _channels_last(net: nn.Module) -> nn.Module:
@@ -309,6 +392,10 @@ class _Batches:
             self.images = torch.from_numpy(dataset.train_images).to(self.device)
             self.labels = torch.from_numpy(dataset.train_labels).to(self.device)
         self.count = len(dataset if isinstance(dataset, ImageStream) else dataset.train_labels)
+        if recipe.small_crops and (self.stream or not recipe.augment):
+            raise ValueError(
+                f"small_crops={recipe.small_crops} needs images in memory, augmented here; set it to 0"
+            )
         if recipe.epochs <= 0:
             raise ValueError(f"epochs={recipe.epochs}, expected a positive number; fractions are allowed")
         self.per_epoch = self.count // recipe.batch_size
@@ -329,10 +416,11 @@ class _Batches:
     def _served(self, first: int) -> Iterator[tuple[Tensor, Tensor]]:
         plan = self._plan(first)
         if self.stream is None:
-            for seed, _, index in plan:
+            for number, (seed, _, index) in enumerate(plan):
                 torch.manual_seed(seed)
                 mine = index.to(self.device)
-                yield self._input(self.images[mine]), self.labels[mine]
+                step = first + number // len(self.mine)
+                yield self._input(self.images[mine], step), self.labels[mine]
             return
         plan, keys = itertools.tee(plan)
         read = self.stream.batches((epoch, index) for _, epoch, index in keys)
@@ -355,9 +443,10 @@ class _Batches:
                 seed = (self.recipe.seed * 1_000_003 + step) * self.microbatches + i
                 yield seed, epoch, batch[i :: self.microbatches]
 
-    def _input(self, images: Tensor) -> Tensor:
+    def _input(self, images: Tensor, step: int) -> Tensor:
         if self.recipe.augment:
-            images = augment(images, self.recipe.flip)
+            is_small = step < self.recipe.small_crops * self.steps
+            images = augment(images, self.recipe.flip, 0.75 if is_small else 1.0)
         return normalize(images, self.table)
 
 
@@ -375,18 +464,23 @@ def _microbatches(recipe: Recipe, processes: int) -> int:
 
 
 def _description(
-    recipe: Recipe, dataset: Dataset | ImageStream, loss: Loss, microbatches: int
+    net: nn.Module, recipe: Recipe, dataset: Dataset | ImageStream, loss: Loss, microbatches: int
 ) -> dict[str, Any]:
-    """What a checkpoint must agree with to be gone on from."""
+    """All that shapes a run: what a checkpoint must agree with to be gone on from."""
     settings: dict[str, Any] = vars(loss) if dataclasses.is_dataclass(loss) else {}  # such as an `Objective`
-    images = dataset.digest if isinstance(dataset, ImageStream) else dataset.checksums["train_images"]
-    run = {**vars(recipe), **settings, "train_images": images, "microbatches": microbatches}
-    run.pop("microbatch")
-    # what came later is left out where it is not used: earlier checkpoints do not name it
-    later = {"microbatches": 1, "distillation": 0.0, "teacher": None}
-    run = {key: value for key, value in run.items() if key not in later or value != later[key]}
+    kind = loss if hasattr(loss, "__qualname__") else type(loss)
+    run = {**vars(recipe), **settings, "loss": f"{kind.__module__}.{kind.__qualname__}"}
+    run["microbatches"] = microbatches
+    del run["microbatch"]
     if isinstance(teacher := run.get("teacher"), nn.Module):
         run["teacher"] = distributed.digest(teacher)
+    if isinstance(dataset, ImageStream):
+        run["images"] = dataset.digest
+    else:
+        run |= {"images": dataset.checksums["train_images"], "labels": dataset.checksums["train_labels"]}
+    run |= {"mean": dataset.mean, "std": dataset.std, "start": distributed.digest(net)}
+    if isinstance(net, NestedNet):
+        run |= {"choices": net.selection.choices, "rounding": net.selection.rounding}
     plain: dict[str, Any] = json.loads(json.dumps(run))
     return plain
 
@@ -400,12 +494,11 @@ class _Checkpoint:
     """Writes the run's state beside the last one, then swaps the two: a kill leaves a whole checkpoint."""
 
     def __init__(
-        self, accelerator: Accelerator, run: dict[str, Any], out: str | Path | None, schedules: list[Any]
+        self, accelerator: Accelerator, run: dict[str, Any], out: str | Path | None, states: list[Any]
     ) -> None:
         self.accelerator, self.run = accelerator, run
         self.folder = None if out is None else Path(out)
-        for schedule in schedules:
-            accelerator.register_for_checkpointing(schedule)
+        accelerator.register_for_checkpointing(*states)
 
     def restore(self) -> list[dict[str, float]]:
         if self.folder is None:

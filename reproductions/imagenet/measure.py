@@ -84,7 +84,7 @@ def steps(batch: int, repeats: int) -> dict[str, Any]:
         return seconds(step, repeats)
 
     teacher = models.resnet50()
-    found: dict[str, Any] = {"batch": batch, "float": timed(models.resnet50(), train.cross_entropy)}
+    found: dict[str, Any] = {"batch": batch, "float": timed(models.resnet50(), train.CrossEntropy())}
     for widths in WIDTH_SETS:
         net = convert(
             models.resnet50().eval(),
