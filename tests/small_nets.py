@@ -4,7 +4,7 @@ import functools
 
 import numpy as np
 import torch
-from dqt_core.objective import Objective
+from dqt_core.training.objective import Objective
 from torch import nn
 from torch.nn import functional
 
