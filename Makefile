@@ -58,10 +58,11 @@ test: $(STAMP) lint ## style, types, unit tests, doctests, the reproduction note
 		--numprocesses $(WORKERS) --no-loadscope-reorder \
 		--nbval --nbval-current-env --nbval-sanitize-with tests/sanitize.cfg
 
-lint: $(STAMP) ## ruff and mypy
+lint: $(STAMP) ## style, types, and which room imports which
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 format: $(STAMP) ## let ruff rewrite what it can
 	$(BIN)/ruff check --fix .
@@ -115,4 +116,4 @@ gpu-train: ## train ResNet-18 at full width on this machine's GPU (PYTHON, DQT_D
 		--nested-epochs 20 --out runs/resnet18_cifar_64
 
 clean: ## remove what was built; the environment stays
-	rm -rf _build build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf _build build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

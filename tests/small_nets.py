@@ -4,11 +4,11 @@ import functools
 
 import numpy as np
 import torch
-from dqt_core.training.objective import Objective
 from torch import nn
 from torch.nn import functional
 
 from dqt_core import convert, data
+from dqt_core.training.objective import Objective
 
 torch.set_num_threads(1)
 
