@@ -58,10 +58,11 @@ test: $(STAMP) lint ## style, types, unit tests, doctests, the reproduction note
 		--numprocesses $(WORKERS) --no-loadscope-reorder \
 		--nbval --nbval-current-env --nbval-sanitize-with tests/sanitize.cfg
 
-lint: $(STAMP) ## ruff and mypy
+lint: $(STAMP) ## style, types, and which room imports which
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 format: $(STAMP) ## let ruff rewrite what it can
 	$(BIN)/ruff check --fix .
@@ -79,19 +80,19 @@ export: $(STAMP) ## the shipped network for digits as an ONNX and a C file, in _
 		--onnx _build/export/digits.onnx --c _build/export/digits.c
 
 book: $(STAMP) ## build the book and its slides into _build/html
-	$(RUN) book/build.py
+	$(RUN) -m dqt_book.pages.build
 
 book-report: $(STAMP) ## build the book twice; print its times, the weight of each page, what axe-core finds
-	$(RUN) book/report.py
+	$(RUN) -m dqt_book.pages.report
 
 hand-out: book ## print the workshop's hand-out to _build/hand-out.pdf (needs Chromium)
-	$(RUN) book/workshop/print_hand_out.py
+	$(RUN) -m dqt_book.pages.hand_out
 
 assignments: $(STAMP) ## write the assignments into _build/assignments: release/ for students, source/ for instructors
-	$(RUN) book/assignments/course.py make
+	$(RUN) -m dqt_book.assignments.course make
 
 grade: $(STAMP) ## grade the notebooks in SUBMISSIONS=DIR, which are DIR/STUDENT/a1/a1.ipynb and so on
-	$(RUN) book/assignments/course.py grade $(SUBMISSIONS)
+	$(RUN) -m dqt_book.assignments.course grade $(SUBMISSIONS)
 
 publish-notebooks: ## put the notebooks of the built book on the branch `notebooks` of origin, for Colab and Binder
 	@test -d _build/html/_notebooks || { echo "there are no notebooks yet: make book" >&2; exit 1; }
@@ -104,15 +105,15 @@ publish-notebooks: ## put the notebooks of the built book on the branch `noteboo
 # hypothesis, and nothing of the environment above. Without such a Python: make venv, then
 # .venv/bin/pip install cupy-cuda13x (or cupy-cuda12x), then make gpu PYTHON=.venv/bin/python
 gpu: ## tests, measurements and sanitizer on this machine's GPU (PYTHON=python3 is used as it is)
-	$(PYTHON) benchmarks/gpu/run.py
+	$(PYTHON) -m benchmarks.gpu.run
 
 bench: $(STAMP) ## measure this machine's CPU against torch and ONNX Runtime, on one thread and on all
-	OMP_NUM_THREADS=1 $(RUN) benchmarks/cpu.py --threads 1 --out reproductions/results/cpu/one-thread.json
-	env -u OMP_WAIT_POLICY $(RUN) benchmarks/cpu.py --out reproductions/results/cpu/all-threads.json
+	OMP_NUM_THREADS=1 $(RUN) -m benchmarks.cpu --threads 1 --out reproductions/results/cpu/one-thread.json
+	env -u OMP_WAIT_POLICY $(RUN) -m benchmarks.cpu --out reproductions/results/cpu/all-threads.json
 
 gpu-train: ## train ResNet-18 at full width on this machine's GPU (PYTHON, DQT_DATA); goes on where it stopped
-	PYTHONPATH=. $(PYTHON) reproductions/train_resnet18.py --dataset cifar10 --width-multiplier 1 --epochs 100 \
+	$(PYTHON) -m reproductions.cifar10.train --dataset cifar10 --width-multiplier 1 --epochs 100 \
 		--nested-epochs 20 --out runs/resnet18_cifar_64
 
 clean: ## remove what was built; the environment stays
-	rm -rf _build build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf _build build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

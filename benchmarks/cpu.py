@@ -1,6 +1,6 @@
 """Time of the integer program on this CPU against its peers, in one run: ``make bench``.
 
-    python benchmarks/cpu.py --threads 1 --out reproductions/results/cpu/one-thread.json
+    python -m benchmarks.cpu --threads 1 --out reproductions/results/cpu/one-thread.json
 
 Rows take turns, so that what else the machine does falls on all of them; the ratios count, the milliseconds
 do not. With one thread the clock is that of the process, which stands still while others run. The record is
@@ -22,17 +22,14 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks" / "gpu"), str(ROOT / "benchmarks")]
-
-import networks
 import torch
 
+from benchmarks.gpu import networks
 from dqt_core import cost, load, nested, results
 from dqt_core.backends import numba_cpu
 from dqt_core.program import Conv
 
+ROOT = Path(__file__).resolve().parents[1]
 SCHEMA = "dqt-cpu-1"
 FLAGS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
 MASK = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}
@@ -151,7 +148,7 @@ def network(bench, name, program, batches, exact, compiled=False):
     require_digest(program, every, widths, exact)
     macs = sum(size.macs for size in cost.layer_sizes(program))
     with tempfile.TemporaryDirectory() as folder:
-        import cpu_peers as peers
+        from benchmarks import cpu_peers as peers
 
         plain = peers.onnx_file(program, f"{folder}/float.onnx")
         quantized = peers.quantized_file(plain, f"{folder}/int8.onnx", every[:8])
@@ -332,7 +329,7 @@ def growth(bench):
 def peak_memory(bench):
     """Of a process that evaluates ResNet-50 at every width."""
     code = (
-        "import sys; sys.path.insert(0, 'benchmarks/gpu')\nimport networks, numpy as np\n"
+        "from benchmarks.gpu import networks\nimport numpy as np\n"
         "p = networks.resnet50()\nx = np.zeros((64, *p.image_shape), np.uint8)\n"
         "for width in (2, 3, 4, 6, 8): p.run(x[:16], width, 'numba')\n"
         "p.run(x, 8, 'numba')\n"
@@ -350,7 +347,8 @@ def masked(bench):
         out = f"{folder}/masked.json"
         line = [
             sys.executable,
-            __file__,
+            "-m",
+            "benchmarks.cpu",
             "--threads",
             str(bench.threads),
             "--only",
@@ -358,7 +356,7 @@ def masked(bench):
             "--out",
             out,
         ]
-        subprocess.run(line, env=os.environ | MASK, check=True)
+        subprocess.run(line, cwd=ROOT, env=os.environ | MASK, check=True)
         rows = json.loads(Path(out).read_text())["rows"]
     for row in rows:
         row["group"] += ", without VNNI"
@@ -368,7 +366,7 @@ def masked(bench):
 
 
 def masked_network(bench):
-    import cpu_peers as peers
+    from benchmarks import cpu_peers as peers
 
     program = networks.resnet18()
     images = np.random.default_rng(0).integers(0, 256, (16, *program.image_shape), np.uint8)

@@ -1,6 +1,6 @@
 """Time of one training step of ResNet-18: float, torchao's QAT, one width, K widths, K with the controller.
 
-    OMP_NUM_THREADS=1 python benchmarks/training_step.py --threads 1 --channels 16 64
+    OMP_NUM_THREADS=1 python -m benchmarks.training_step --threads 1 --channels 16 64
 
 Rows take turns, so that what else the machine does falls on all of them; the ratios count, the seconds do
 not. One pass is the forward and backward of the float network.
@@ -18,7 +18,7 @@ import torch
 from torch.nn import functional
 
 from dqt_core import convert, models, results
-from dqt_core.objective import Objective
+from dqt_core.training.objective import Objective
 
 ROOT = Path(__file__).resolve().parents[1]
 WIDTHS = (2, 3, 4, 6, 8)

@@ -1,15 +1,29 @@
 """Nested-integer quantization: codes, integer arithmetic, training, and programs that run on integers alone.
 
-``import dqt_core`` needs numpy and safetensors. Training needs torch, which is imported at the first use of
-`convert`, `lower`, `models` or `train`.
+Read three files and you have the idea: `nested` (a code of 8 bits holds the codes of all lower widths),
+`integer` (products, sums, and where a result is rounded), `program` (a network as a list of integer
+operations, and its file). `backends/numpy_ref` then runs a program in under a hundred lines.
+
+The rooms, each above those it imports: `kernels` (CUDA, and an emulator of it on the CPU), `backends` (ways
+to run a program, one digest), `export` (a program as an ONNX or a C file), `data`, `evaluation` (costs,
+records, the best widths), `training` (from a float network in torch to a program). `selftest` asks every way
+to run.
+
+``import dqt_core`` needs numpy and safetensors. What needs more is imported at its first use.
 """
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from dqt_core import allocate, cost, data, integer, nested, program, results
-from dqt_core.evaluation.cascade import cascade
+from dqt_core import data, integer, nested, program
 from dqt_core.program import Program, ProgramError, load
+
+if TYPE_CHECKING:
+    from dqt_core.evaluation import allocate, cost, results
+    from dqt_core.evaluation.cascade import cascade
+    from dqt_core.training import models, objective, train
+    from dqt_core.training.conversion import convert
+    from dqt_core.training.lowering import lower
 
 __version__ = "0.1.0"
 __all__ = [
@@ -31,19 +45,24 @@ __all__ = [
     "train",
 ]
 
-_NEED_TORCH = {
-    "convert": ("dqt_core.conversion", "convert"),
-    "lower": ("dqt_core.lowering", "lower"),
-    "models": ("dqt_core.models", None),
-    "objective": ("dqt_core.objective", None),
-    "train": ("dqt_core.train", None),
+# name: its module, and what of the module; None: the module itself
+_AT_FIRST_USE = {
+    "allocate": ("dqt_core.evaluation.allocate", None),
+    "cascade": ("dqt_core.evaluation.cascade", "cascade"),
+    "convert": ("dqt_core.training.conversion", "convert"),
+    "cost": ("dqt_core.evaluation.cost", None),
+    "lower": ("dqt_core.training.lowering", "lower"),
+    "models": ("dqt_core.training.models", None),
+    "objective": ("dqt_core.training.objective", None),
+    "results": ("dqt_core.evaluation.results", None),
+    "train": ("dqt_core.training.train", None),
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _NEED_TORCH:
+    if name not in _AT_FIRST_USE:
         raise AttributeError(f"module 'dqt_core' has no attribute {name!r}")
-    module_name, attribute = _NEED_TORCH[name]
+    module_name, attribute = _AT_FIRST_USE[name]
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:

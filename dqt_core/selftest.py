@@ -233,7 +233,7 @@ def _c(folder: Path) -> Runner:
     compiler = shutil.which(os.environ.get("CC", "cc")) or shutil.which("gcc")
     if compiler is None:
         raise NotHereError("install a C compiler, or set CC")
-    to_c = importlib.import_module("dqt_core.export_c").to_c
+    to_c = importlib.import_module("dqt_core.export.c").to_c
 
     def executable(program: Program) -> Path:
         made = folder / program.rounding

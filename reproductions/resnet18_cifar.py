@@ -40,21 +40,18 @@ backend = "auto"  # "numpy" is the reference, "torch" is fast
 out = "runs/resnet18_cifar"  # where the record and checkpoints go
 
 # %%
-import sys
 import warnings
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 
 import dqt_core
+from dqt_book import show
+from dqt_book.places import ROOT
 from dqt_core import data, results
 
-ROOT = next(p for p in [Path.cwd(), *Path.cwd().parents] if (p / "reproductions").is_dir())
 SHIPPED = ROOT / "reproductions" / "checkpoints"
 RECORDS = ROOT / "reproductions" / "results" / "resnet18_cifar"
-sys.path += [str(ROOT / "book"), str(ROOT / "reproductions")]
-import show
-
 show.style()
 warnings.filterwarnings("ignore", "IProgress")  # a progress bar in text will do
 
@@ -192,8 +189,9 @@ show.Table(["difference", "measured", "band", "status"], statuses(recorded))
 # seeds share the float network.
 
 # %% tags=["hide-input"]
-import comparison
 from IPython.display import Markdown, display
+
+from dqt_book.records import comparison
 
 
 def say(text):
@@ -360,7 +358,7 @@ for group in groups:
 #
 # What this package set out to reach, and where these networks stand. The twin is the network in torch, float32,
 # from which a program was lowered. Where the two name different classes, both were followed operation by operation
-# to the first code that differs (`dqt_core.twin`): float32 cannot tell on which side of a tie such a number lies.
+# to the first code that differs (`dqt_core.training.agreement`): float32 cannot tell on which side of a tie such a number lies.
 
 # %% tags=["hide-input"]
 for group in groups:
@@ -433,7 +431,7 @@ print(f"of {names[images.name]}")
 
 
 # %% tags=["nbval-ignore-output"]
-from train_resnet18 import load_float, train_resnet18
+from reproductions.cifar10.train import load_float, train_resnet18
 
 if profile == "train":
     trained = train_resnet18(images, ROOT / out, width_multiplier, epochs, nested_epochs, seed)

@@ -25,7 +25,7 @@
 #     papermill reproductions/resnet50_imagenet.ipynb out.ipynb -p imagenet_root DIR -p weights torchvision
 #
 # where `DIR` holds `val/<WordNet id>/` and `train/<WordNet id>/`, as ImageNet is usually unpacked. `-p profile train`
-# trains nested codes from the float network; on many GPUs `reproductions/train_imagenet.py` does the same.
+# trains nested codes from the float network; on many GPUs `reproductions.imagenet.train` does the same.
 
 # %% tags=["parameters"]
 profile = "auto"  # "evaluate", "train", "embedded", or "auto": evaluate where imagenet_root is given
@@ -40,25 +40,19 @@ limit = None  # validation images, drawn at random; None: all
 epochs = 90  # of the profile "train"
 batch_size = 256  # of "train"; batch norm sees 32 images at a time
 trained_widths = [2, 3, 4, 6, 8]  # of "train"
-packed = ""  # training images in shards, made by pack_imagenet.py; "": from imagenet_root
+packed = ""  # training images in shards, made by reproductions.imagenet.pack; "": from imagenet_root
 out = "runs/resnet50_imagenet"  # a run that was interrupted goes on from here
 
 # %%
 import json
-import sys
 import warnings
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 
-from dqt_core import results
-
-ROOT = next(p for p in [Path.cwd(), *Path.cwd().parents] if (p / "reproductions").is_dir())
-RECORDS = ROOT / "reproductions" / "results" / "resnet50_imagenet"
-sys.path += [str(ROOT / "book"), str(ROOT / "reproductions")]
-import plan_imagenet
-import show
-from imagenet_table import (
+from dqt_book import show
+from dqt_book.places import ROOT
+from dqt_book.records import imagenet_plan
+from dqt_book.records.imagenet import (
     band_rows,
     chosen,
     not_attempted_rows,
@@ -67,6 +61,9 @@ from imagenet_table import (
     short_rows,
     training_facts,
 )
+from dqt_core import results
+
+RECORDS = ROOT / "reproductions" / "results" / "resnet50_imagenet"
 
 show.style()
 warnings.filterwarnings("ignore", "IProgress")  # a progress bar in text will do
@@ -209,30 +206,30 @@ for name, record in short.items():
 # ## What a full training takes
 #
 # Decoding is where trainings on ImageNet wait. Images a second of random crops, from class folders and from shards
-# that `pack_imagenet.py` makes, with so many worker processes; "given" are the training images at hand, cut to
+# that `reproductions.imagenet.pack` makes, with so many worker processes; "given" are the training images at hand, cut to
 # 256 x 256 before, the photographs are as large as ImageNet's own. The files were in memory, where shards gain
 # nothing: they are for shared disks, of which none was at hand. With other work on the machine the images a second
 # say little, and the CPU time of an image, without workers, says more.
 
 # %% tags=["hide-input"]
-cost_record = results.read(plan_imagenet.RECORD)
+cost_record = results.read(imagenet_plan.RECORD)
 origin = cost_record["provenance"]
 print(
     f"commit {origin['commit'][:12]}, {origin['date']}, {origin['hardware']['cpu']}, "
     f"{origin['hardware']['cores']} cores, load {cost_record['load']:.0f} by other work"
 )
 head = ["images", "KB each", "stored as", "workers", "images/s", "least to most", "CPU ms each"]
-show.Table(head, plan_imagenet.reading_rows(cost_record))
+show.Table(head, imagenet_plan.reading_rows(cost_record))
 
 # %% [markdown]
 # From it, a plan for 1.28 million images and 90 epochs. Two figures are measured on a CPU: the images that a core
 # decodes in a second, and how many float steps a step of nested codes costs, all widths and the float teacher
 # included. **No figure of a GPU is measured: nothing here has been run on one.** The rate of one GPU, the price, and
-# what several GPUs lose are assumptions, printed below; `python reproductions/plan_imagenet.py` takes yours.
+# what several GPUs lose are assumptions, printed below; `python -m dqt_book.records.imagenet_plan` takes yours.
 
 # %% tags=["hide-input"]
-known = plan_imagenet.measured(cost_record, "2 3 4 6 8")
-assumed = plan_imagenet.Assumed()
+known = imagenet_plan.measured(cost_record, "2 3 4 6 8")
+assumed = imagenet_plan.Assumed()
 print(
     f"measured: a core decodes {known.decoded_per_worker:.0f} images/s; a step costs {known.step_ratio:.1f} "
     f"float steps; {known.parameters / 1e6:.1f} M parameters"
@@ -241,7 +238,7 @@ print(
     f"assumed: {assumed.gpu_images_per_second:g} images/s of float training on one GPU, of which "
     f"{assumed.scaling:.0%} remain on several; {assumed.workers} workers a GPU; {assumed.price:g} a GPU hour"
 )
-show.Table(plan_imagenet.HEAD, plan_imagenet.table(known, assumed))
+show.Table(imagenet_plan.HEAD, imagenet_plan.table(known, assumed))
 
 # %% [markdown]
 # ## Published rows
@@ -277,14 +274,14 @@ if profile != "embedded":
     arguments += ["--limit", str(limit)] * (limit is not None) + ["--sample"] * is_sample
     arguments += ["--pads-after"] * pads_after + ["--skip-unreadable"] * skip_unreadable
 if profile == "evaluate":
-    import imagenet_run
+    from reproductions.imagenet import evaluate as imagenet_run
 
     arguments += ["--out", str(ROOT / out)]
     shown(results.read(imagenet_run.run(imagenet_run.options(arguments))))
 
 # %% tags=["nbval-ignore-output"]
 if profile == "train":
-    import train_imagenet
+    from reproductions.imagenet import train as train_imagenet
 
     arguments += ["--out", str(ROOT / f"{out}_trained"), "--epochs", str(epochs)]
     arguments += ["--widths", *map(str, trained_widths)] + ["--packed", packed] * bool(packed)
@@ -302,14 +299,14 @@ if profile == "embedded":
     import numpy as np
     import torch
 
-    from dqt_core import calibration, convert, cost, data_imagenet, lower, models
+    from dqt_core import convert, cost, lower, models
+    from dqt_core.data import imagenet
+    from dqt_core.training import calibration
 
     torch.manual_seed(0)
-    photographs = data_imagenet.photographs()
+    photographs = imagenet.photographs()
     small = models.resnet50(channels=4) if network == "resnet50" else models.mobilenet_v2()
-    nested = convert(
-        small.eval(), photographs, data_imagenet.MEAN, data_imagenet.STD, widths=(4, 8), controller=False
-    )
+    nested = convert(small.eval(), photographs, imagenet.MEAN, imagenet.STD, widths=(4, 8), controller=False)
     calibration.round_once(nested)
     calibration.correct_norms(nested, [photographs])
     program = lower(nested, f"{network}_random")

@@ -25,13 +25,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 ROOT = Path(__file__).resolve().parents[1]
 REPRODUCTIONS = ROOT / "reproductions"
-# What is tested and is no package.
-sys.path += [
-    str(ROOT / "benchmarks"),
-    str(ROOT / "benchmarks" / "gpu"),
-    str(ROOT / "book"),
-    str(REPRODUCTIONS),
-]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -146,7 +139,9 @@ def book() -> Path:
 
 
 def _build_book() -> None:
-    result = subprocess.run([sys.executable, ROOT / "book" / "build.py"], capture_output=True, text=True)
+    result = subprocess.run(
+        [sys.executable, "-m", "dqt_book.pages.build"], cwd=ROOT, capture_output=True, text=True
+    )
     output = re.sub(r"\x1b\[[0-9;]*m", "", result.stdout + result.stderr).splitlines()
     complaints = [line for line in output if re.search(r"WARNING: |ERROR: |Error: ", line)]
     if result.returncode != 0:

@@ -11,8 +11,9 @@ from safetensors.torch import save_file
 from small_nets import digits, nested_net, same_loss, seeded, state
 from torch import nn
 
-from dqt_core import distributed, train
-from dqt_core.objective import Objective
+from dqt_core import train
+from dqt_core.training import distributed
+from dqt_core.training.objective import Objective
 
 STEPS, EVERY, KILLED_AT = 9, 3, 7
 RECIPE = train.Recipe(epochs=STEPS / 44, batch_size=32, microbatch=8, lr=0.05, precision="no")

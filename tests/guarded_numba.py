@@ -8,6 +8,7 @@ pages of its own too, with the line that may be read beyond it. With TEXT the ba
 planted error; where its kernels hold the text it is theirs, and they are compiled in FOLDER.
 """
 
+import importlib.util
 import itertools
 import mmap
 import os
@@ -238,14 +239,17 @@ def planted(text, replacement, folder):
     if text not in source:
         return mutated(numba_cpu, text, replacement)
     assert source.count(text) == 1, f"the kernels hold {text!r} more than once: adapt the mutant"
-    (Path(folder) / "wrong_kernels.py").write_text(source.replace(text, replacement), encoding="utf-8")
-    sys.path.append(folder)
+    file = Path(folder) / "wrong_kernels.py"
+    file.write_text(source.replace(text, replacement), encoding="utf-8")
+    spec = importlib.util.spec_from_file_location("wrong_kernels", file)
+    sys.modules["wrong_kernels"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(sys.modules["wrong_kernels"])
     return mutated(numba_cpu, "from dqt_core.backends import _numba_kernels as", "import wrong_kernels as")
 
 
 def in_a_process(script, *arguments, **environment):
     """A finished Python process, which may have crashed."""
-    paths = [Path(__file__).parents[1], os.environ.get("PYTHONPATH", "")]
+    paths = [Path(__file__).parents[1], Path(__file__).parent, os.environ.get("PYTHONPATH", "")]
     environment = {"PYTHONPATH": os.pathsep.join(map(str, filter(None, paths)))} | environment
     command = [sys.executable, "-X", "faulthandler", script, *map(str, arguments)]
     return subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, timeout=600)

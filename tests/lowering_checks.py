@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from dqt_core import convert, twin
+from dqt_core import convert
 from dqt_core.backends import numpy_ref
-from dqt_core.cost import value_shapes
+from dqt_core.backends.shapes import value_shapes
 from dqt_core.program import Choose, Conv, Lookup, MaxPool, Requantize, Scale, SumPool
+from dqt_core.training import agreement
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.3, 0.25, 0.2)
 CHOICES = ((2, 2), (4, 3), (4, 4), (8, 8))
@@ -194,7 +195,7 @@ def assert_equals_twin(net, program, pictures, choices):
 
     Errors of one layer would otherwise be carried on by all that follow.
     """
-    trace = twin.run(net, pictures, choices)
+    trace = agreement.run(net, pictures, choices)
     backend = numpy_ref.Backend(program)
     values = {"image": pictures}
     for op in program.ops:
@@ -210,7 +211,7 @@ def assert_equals_twin(net, program, pictures, choices):
             np.testing.assert_array_equal(values[op.out], trace.codes[op.out], op.out)
         elif isinstance(op, Requantize):
             is_off = values[op.out] != trace.codes[op.out]
-            distance = twin.from_tie(trace.real[op.out])
+            distance = agreement.from_tie(trace.real[op.out])
             assert (distance[is_off] < NEAR_TIE).all(), f"{op.out}: {np.count_nonzero(is_off)} codes differ"
             assert is_off.mean() < 0.02, op.out
             values[op.out] = trace.codes[op.out].astype(values[op.out].dtype)

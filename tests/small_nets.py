@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional
 
 from dqt_core import convert, data
-from dqt_core.objective import Objective
+from dqt_core.training.objective import Objective
 
 torch.set_num_threads(1)
 

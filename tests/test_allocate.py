@@ -137,7 +137,7 @@ def test_a_divergence_is_one_layer_alone(program, backend):
     measured = allocate.divergences(program, images(), backend=backend)
 
     def probabilities(widths):
-        real = program.run(images(), widths).logits / 2.0 ** allocate.scale(program)
+        real = program.run(images(), widths).logits / 2.0 ** allocate.logit_shift(program)
         powers = np.exp(real - real.max(1, keepdims=True))
         return powers / powers.sum(1, keepdims=True)
 

@@ -12,18 +12,16 @@ import sys
 import traceback
 from pathlib import Path
 
-import emulation
-import judging
 import nbformat
 import numpy as np
 import pytest
 from nbgrader.converters import Autograde
 from nbgrader.preprocessors import Execute, NbGraderPreprocessor
 
+from dqt_book.assignments import course, submissions
+from dqt_book.exercises import emulation, judging
+
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT / "book" / "assignments")]
-import course  # noqa: E402
-import submissions  # noqa: E402
 
 KEPT = [(name, wrong) for name in course.NAMES for wrong in submissions.wrong(name)]
 
@@ -31,7 +29,7 @@ KEPT = [(name, wrong) for name in course.NAMES for wrong in submissions.wrong(na
 def execute(notebook, folder, send):
     """Run the cells as a kernel would, one space for all; send what each of them printed and raised."""
     os.chdir(folder)
-    sys.path.insert(0, str(folder))
+    pytest.MonkeyPatch().syspath_prepend(folder)
     space = {"__name__": "__main__"}
     for number, cell in enumerate(notebook.cells):
         if cell.cell_type != "code":
@@ -240,14 +238,13 @@ def test_markers_are_registered_strictly(made):
 @pytest.fixture
 def grading():
     """The module behind the checks, and what it does to imports undone."""
-    kept, finders, path = dict(sys.modules), sys.meta_path[:], sys.path[:]
-    import grading
-
-    yield grading
+    kept, finders = dict(sys.modules), sys.meta_path[:]
+    course.tasks("a1")
+    yield sys.modules["grading"]
     for name in set(sys.modules) - set(kept):
         del sys.modules[name]
     sys.modules.update(kept)
-    sys.meta_path[:], sys.path[:] = finders, path
+    sys.meta_path[:] = finders
 
 
 def test_a_closed_module_says_so_and_the_oracle_is_still_there(grading):
@@ -302,7 +299,7 @@ def test_where_a_gpu_answers_it_runs_the_same_text(monkeypatch):
     out = np.zeros(1, np.int32)
     launch = judging.Launch("one", (1, 1, 1), (out, out.copy()), out + 7, 8, str, block=(1, 1, 1))
     text = 'extern "C" __global__ void seven(int* x, int* out) { *out = 7; }'
-    verdict = judging.judge_kernel(lambda: text, "kernel", "seven", [launch], "", "cuda_cpu.hpp")
+    verdict = judging.judge_kernel(emulation, lambda: text, "kernel", "seven", [launch], "", "cuda_cpu.hpp")
     assert texts == ["seven"]
     assert "kernel, one, on the GPU: first wrong at 0: expected 7" in verdict.message
 

@@ -1,13 +1,14 @@
 """The book builds without a warning, and its pages keep the rules for chapters."""
 
-import importlib.util
 import re
 import statistics
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from browser import pages
+
+from dqt_book.pages import build as builder
+from dqt_book.pages.browser import pages
 
 ROOT = Path(__file__).resolve().parents[1]
 CHAPTERS = sorted((ROOT / "book").glob("[0-9]*.md"))
@@ -187,14 +188,16 @@ def test_a_wide_cell_is_caught():
 
 @pytest.fixture
 def build(tmp_path, monkeypatch):
-    spec = importlib.util.spec_from_file_location("build", ROOT / "book" / "build.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    monkeypatch.setattr(module, "ROOT", tmp_path)
-    for name in ("dqt_core/nested.py", "requirements.txt", "book/show.py", "reproductions/results/run.json"):
+    monkeypatch.setattr(builder, "ROOT", tmp_path)
+    for name in (
+        "dqt_core/nested.py",
+        "requirements.txt",
+        "dqt_book/show.py",
+        "reproductions/results/run.json",
+    ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("1")
-    return module
+    return builder
 
 
 @pytest.mark.parametrize(
@@ -203,7 +206,7 @@ def build(tmp_path, monkeypatch):
         "dqt_core/nested.py",
         "dqt_core/kernels/new.cu",
         "requirements.txt",
-        "book/show.py",
+        "dqt_book/show.py",
         "reproductions/results/run.json",
     ],
 )
@@ -217,6 +220,7 @@ def test_cached_cells_are_dropped_when_what_they_use_changes(build, tmp_path, ch
 
 def test_cached_cells_are_kept_when_only_a_page_changes(build, tmp_path):
     before = build.cache_key()
+    (tmp_path / "book").mkdir()
     (tmp_path / "book" / "intro.md").write_text("2")
     (tmp_path / "dqt_core" / "__pycache__").mkdir()
     (tmp_path / "dqt_core" / "__pycache__" / "nested.pyc").write_text("2")

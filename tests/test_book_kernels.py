@@ -7,10 +7,10 @@ from pathlib import Path
 import jupytext
 import pytest
 
+from dqt_book.exercises import chapter07 as checks
+from dqt_book.exercises import emulation
+
 BOOK = Path(__file__).resolve().parents[1] / "book"
-sys.path.insert(0, str(BOOK))
-import checks  # noqa: E402
-import emulation  # noqa: E402
 
 
 @pytest.fixture

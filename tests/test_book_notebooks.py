@@ -9,6 +9,7 @@ from pathlib import Path
 
 import jupytext
 import nbformat
+import notebooks
 import pytest
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
@@ -16,8 +17,6 @@ from nbclient.exceptions import CellExecutionError
 ROOT = Path(__file__).resolve().parents[1]
 CHAPTERS = sorted((ROOT / "book").glob("[0-9]*.md"))
 REPOSITORY = "https://github.com/owner/name"
-sys.path.append(str(ROOT / "book" / "_ext"))
-import notebooks  # noqa: E402
 
 
 def made(chapter, **options):
@@ -102,7 +101,7 @@ def test_a_notebook_fetches_its_files(tmp_path, monkeypatch):
     client = alone(ROOT / "book" / "02-nested-codes.md", tmp_path, repository=REPOSITORY)
     client.nb.cells = client.nb.cells[:3]
     client.execute()
-    assert (tmp_path / Path(notebooks.ARCHIVE).stem / "book" / "show.py").is_file()
+    assert (tmp_path / Path(notebooks.ARCHIVE).stem / "dqt_book" / "show.py").is_file()
 
 
 def test_missing_files_are_named(tmp_path):

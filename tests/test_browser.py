@@ -2,23 +2,19 @@
 
 import os
 import re
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urldefrag, urlsplit
 
-import controller_explorer
-import export_records
-import live_demo
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from browser import THEMES, browser, chromium, pages, served, visit
-
-from dqt_core import cost, data, integer, nested
-
-sys.path.append(str(Path(__file__).resolve().parents[1] / "book" / "_ext"))
 import workshop
+
+from dqt_book.pages.browser import THEMES, browser, chromium, pages, served, visit
+from dqt_book.records import exports as export_records
+from dqt_book.widgets import controller_explorer, live_demo
+from dqt_core import cost, data, integer, nested
 
 
 @pytest.fixture(scope="session")

@@ -8,15 +8,16 @@ import torch
 from small_nets import MEAN, STD, images, nested_net, seeded, state
 from torch import nn
 
-from dqt_core import calibration, convert, lower, models, nested
-from dqt_core.layers import Codes
+from dqt_core import convert, lower, models, nested
 from dqt_core.nested import code_range
+from dqt_core.training import calibration
+from dqt_core.training.layers import Quantizer
 
 BATCHES = [images(8, seed=1), images(8, seed=2)]
 
 
 def quantizers(net):
-    return [module for module in net.graph.modules() if isinstance(module, Codes)]
+    return [module for module in net.graph.modules() if isinstance(module, Quantizer)]
 
 
 def seen_by(net, quantizer):
@@ -54,8 +55,8 @@ def test_the_rule_of_error_has_the_least_error(width):
     x = torch.randn(20_000, generator=torch.Generator().manual_seed(0)).abs() ** 1.5
 
     def error(log_step):
-        codes = calibration.fake.quantize(x, log_step, 0, 255)
-        view = calibration.fake.switch(codes, width, False) * 2.0 ** (8 - width)
+        codes = calibration.straight_through.quantize(x, log_step, 0, 255)
+        view = calibration.straight_through.switch(codes, width, False) * 2.0 ** (8 - width)
         return ((view * log_step.exp() - x) ** 2).mean()
 
     errors = {rule: error(calibration.step_of(x, rule, 0, 255, (width,))) for rule in calibration.RULES}

@@ -2,9 +2,7 @@
 
 import ctypes
 import subprocess
-from pathlib import Path
 
-import c_program
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -12,8 +10,10 @@ from hypothesis import strategies as st
 from strategies import programs
 
 import dqt_core
-from dqt_core import cost, export_c
+from dqt_core import cost
 from dqt_core.evaluation.cascade import cascade, margins, thresholds_for
+from dqt_core.export.c import TEMPLATES
+from reproductions.exports import c_program
 
 WAYS = ("numpy", "torch", "numba")
 
@@ -111,7 +111,7 @@ def test_the_onnx_file_and_the_c_file_look_twice_too(digits, images, tmp_path):
     """By the host's two calls, as the page of exports has them."""
     (threshold,) = thresholds_for(digits, images, (2, 4), 0.3)
     expected = cascade(digits, images[:24], (2, 4), threshold)
-    source = Path(export_c.__file__).parent / "c" / "look_twice.c"
+    source = TEMPLATES / "look_twice.c"
     text = c_program.written(digits, tmp_path) + source.read_text()
     (tmp_path / "p.c").write_text(text)
     library = tmp_path / "p.so"

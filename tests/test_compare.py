@@ -2,9 +2,7 @@
 
 import dataclasses
 import functools
-import importlib
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,36 +11,27 @@ import torch
 from small_nets import CourseNet, images, nested_net, seeded, tensors
 from torch import nn
 
+from dqt_book.records import comparison
 from dqt_core import allocate, cost, lower, models, results
-from dqt_core.layers import SwitchLayer
+from dqt_core.training.layers import SwitchLayer
+from reproductions.cifar10 import baselines
+from reproductions.cifar10 import compare as runner
 
 FOLDER = Path(__file__).resolve().parents[1] / "reproductions"
-
-
-@pytest.fixture(scope="module")
-def baselines():
-    return module("baselines")
 
 
 @pytest.fixture
 def compare(monkeypatch):
     """The runner, with few images behind statistics."""
-    runner = module("compare_resnet18")
     monkeypatch.setattr(runner, "CALIBRATION", 64)
     monkeypatch.setattr(runner, "SENSITIVITY", 16)
     return runner
 
 
-def module(name):
-    if str(FOLDER) not in sys.path:
-        sys.path.append(str(FOLDER))
-    return importlib.import_module(name)
-
-
 # Baselines
 
 
-def test_dorefa_weights_are_those_of_equation_9(baselines):
+def test_dorefa_weights_are_those_of_equation_9():
     weight = torch.randn(4, 3, 3, 3, generator=torch.Generator().manual_seed(0))
     for bits in (2, 3, 4):
         found = baselines.dorefa_weight(weight, bits).double().numpy()
@@ -53,7 +42,7 @@ def test_dorefa_weights_are_those_of_equation_9(baselines):
         assert len(np.unique(found.round(5))) <= 2**bits
 
 
-def test_pact_clips_rounds_and_learns_its_clip(baselines):
+def test_pact_clips_rounds_and_learns_its_clip():
     x = torch.tensor([-1.0, 0.2, 0.74, 1.5, 9.0], requires_grad=True)
     alpha = torch.tensor(1.5, requires_grad=True)
     y = baselines.clip_and_round(x, alpha, 2)
@@ -63,7 +52,7 @@ def test_pact_clips_rounds_and_learns_its_clip(baselines):
     assert alpha.grad.item() == 8 + 16
 
 
-def test_a_baseline_rounds_all_but_the_first_input(baselines):
+def test_a_baseline_rounds_all_but_the_first_input():
     net = baselines.BaselineNet(models.resnet18(10, 8, small_images=True), "pact", (2,))
     layers = [m for m in net.modules() if isinstance(m, baselines.QuantLayer)]
     switched = [layer for layer in layers if layer.current is not None]
@@ -85,7 +74,7 @@ def _keep(seen, i, product, x, weight):
     return product(x, weight)
 
 
-def test_a_switchable_baseline_has_a_norm_for_every_width(baselines):
+def test_a_switchable_baseline_has_a_norm_for_every_width():
     net = baselines.BaselineNet(seeded(CourseNet), "any-precision", (2, 8)).eval()
     narrow, wide = net(tensors(), 2), net(tensors(), 8)
     assert not torch.equal(narrow, wide)
@@ -95,7 +84,7 @@ def test_a_switchable_baseline_has_a_norm_for_every_width(baselines):
     assert not torch.equal(net(tensors(), 2), narrow)
 
 
-def test_narrow_widths_learn_from_the_next_wider(baselines):
+def test_narrow_widths_learn_from_the_next_wider():
     net = baselines.BaselineNet(seeded(CourseNet), "any-precision", (2, 8))
     labels = torch.tensor([0, 1, 2, 3])
     loss, _ = baselines.BaselineLoss("any-precision")(net, tensors(), labels, 0.0)
@@ -188,7 +177,6 @@ def result(label, right, bitops=1e9):
 @pytest.fixture
 def tables(tmp_path):
     """Two seeds of a controller that gets 60 images right, against 40 of the best static widths."""
-    comparison = module("comparison")
     for seed in (0, 1):
         looks = np.arange(100) < 60 + 2 * seed
         rows = [result("controller", looks), result("another image's widths", looks, 2e9)]
@@ -288,16 +276,15 @@ def test_a_change_is_measured_on_the_seeds_that_have_both(tables):
 
 def test_the_front_holds_what_nothing_cheaper_beats():
     points = [(2, 80.0), (1, 70.0), (3, 79.0), (4, 90.0), (2, 60.0)]
-    assert module("comparison").pareto(points) == [(1, 70.0), (2, 80.0), (4, 90.0)]
+    assert comparison.pareto(points) == [(1, 70.0), (2, 80.0), (4, 90.0)]
 
 
 def test_entropy_of_widths():
-    entropy = module("comparison").entropy
+    entropy = comparison.entropy
     assert (entropy([0, 10, 0]), entropy([5, 5, 0]), entropy([2, 2, 2, 2])) == (0, 1, 2)
 
 
 def test_every_line_and_band_names_a_row(compare):
-    comparison = module("comparison")
     lines = [*comparison.MAIN, *(line for lines in comparison.ABLATIONS.values() for line in lines)]
     assert {line.row for line in lines} == set(compare.ROWS)
     known = {f"{line.row}/{line.result}" for line in lines}

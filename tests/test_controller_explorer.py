@@ -3,15 +3,14 @@
 import json
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from dqt_book.widgets import controller_explorer
+
 BOOK = Path(__file__).resolve().parents[1] / "book"
-sys.path.insert(0, str(BOOK))
-import controller_explorer  # noqa: E402
 
 SCRIPT = BOOK / "_static" / "controller-explorer.js"
 

@@ -9,9 +9,9 @@ from torch.nn import functional
 
 from dqt_core import convert, lower, models
 from dqt_core.data import normalization_table
-from dqt_core.layers import Codes, MaxPool, SwitchLayer
 from dqt_core.program import Scale
-from dqt_core.train import normalize
+from dqt_core.training.layers import CodedMaxPool, Quantizer, SwitchLayer
+from dqt_core.training.train import normalize
 
 
 def inputs(pixels):
@@ -23,7 +23,7 @@ def names_of(net, kind):
 
 
 def quantizers(net):
-    return {name: module for name, module in net.graph.named_modules() if isinstance(module, Codes)}
+    return {name: module for name, module in net.graph.named_modules() if isinstance(module, Quantizer)}
 
 
 # Whole models: (float model, image size, layers, names of some switchable layers, signed codes)
@@ -72,7 +72,7 @@ def test_float_model_is_left_unchanged(whole):
     assert not net.training
     with torch.no_grad():
         assert torch.equal(net(inputs(pixels)), expected)
-    assert not any(isinstance(module, SwitchLayer | Codes) for module in net.modules())
+    assert not any(isinstance(module, SwitchLayer | Quantizer) for module in net.modules())
 
 
 def test_converted_parameters_are_copies(whole):
@@ -132,7 +132,7 @@ def test_hand_written_model(rounding):
         "conv2",
         "conv3",
     ]
-    assert len(names_of(converted, MaxPool)) == 2
+    assert len(names_of(converted, CodedMaxPool)) == 2
     program = lower(converted)
     assert program.layers == ("conv2", "conv3")
     assert program.run(pixels, widths=8).classes.tolist() == expected.argmax(1).tolist()

@@ -8,8 +8,10 @@ import pytest
 import torch
 from program_checks import CHOICES, LAYERS, small_images, small_program
 
-from dqt_core import convert, cost, fake, lower, models
+from dqt_core import convert, cost, lower, models
+from dqt_core.backends.shapes import value_shapes
 from dqt_core.program import Choose, Conv, Lookup, Program, Requantize, Scale, SumPool, Term
+from dqt_core.training import straight_through
 
 torch.set_num_threads(1)  # small tensors: threads would only wait for each other
 NETWORKS = {
@@ -30,7 +32,7 @@ NETWORKS = {
 @pytest.mark.parametrize("name", NETWORKS)
 def test_published_sizes(name, monkeypatch):
     monkeypatch.setattr(
-        fake, "initial_log_step", step_of_one
+        straight_through, "initial_log_step", step_of_one
     )  # sizes do not depend on steps, which take time
     make, size, macs, as_switched, as_run = NETWORKS[name]
     program = lower(convert(make(), np.zeros((1, size, size, 3), np.uint8), (0.5,) * 3, (0.25,) * 3, (4, 8)))
@@ -182,7 +184,7 @@ def test_costs_of_a_run():
 
 def test_shapes_of_values_are_those_of_a_run():
     program = small_program()
-    shapes = cost.value_shapes(program.ops, program.image_shape)
+    shapes = value_shapes(program.ops, program.image_shape)
     assert shapes["image"] == (5, 4, 3)
     assert shapes["pooled"] == (5, 4, 4)
     assert shapes["grouped:sum"] == shapes["shortcut:sum"] == shapes["a"] == (3, 2, 6)

@@ -9,6 +9,7 @@ import test_widgets
 from test_widgets import needs_node
 
 from dqt_core import cost
+from dqt_core.backends.shapes import value_shapes
 from dqt_core.program import Conv, Lookup, Program, Requantize, Scale, Term
 
 # height, width, inputs, outputs, kernel, stride, groups
@@ -66,7 +67,7 @@ def by_package(layer):
     program = one_layer_program(layer)
     choice = [(layer["weightBits"], layer["inputBits"])]
     stem, size = cost.layer_sizes(program)
-    height, width, _ = cost.value_shapes(program.ops, program.image_shape)["tested:sum"]
+    height, width, _ = value_shapes(program.ops, program.image_shape)["tested:sum"]
     elements = cost.transitions(program, choice).item()
     return {
         "outHeight": height,

@@ -6,13 +6,13 @@ import subprocess
 import sys
 from argparse import Namespace
 
-import cpu
-import cpu_records
 import matplotlib.pyplot as plt
-import networks
 import numpy as np
 import pytest
 
+from benchmarks import cpu
+from benchmarks.gpu import networks
+from dqt_book.records import cpu as cpu_records
 from dqt_core.backends import numba_cpu
 
 

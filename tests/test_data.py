@@ -12,7 +12,7 @@ import pytest
 from small_nets import digits
 
 from dqt_core import data
-from dqt_core._torchvision import import_torchvision
+from dqt_core.data._torchvision import import_torchvision
 
 GET = re.escape(data.DOWNLOAD)
 TRAIN = "ff7f60d2696c4304c0d820eb732bc21fbd38c69122372c42aeb4ef8569a4dd60"
@@ -40,7 +40,7 @@ def test_cifar10_is_the_data_set(cifar10):
 
 def test_auto_is_cifar10_where_the_variable_is_set(monkeypatch):
     monkeypatch.setenv(data.ENVIRONMENT_VARIABLE, "somewhere")
-    monkeypatch.setattr(data, "cifar10", lambda folder: f"CIFAR-10 from {folder}")
+    monkeypatch.setattr(data.datasets, "cifar10", lambda folder: f"CIFAR-10 from {folder}")
     assert data.load() == data.load("auto") == data.load("cifar10") == "CIFAR-10 from somewhere"
 
 
@@ -116,7 +116,7 @@ def pickles(tmp_path, monkeypatch):
         (folder / name).write_bytes(pickle.dumps({"data": pixels[name], "labels": list(range(10))}))
     (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": list(data.CIFAR10_CLASSES)}))
     monkeypatch.setattr(import_torchvision().datasets.cifar, "check_integrity", lambda path, md5: True)
-    monkeypatch.setattr(data, "_check_balance", lambda labels, expected, folder: None)
+    monkeypatch.setattr(data.datasets, "_check_balance", lambda labels, expected, folder: None)
     return tmp_path, pixels
 
 

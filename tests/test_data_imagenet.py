@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dqt_core import data_imagenet
-from dqt_core._torchvision import import_torchvision
-from dqt_core.data import DataError
+from dqt_core.data import DataError, imagenet
+from dqt_core.data._torchvision import import_torchvision
 
 NAMES = ["n00000001", "n00000005", "n00000009"]
 
@@ -31,7 +30,7 @@ def tree(tmp_path):
 
 
 def opened(tree, **options):
-    return data_imagenet.open_split(tree, "val", class_count=3, **options)
+    return imagenet.open_split(tree, "val", class_count=3, **options)
 
 
 def test_a_tree_is_read_in_order(tree):
@@ -51,14 +50,14 @@ def test_pixels_are_torchvisions(tmp_path, size):
     picture(*size).save(path)
     transforms = import_torchvision().transforms
     expected = transforms.Compose([transforms.Resize(256), transforms.CenterCrop(224)])(Image.open(path))
-    (found, _), *_ = data_imagenet.open_split(tmp_path, class_count=1, resize=256).batches()
+    (found, _), *_ = imagenet.open_split(tmp_path, class_count=1, resize=256).batches()
     np.testing.assert_array_equal(found[0], np.asarray(expected))
 
 
 def test_images_that_were_cut_before_are_not_resized(tmp_path):
     (tmp_path / "val" / "n00000001").mkdir(parents=True)
     picture(227, 227).save(tmp_path / "val" / "n00000001" / "a.png")
-    files = data_imagenet.open_split(tmp_path, class_count=1)
+    files = imagenet.open_split(tmp_path, class_count=1)
     assert files.resize is None
     (found, _), *_ = files.batches()
     # (227 - 224) / 2 = 1.5 goes to the even neighbour, as in torchvision
@@ -91,7 +90,7 @@ def test_a_sample_is_drawn_by_seed(tree):
 
 def refuses(message, *arguments, **options):
     with pytest.raises(DataError, match=re.sub(r"([()\[\]<>])", r"\\\1", message)):
-        data_imagenet.open_split(*arguments, **options)
+        imagenet.open_split(*arguments, **options)
 
 
 def test_a_missing_split(tree):
@@ -110,13 +109,13 @@ def test_missing_class_folders(tree):
     listing(tree, [*NAMES, "n00000010", "n00000011"])
     message = "val lacks 2 of 5 class folders: n00000010, n00000011; get them, or say that this is a sample"
     refuses(message, tree, class_count=5)
-    files = data_imagenet.open_split(tree, class_count=5, is_sample=True)
+    files = imagenet.open_split(tree, class_count=5, is_sample=True)
     assert files.missing == ("n00000010", "n00000011")
 
 
 def test_the_map_numbers_the_classes(tree):
     listing(tree, ["n00000000", *NAMES])
-    files = data_imagenet.open_split(tree, class_count=4, is_sample=True)
+    files = imagenet.open_split(tree, class_count=4, is_sample=True)
     assert files.labels.tolist() == [1, 1, 2, 2, 3, 3]
 
 

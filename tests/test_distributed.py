@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 from small_nets import assert_equal_states, digits, state
 from torch import nn
 
-from dqt_core import distributed, train
+from dqt_core import train
+from dqt_core.training import distributed
 
 HERE = Path(__file__).parent
 TORCHRUN = [

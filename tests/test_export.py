@@ -194,7 +194,7 @@ def test_a_planted_error_is_seen(folder, kind):
     ids=["no epsilon", "one choice for all", "one row for all", "no middle"],
 )
 def test_an_exporter_with_a_wrong_rule_is_seen(folder, monkeypatch, rounding, rule, wrong):
-    monkeypatch.setattr(f"dqt_core.export._Exporter.{rule}", wrong)
+    monkeypatch.setattr(f"dqt_core.export.onnx._Exporter.{rule}", wrong)
     program = small_program(rounding)
     session = session_of(program, folder)
     with pytest.raises(AssertionError):

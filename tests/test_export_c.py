@@ -5,18 +5,19 @@ import subprocess
 from dataclasses import replace
 from pathlib import Path
 
-import c_program
 import numpy as np
 import pytest
-from c_program import CHECKED, FAST, build, run, sections, written
 from hypothesis import given, settings
 from interpreter import run as run_in_python
 from program_checks import CHOICES, LAYERS, mixed_choices, saturated, small_images, small_program, tied
 from strategies import runs
 
-from dqt_core import data, export, results
-from dqt_core.export_c import sizes, to_c
+from dqt_core import data, results
+from dqt_core.export.__main__ import main
+from dqt_core.export.c import sizes, to_c
 from dqt_core.program import Conv, Requantize, Scale
+from reproductions.exports import c_program
+from reproductions.exports.c_program import CHECKED, FAST, build, run, sections, written
 
 RECORD = Path(__file__).parents[1] / "reproductions" / "results" / "resnet18_cifar" / "embedded.json"
 
@@ -309,7 +310,7 @@ def test_a_planted_error_is_seen(cases, folder, name):
 
 def test_buffers_that_overlap_are_seen(cases, folder, monkeypatch):
     monkeypatch.setattr(
-        "dqt_core.export_c.places", lambda sizes, lives, alignment: (dict.fromkeys(sizes, 0), 1000)
+        "dqt_core.export.c.places", lambda sizes, lives, alignment: (dict.fromkeys(sizes, 0), 1000)
     )
     assert is_wrong(cases, folder, lambda text: text)
 
@@ -332,15 +333,15 @@ def test_one_command_writes_both_files(folder, capsys):
     program = small_program()
     path = program.save(folder)
     outs = folder / "new" / "p.onnx", folder / "new" / "p.c"
-    assert export.main([str(path), "--onnx", str(outs[0]), "--c", str(outs[1])]) == 0
+    assert main([str(path), "--onnx", str(outs[0]), "--c", str(outs[1])]) == 0
     assert outs[1].read_text() == written(program, folder)
     assert outs[0].stat().st_size > 0
     assert f"ram={sizes(program).ram}" in capsys.readouterr().out
 
 
 def test_the_command_says_what_is_wrong(folder, capsys):
-    assert export.main([str(folder / "none.safetensors"), "--c", str(folder / "never.c")]) == 1
+    assert main([str(folder / "none.safetensors"), "--c", str(folder / "never.c")]) == 1
     assert "does not exist" in capsys.readouterr().err
     with pytest.raises(SystemExit):
-        export.main([str(folder / "none.safetensors")])
+        main([str(folder / "none.safetensors")])
     assert "give --onnx OUT, --c OUT, or both" in capsys.readouterr().err

@@ -3,13 +3,13 @@
 import shutil
 import subprocess
 
-import c_program
-import export_records
-import exports
 import pytest
 
+from dqt_book.records import exports as export_records
 from dqt_core import data, results
-from dqt_core.export_c import sizes
+from dqt_core.export.c import sizes
+from reproductions.exports import c_program
+from reproductions.exports import record as exports
 
 ROWS = ("mixed", "controller")
 

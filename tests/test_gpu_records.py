@@ -5,14 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import gpu_records
 import numpy as np
 import pytest
-import record
-import rows
-import run
-from clock import HostClock, medians
 
+from benchmarks.gpu import record, rows, run
+from benchmarks.gpu.clock import HostClock, medians
+from dqt_book.records import gpu as gpu_records
 from dqt_core import kernels
 from dqt_core.kernels.emulator import Emulator
 
@@ -115,7 +113,7 @@ def test_without_a_gpu_one_sentence(tmp_path):
 
     if not without_gpu():
         pytest.skip("this machine has a GPU")
-    line = [sys.executable, ROOT / "benchmarks" / "gpu" / "run.py", "--out", tmp_path]
+    line = [sys.executable, "-m", "benchmarks.gpu.run", "--out", tmp_path]
     done = subprocess.run(line, capture_output=True, text=True)
     assert (done.returncode, done.stdout.strip(), done.stderr) == (2, without_gpu(), "")
     assert not list(tmp_path.iterdir())

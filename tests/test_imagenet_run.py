@@ -1,6 +1,5 @@
 """The ImageNet run in little: a small network on made-up pictures, its record, damage and resumption."""
 
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,14 +10,12 @@ import torch
 from PIL import Image
 from small_nets import seeded
 
+from dqt_book.records import imagenet as imagenet_table
 from dqt_core import load, models, results
 from dqt_core.data import DataError
-
-sys.path.append(str(Path(__file__).resolve().parents[1] / "reproductions"))
-import imagenet_run
-import imagenet_table
-import pack_imagenet
-import train_imagenet
+from reproductions.imagenet import evaluate as imagenet_run
+from reproductions.imagenet import pack as pack_imagenet
+from reproductions.imagenet import train as train_imagenet
 
 NAMES = [f"n{i:08}" for i in range(1000)]
 
@@ -247,7 +244,8 @@ def test_training_from_shards_is_the_same_training(trained, tree, tmp_path):
 def notebook(tmp_path):
     """Names that the notebook's other cells give to those of the live run, and these cells."""
     cells = [
-        c.source for c in jupytext.read(Path(train_imagenet.__file__).parent / "resnet50_imagenet.py").cells
+        c.source
+        for c in jupytext.read(Path(train_imagenet.__file__).parents[1] / "resnet50_imagenet.py").cells
     ]
     names = {"ROOT": tmp_path, "results": results, "training_facts": imagenet_table.training_facts}
     names |= {"display": print, "show": SimpleNamespace(Table=lambda head, rows: rows)}

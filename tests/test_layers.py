@@ -9,8 +9,19 @@ from small_nets import WIDTHS, images, nested_net, tensors
 from torch import nn
 from torch.nn import functional
 
-from dqt_core import cost, fake, lower, nested
-from dqt_core.layers import Coded, Codes, MaxPool, MeanPool, Rounded, Selection, SwitchLayer, add, calibrating
+from dqt_core import cost, lower, nested
+from dqt_core.training import straight_through
+from dqt_core.training.layers import (
+    Coded,
+    CodedMaxPool,
+    MeanPool,
+    Quantizer,
+    Rounded,
+    Selection,
+    SwitchLayer,
+    add,
+    calibrating,
+)
 
 CHOICES = ((2, 2), (2, 4), (4, 4), (8, 8))
 ROUNDINGS = pytest.mark.parametrize("rounding", ["half_up", "floor"])
@@ -158,7 +169,7 @@ def test_layer_refuses_geometry(options):
 
 
 def test_limit_is_the_code_nearest_to_6():
-    codes = Codes(signed=False, limit=6.0)
+    codes = Quantizer(signed=False, limit=6.0)
     x = torch.tensor([-1.0, 3.0, 5.9, 6.0, 7.0, 500.0])
     for step in (0.023, 0.0235, 0.025, 0.03, 0.1, 0.7, 3.9):
         codes.log_step.data = torch.tensor(step).log()
@@ -174,7 +185,7 @@ def test_limit_is_the_code_nearest_to_6():
 @pytest.mark.parametrize(("step", "moves"), [(0.01, True), (6 / 255, True), (0.03, False), (0.7, False)])
 def test_no_step_moves_what_is_cut_at_6(step, moves):
     """Below 6/255 the clamp is code 255 and moves with the step; above, it stands at 6."""
-    codes = Codes(signed=False, limit=6.0)
+    codes = Quantizer(signed=False, limit=6.0)
     codes.log_step.data = torch.tensor(step).log()
     top = codes(torch.tensor([9.0, 500.0])).value
     (gradient,) = torch.autograd.grad(top.sum(), codes.log_step)
@@ -187,7 +198,7 @@ def test_no_step_moves_what_is_cut_at_6(step, moves):
 
 
 def test_codes_of_codes_are_rounded_again():
-    codes = Codes(signed=False)
+    codes = Quantizer(signed=False)
     codes.log_step.data = torch.tensor(2.0).log()
     again = codes(Coded(torch.tensor([-5.0, 3.0, 10.0]), torch.tensor(1.0), signed=True))
     assert again.codes.tolist() == [0, 2, 5]
@@ -195,11 +206,13 @@ def test_codes_of_codes_are_rounded_again():
 
 @pytest.mark.parametrize("signed", [False, True])
 def test_calibration_takes_the_step_from_what_passes(signed):
-    codes, x = Codes(signed, limit=None if signed else 6.0, widths=(4, 8)), 4 * tensors(8)
+    codes, x = Quantizer(signed, limit=None if signed else 6.0, widths=(4, 8)), 4 * tensors(8)
     with pytest.raises(ValueError, match="step over"), calibrating(nn.Sequential(codes)):
         raise ValueError(f"step over {codes(x).codes.max()}")
     sample = x if signed else x.clamp(0, 6)
-    assert torch.equal(codes.log_step, fake.initial_log_step(sample, *nested.code_range(8, signed), (4, 8)))
+    assert torch.equal(
+        codes.log_step, straight_through.initial_log_step(sample, *nested.code_range(8, signed), (4, 8))
+    )
     before = codes.log_step.item()
     codes(100 * x)
     assert codes.log_step.item() == before, "no calibration outside"
@@ -208,7 +221,7 @@ def test_calibration_takes_the_step_from_what_passes(signed):
 def test_calibration_sees_every_column():
     x = torch.rand(8, 25, 32, 1).expand(8, 25, 32, 32 * 32).reshape(200, 32, 32, 32).clone()
     x[..., 0] = 0.001  # the column that every 32nd element falls in
-    codes = Codes(signed=False)
+    codes = Quantizer(signed=False)
     with calibrating(codes):
         codes(x)
     assert codes.log_step.exp() * 255 > 0.5
@@ -216,7 +229,7 @@ def test_calibration_sees_every_column():
 
 def test_pools_and_addition():
     x = coded(True)
-    pooled = MaxPool(3, 2, 1)(x)
+    pooled = CodedMaxPool(3, 2, 1)(x)
     assert torch.equal(pooled.codes, functional.max_pool2d(x.codes, 3, 2, 1))
     assert (pooled.step, pooled.signed) == (x.step, True)
     torch.testing.assert_close(MeanPool()(x), x.value.mean((2, 3)))
@@ -294,8 +307,10 @@ def test_controller_that_is_not_there_is_refused():
 
 
 def test_masters_are_shared_within_and_fresh_after(net, monkeypatch):
-    computed, quantize = [], fake.quantize
-    monkeypatch.setattr(fake, "quantize", lambda x, *rest: computed.append(x) or quantize(x, *rest))
+    computed, quantize = [], straight_through.quantize
+    monkeypatch.setattr(
+        straight_through, "quantize", lambda x, *rest: computed.append(x) or quantize(x, *rest)
+    )
 
     def masters(run):
         computed.clear()

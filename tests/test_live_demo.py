@@ -5,17 +5,16 @@ import json
 import shutil
 import subprocess
 
-import controller_explorer
-import exports
-import live_demo
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from program_checks import CHOICES, LAYERS, mixed_choices, small_images, small_program, tied
 from strategies import runs
 
+from dqt_book.widgets import controller_explorer, live_demo
 from dqt_core import cost, data
 from dqt_core.program import Requantize, Result
+from reproductions.exports import record as exports
 
 DRAWING = exports.SCRIPT.with_name("live-demo.js")
 

@@ -7,8 +7,9 @@ import torch
 from lowering_checks import CHOICES, LOWERING_CHECKS, assert_equals_twin, block, images, nested
 from torch import nn
 
-from dqt_core import convert, data, load, lower, lowering, models, twin
+from dqt_core import convert, data, load, lower, models
 from dqt_core.program import Conv, Requantize, Scale
+from dqt_core.training import agreement, lowering
 
 torch.set_num_threads(1)  # small tensors: threads would only wait for each other
 
@@ -50,7 +51,7 @@ def test_logits_of_a_whole_run_are_close(resnet, pictures):
     program = lower(resnet)
     for choice in range(len(program.choices)):
         choices = np.full((len(pictures), len(program.layers)), choice)
-        expected = twin.run(resnet, pictures, choices).logits
+        expected = agreement.run(resnet, pictures, choices).logits
         run = program.run(pictures, np.array(program.choices)[choices])
         logits = np.ldexp(run.logits.astype(np.float64), -program.ops[-1].r)
         assert np.abs(logits - expected).max() < 0.1 * expected.std()

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional
 
 from dqt_core import convert, lower, models
-from dqt_core._torchvision import import_torchvision
+from dqt_core.data._torchvision import import_torchvision
 from dqt_core.program import Conv
 
 PARAMETERS = {"resnet18": 11_689_512, "resnet50": 25_557_032, "mobilenet_v2": 3_504_872}

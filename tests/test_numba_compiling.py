@@ -1,7 +1,5 @@
 """That the kernels are compiled takes a while: it is said, once, and what was compiled is kept."""
 
-from pathlib import Path
-
 import numpy as np
 from guarded_numba import in_a_process
 from numba.core.event import Event, EventStatus
@@ -17,13 +15,12 @@ from program_checks import saturated
 for _ in range(2):
     print(saturated(7).run(np.zeros((2, 1, 1, 3), np.uint8), 8, "numba").digest)
 """
-TESTS = Path(__file__).parent
 SAID = "dqt_core: compiling the kernels for this processor, once; kept on disk\n"
 
 
 def test_it_is_said_once_and_kept(tmp_path):
     script = tmp_path / "first_run.py"
-    script.write_text(f"import sys\nsys.path.append({str(TESTS)!r})\n{CODE}", encoding="utf-8")
+    script.write_text(CODE, encoding="utf-8")
     first, second = (in_a_process(script, NUMBA_CACHE_DIR=str(tmp_path / "kept")) for _ in range(2))
     assert (first.returncode, first.stderr) == (0, SAID)
     assert (second.returncode, second.stderr) == (0, "")

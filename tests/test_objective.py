@@ -5,7 +5,7 @@ import torch
 from small_nets import WIDTHS, CourseNet, nested_net, seeded, tensors
 from torch.nn import functional
 
-from dqt_core.objective import Objective
+from dqt_core.training.objective import Objective
 
 LABELS = torch.tensor([1, 7, 0, 3])
 # Of CourseNet at 16x16: conv2 and conv3; the first and last layers and the controller's two
@@ -89,10 +89,12 @@ def test_cost_trains_the_controller_alone_and_towards_narrow(net):
 
 
 def test_masters_are_computed_once_for_all_passes(net, monkeypatch):
-    from dqt_core import fake
+    from dqt_core.training import straight_through
 
-    computed, quantize = [], fake.quantize
-    monkeypatch.setattr(fake, "quantize", lambda x, *rest: computed.append(x) or quantize(x, *rest))
+    computed, quantize = [], straight_through.quantize
+    monkeypatch.setattr(
+        straight_through, "quantize", lambda x, *rest: computed.append(x) or quantize(x, *rest)
+    )
     Objective()(net, tensors(), LABELS, 0)
     assert [sum(x is layer.weight for x in computed) for layer in net.switch_layers] == [1, 1]
 

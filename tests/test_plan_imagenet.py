@@ -1,15 +1,10 @@
 """The plan of a full training: its arithmetic against counting one by one, and its record."""
 
-import sys
-from pathlib import Path
-
 import pytest
 
+from dqt_book.records import imagenet_plan as plan_imagenet
+from dqt_book.records.imagenet_plan import Assumed, Measured, plan
 from dqt_core import results
-
-sys.path.append(str(Path(__file__).resolve().parents[1] / "reproductions"))
-import plan_imagenet
-from plan_imagenet import Assumed, Measured, plan
 
 KNOWN = Measured(decoded_per_worker=100.0, step_ratio=5.0, parameters=1000)
 ASSUMED = Assumed(

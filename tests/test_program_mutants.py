@@ -7,8 +7,9 @@ from lowering_checks import LOWERING_CHECKS
 from program_checks import BACKEND_CHECKS
 from test_mutants import killer, mutated
 
-from dqt_core import backends, lowering
+from dqt_core import backends
 from dqt_core.backends import numpy_ref, torch_cpu
+from dqt_core.training import lowering
 
 TORCH_MUTANTS = {
     # name: (text of torch_cpu.py, its replacement)

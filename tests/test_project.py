@@ -89,132 +89,112 @@ def test_versions_are_in_step():
     assert citation["license"] == PROJECT["license"] == "Apache-2.0"
 
 
-# Floors
+# Rooms: pyproject.toml says which may import which
 
-FLOORS = {"nested": 1, "integer": 1, "program": 2, "backends": 2, "cost": 2, "allocate": 2, "export": 2}
-FLOORS |= {"kernels": 2, "data": 2, "results": 2, "_torchvision": 2, "_onnx": 2, "qdq": 2, "": 2}
-FLOORS |= {"data_imagenet": 2, "export_c": 2, "selftest": 2}
-# The modules that hold an import for the rest of their floor; who imports them needs it too.
-HOLD_TORCH = {"backends.torch_cpu": {"torch"}, "_torchvision": {"torch"}}
-HOLD_TORCH |= {name: {"numba", "llvmlite"} for name in ("backends.numba_cpu", "backends._numba_kernels")}
-OUTSIDE = {1: {"numpy"}, 2: {"numpy", "safetensors"}}
-
-
-def floor(module):
-    return FLOORS.get(module.split(".")[0], 3)
+RULES = {
+    "down": "The rooms of dqt_core: imports only go down",
+    "circle": "No circle in a room",
+    "outside": "The package knows neither the book nor the runs",
+    "numbers": "The numbers need NumPy alone",
+    "torch": "Torch is met in training",
+}
 
 
-def imported(source):
-    """Yield (module, whether the import runs when the file is imported)."""
-
-    def visit(node, runs):
-        for child in ast.iter_child_nodes(node):
-            if isinstance(child, ast.Import):
-                yield from ((alias.name, runs) for alias in child.names)
-            elif isinstance(child, ast.ImportFrom):
-                assert not child.level, "relative imports hide what is imported"
-                names = [child.module]
-                if child.module == "dqt_core" or child.module.startswith("dqt_core.backends"):
-                    names = [f"{child.module}.{alias.name}" for alias in child.names]
-                yield from ((name, runs) for name in names)
-            elif isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
-                yield from visit(ast.Module(child.orelse, []), runs)
-            else:
-                yield from visit(
-                    child, runs and not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
-                )
-
-    return list(visit(ast.parse(source), runs=True))
-
-
-def floor_faults(sources):
-    """List what breaks the floors in {module: source}; a module is named from below dqt_core."""
-
-    def inside(name):
-        if name.split(".")[0] != "dqt_core":
-            return None
-        parts = name.split(".")[1:]
-        while parts and ".".join(parts) not in sources:
-            parts.pop()
-        return ".".join(parts)
-
-    def outside_at_import(module, seen):
-        for name, runs in imported(sources[module]):
-            below = inside(name)
-            if not runs:
-                continue
-            if below is None:
-                yield name.split(".")[0], module
-            elif below not in seen:
-                yield from outside_at_import(below, seen | {below})
-
-    faults = []
-    for module, source in sources.items():
-        if floor(module) == 3:
-            continue
-        for name, _ in imported(source):
-            below = inside(name)
-            if below is not None and floor(below) > floor(module):
-                faults.append(f"{module} (floor {floor(module)}) imports {below} (floor {floor(below)})")
-        allowed = OUTSIDE[floor(module)] | HOLD_TORCH.get(module, set()) | sys.stdlib_module_names
-        for name, where in outside_at_import(module, {module}):
-            if name not in allowed:
-                faults.append(f"importing {module or 'dqt_core'} imports {name}, in {where or 'dqt_core'}")
-    return faults
-
-
-def package_sources():
-    package = ROOT / "dqt_core"
-    names = {path: path.relative_to(package).with_suffix("").as_posix() for path in package.rglob("*.py")}
-    return {
-        name.replace("/", ".").removesuffix("__init__").removesuffix("."): path.read_text()
-        for path, name in names.items()
-    }
+def linted(folder):
+    """What import-linter says of the checkout in a folder."""
+    tool = Path(sys.executable).with_name("lint-imports")
+    environment = os.environ | {"PYTHONPATH": str(folder), "COLUMNS": "200"}
+    command = [tool, "--no-cache"]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
 
 
 def test_imports_only_go_down():
-    assert floor_faults(package_sources()) == []
+    result = linted(ROOT)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+@pytest.fixture(scope="module")
+def copied(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("copy")
+    for package in ("dqt_core", "dqt_book", "reproductions", "benchmarks"):
+        for path in (ROOT / package).rglob("*.py"):
+            there = folder / path.relative_to(ROOT)
+            there.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, there)
+    shutil.copy(ROOT / "pyproject.toml", folder)
+    return folder
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    ("file", "wrong", "rule"),
     [
-        {"nested": "import torch"},
-        {"nested": "import safetensors"},
-        {"nested": "def f():\n    from dqt_core import data", "data": ""},
-        {"integer": "from dqt_core.program import Program", "program": ""},
-        {"cost": "from torch import nn"},
-        {"cost": "try:\n    import torch\nexcept ImportError:\n    pass"},
-        {"cost": "class A:\n    import torch"},
-        {"cost": "def f():\n    import dqt_core.layers", "layers": ""},
-        {"program": "from dqt_core.backends import torch_cpu", "backends.torch_cpu": "import torch"},
-        {"program": "import dqt_core.backends.torch_cpu", "backends.torch_cpu": "import torch"},
-        {"backends.numpy_ref": "import scipy"},
-        {"backends.torch_cpu": "import cupy"},
-        {"program": "import dqt_core.backends.numba_cpu", "backends.numba_cpu": "import numba"},
-        {"": "from dqt_core import train", "train": "import torch"},
-        {"": "import tqdm"},
+        ("dqt_core/nested.py", "def f():\n    from dqt_core.integer import matmul", "down"),
+        ("dqt_core/program.py", "def f():\n    from dqt_core.backends import numpy_ref", "down"),
+        ("dqt_core/evaluation/cost.py", "from dqt_core.training import layers", "down"),
+        ("dqt_core/data/datasets.py", "from dqt_core.export import qdq", "down"),
+        ("dqt_core/another_room.py", "", "down"),
+        ("dqt_core/training/layers.py", "from dqt_core.training import train", "circle"),
+        ("dqt_core/training/train.py", "def f():\n    from dqt_book import show", "outside"),
+        ("dqt_core/integer.py", "import safetensors", "numbers"),
+        ("dqt_core/evaluation/cost.py", "try:\n    import torch\nexcept ImportError:\n    pass", "torch"),
     ],
 )
-def test_a_wrong_import_is_caught(wrong):
-    assert floor_faults(wrong)
+def test_a_wrong_import_is_caught(copied, file, wrong, rule):
+    path = copied / file
+    before = path.read_text() if path.exists() else None
+    path.write_text(f"{before or ''}\n{wrong}\n")
+    result = linted(copied)
+    path.unlink() if before is None else path.write_text(before)
+    assert result.returncode != 0
+    assert any(RULES[rule] in line and "BROKEN" in line for line in result.stdout.splitlines()) or (
+        "another_room" in result.stdout + result.stderr
+    )
 
 
-@pytest.mark.parametrize(
-    "right",
-    [
-        {"data": "def f():\n    import sklearn\n    from dqt_core._torchvision import g", "_torchvision": ""},
-        {"backends.torch_cpu": "import torch\nfrom dqt_core import nested", "nested": "import numpy"},
-        {"program": "def f():\n    import dqt_core.backends.torch_cpu", "backends.torch_cpu": "import torch"},
-        {"cost": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import torch"},
-        {"train": "import torch, accelerate\nfrom dqt_core import data", "data": ""},
-    ],
-)
-def test_a_right_import_is_not(right):
-    assert floor_faults(right) == []
+def packages(top):
+    """{package: its public modules and packages} below a top-level package."""
+    found = {}
+    for path in (ROOT / top).rglob("__init__.py"):
+        entries = {p.stem for p in path.parent.glob("*.py")} | {
+            p.parent.name for p in path.parent.glob("*/__init__.py")
+        }
+        found[path.parent.relative_to(ROOT).as_posix()] = {
+            name for name in entries if not name.startswith("_")
+        }
+    return found
+
+
+@pytest.mark.parametrize("top", ["dqt_core", "dqt_book"])
+def test_a_room_says_what_is_in_it(top):
+    for package, entries in packages(top).items():
+        words = ast.get_docstring(ast.parse((ROOT / package / "__init__.py").read_text()))
+        chapters = {name for name in entries if re.fullmatch(r"chapter\d\d", name)}
+        unnamed = {name for name in entries - chapters if not re.search(rf"`(\w+/)?{name}[`/.]", words)}
+        assert unnamed == set(), f"{package}/__init__.py does not say what they are"
+
+
+def table(page, head):
+    """The first column of a page's table, without the marks of code."""
+    rows = (ROOT / page).read_text().split(head)[1].split("\n\n")[0].splitlines()[2:]
+    return [name for row in rows for name in re.findall(r"`([^`]+)`", row.split("|")[1])]
+
+
+def test_the_rooms_that_prose_names_are_those_there_are(tracked):
+    tops = {path.relative_to(ROOT).parts[0] for path in tracked if path.parent != ROOT}
+    named = table("README.md", "| folder | what is in it |")
+    assert sorted(named) == sorted(f"{top}/" for top in tops if not top.startswith("."))
+    rooms = {
+        f"{name}/" if (ROOT / "dqt_core" / name).is_dir() else name
+        for name in packages("dqt_core")["dqt_core"]
+    }
+    named = table("CONTRIBUTING.md", "| room | what is in it | needs |")
+    assert sorted(named) == sorted(rooms)
+    assert len(rooms) <= 10
 
 
 # The wheel
+
+PACKAGES = ("dqt_core", "dqt_book")
 
 
 @pytest.fixture(scope="module")
@@ -222,7 +202,8 @@ def wheel(tmp_path_factory):
     folder = tmp_path_factory.mktemp("wheel")
     # Built from a copy, as setuptools writes beside what it builds.
     source = folder / "source"
-    shutil.copytree(ROOT / "dqt_core", source / "dqt_core", ignore=shutil.ignore_patterns("__pycache__"))
+    for package in PACKAGES:
+        shutil.copytree(ROOT / package, source / package, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
     options = ["--quiet", "--no-deps", "--no-index", "--no-build-isolation"]
@@ -252,14 +233,14 @@ def run(*command, check=True):
 
 
 def test_wheel_holds_every_file_of_the_package(wheel):
-    package = ROOT / "dqt_core"
     files = {
         path.relative_to(ROOT).as_posix()
-        for path in package.rglob("*")
+        for package in PACKAGES
+        for path in (ROOT / package).rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
     with zipfile.ZipFile(wheel) as archive:
-        packed = {name for name in archive.namelist() if name.startswith("dqt_core/")}
+        packed = {name for name in archive.namelist() if ".dist-info/" not in name}
     assert packed == files
 
 
@@ -272,6 +253,23 @@ def test_wheel_works_with_numpy_and_safetensors_alone(small_python):
         "print(nested.switch(codes, 4))"
     )
     assert run(small_python, "-I", "-c", program).stdout == "[-8  7]\n"
+
+
+# What needs more than the rest of its room; who imports one of them needs that too.
+NEED_MORE = {"backends.torch_cpu", "backends.numba_cpu", "backends._numba_kernels"}
+NEED_MORE |= {"data._torchvision", "data.streaming"}
+
+
+def test_all_but_training_is_imported_with_numpy_and_safetensors_alone(small_python):
+    program = (
+        "import importlib, pkgutil, dqt_core\n"
+        "for found in pkgutil.walk_packages(dqt_core.__path__, 'dqt_core.'):\n"
+        "    try: importlib.import_module(found.name)\n"
+        "    except ModuleNotFoundError: print(found.name.removeprefix('dqt_core.'))"
+    )
+    lost = set(run(small_python, "-I", "-c", program).stdout.split())
+    training = {f"training.{name}" for name in packages("dqt_core")["dqt_core/training"]}
+    assert lost == NEED_MORE | training
 
 
 def test_the_selftest_needs_numpy_and_safetensors_alone(small_python):
@@ -288,7 +286,7 @@ def test_the_selftest_needs_numpy_and_safetensors_alone(small_python):
         ("import dqt_core; dqt_core.convert", "train"),
         ("from dqt_core import train", "train"),
         ("from dqt_core import data; data.load('embedded')", "train"),
-        ("from dqt_core import _onnx; _onnx.Writer()", "export"),
+        ("from dqt_core.export import _onnx_graph; _onnx_graph.Writer()", "export"),
         ("from dqt_core import program; program._resolve('numba')", "fast"),
     ],
 )
@@ -329,8 +327,12 @@ def test_links_in_prose_exist(page):
 
 def test_api_page_lists_every_public_module():
     listed = re.findall(r"automodule:: dqt_core\.(\S+)", (ROOT / "book" / "api.md").read_text())
-    public = {name for name in package_sources() if name and "_" not in {part[0] for part in name.split(".")}}
-    public.discard("backends")  # a folder; its modules are listed
+    public = {
+        f"{package}/{name}".removeprefix("dqt_core/").replace("/", ".")
+        for package, names in packages("dqt_core").items()
+        for name in names
+    }
+    public -= {package.removeprefix("dqt_core/") for package in packages("dqt_core")} - {"kernels"}
     assert len(listed) == len(set(listed))
     assert set(listed) == public, "book/api.md and dqt_core/ differ"
 

@@ -10,8 +10,8 @@ from program_checks import small_program
 
 from dqt_core import nested
 from dqt_core.backends import numpy_ref
+from dqt_core.export.qdq import to_qdq
 from dqt_core.program import Conv, Requantize, Scale, execute
-from dqt_core.qdq import to_qdq
 
 WIDTHS = (2, 3, 4, 6, 8)
 STEPS = {"input": 0.25, "stem:codes": 2.0, "a": 0.125, "b": 8.0, "features": 0.5}

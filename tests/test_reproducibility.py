@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import reproducibility
 import yaml
 
+from dqt_book.records import claims
+
 ROOT = Path(__file__).resolve().parents[1]
-CLAIMS = reproducibility.claims()
+CLAIMS = claims.claims()
 BY_RULE = {claim["rule"]: claim for claim in CLAIMS}
 
 
@@ -31,7 +32,7 @@ def missing(evidence):
 
 
 def statuses(rule, claim=None):
-    return [status for _, status in reproducibility.RULES[rule](claim or BY_RULE[rule])]
+    return [status for _, status in claims.RULES[rule](claim or BY_RULE[rule])]
 
 
 @pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: claim["claim"][:40])
@@ -48,12 +49,12 @@ def test_missing_evidence_is_seen():
 @pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: claim["claim"][:40])
 def test_a_claim_is_whole_and_its_status_a_word_of_the_notation(claim):
     assert {"group", "claim", "source", "rule", "evidence"} <= set(claim)
-    rows = list(reproducibility.rows(claim))
+    rows = list(claims.rows(claim))
     assert rows
     for _, source, status, shown_by in rows:
         assert re.match("paper|here", source)
         word, _, reason = status.partition(" (")
-        assert word in reproducibility.WORDS
+        assert word in claims.WORDS
         assert bool(reason) == (word == "not attempted")
         assert shown_by
     assert "::" in claim["evidence"][0] or claim.get("command") or claim["rule"] == "absent"
@@ -61,7 +62,7 @@ def test_a_claim_is_whole_and_its_status_a_word_of_the_notation(claim):
 
 def test_the_words_are_those_of_the_notation():
     notation = (ROOT / "book" / "notation.md").read_text().split("## Words for results")[1]
-    assert tuple(re.findall(r"^\| ([a-z ]+) \|", notation, re.M)[1:]) == reproducibility.WORDS
+    assert tuple(re.findall(r"^\| ([a-z ]+) \|", notation, re.M)[1:]) == claims.WORDS
 
 
 def test_every_group_of_claims_is_on_the_page():
@@ -75,19 +76,19 @@ def test_every_group_of_claims_is_on_the_page():
 
 
 def test_a_missed_band_is_not_reproduced():
-    record = copy.deepcopy(reproducibility.results.read(reproducibility.RECORDS / "cifar10.json"))
+    record = copy.deepcopy(claims.results.read(claims.RECORDS / "cifar10.json"))
     for row in record["rows"]:
         row["correct"] = 1000
-    found = [status for _, status in reproducibility.shipped_bands(None, record)]
+    found = [status for _, status in claims.shipped_bands(None, record)]
     assert "not reproduced" in found
     assert found != statuses("shipped_bands")
 
 
 @pytest.mark.parametrize("rule", ["comparison_bands", "twins", "consistency"])
 def test_what_has_no_record_is_not_attempted(rule, tmp_path, monkeypatch):
-    group = reproducibility.comparison.Records(tmp_path, 16, 0.5)
-    monkeypatch.setattr(reproducibility, "groups", lambda: [group])
-    assert set(statuses(rule)) == {reproducibility.NOT_YET}
+    group = claims.comparison.Records(tmp_path, 16, 0.5)
+    monkeypatch.setattr(claims, "groups", lambda: [group])
+    assert set(statuses(rule)) == {claims.NOT_YET}
 
 
 @pytest.mark.parametrize(("wrong", "status"), [(0.4, "reproduced"), (0.0, "not reproduced")])
@@ -95,7 +96,7 @@ def test_consistency_is_judged_by_the_pairs(wrong, status, monkeypatch):
     rng = np.random.default_rng(0)
     first = np.ones(1000, bool)
     second = rng.random(1000) >= wrong
-    pack = reproducibility.results.packed
+    pack = claims.results.packed
     rows = [{"hits": pack(h), "images": 1000, "correct": int(h.sum())} for h in (first, second)]
 
     class Group:
@@ -104,7 +105,7 @@ def test_consistency_is_judged_by_the_pairs(wrong, status, monkeypatch):
         def pairs(self, *lines):
             return [(0, *rows)]
 
-    monkeypatch.setattr(reproducibility, "groups", lambda: [Group()])
+    monkeypatch.setattr(claims, "groups", lambda: [Group()])
     assert statuses("consistency") == [status]
 
 
@@ -119,9 +120,9 @@ def test_the_papers_transitions(monkeypatch):
     assert statuses("transition_ratio") == ["reproduced"]
     assert statuses("transition_count") == ["not reproduced"]
     paper = {"dqt": {"transition_shifts_m": 33.2, "transition_float_macs_m": 99.0}}
-    counts = reproducibility.layer_counts("ResNet-50")
+    counts = claims.layer_counts("ResNet-50")
     paper["dqt"]["transition_shifts_m"] = round(counts[:, 1:].sum() / 1e6, 1)
-    monkeypatch.setattr(reproducibility, "read", lambda name: paper)
+    monkeypatch.setattr(claims, "read", lambda name: paper)
     assert statuses("transition_ratio") == ["not reproduced"]
     assert statuses("transition_count") == ["reproduced"]
 
@@ -139,12 +140,12 @@ def test_a_record_that_no_rule_reads_is_refused():
 )  # fmt: skip
 def test_gpu_statuses(passed, met, found, monkeypatch):
     record = {"checks": [{"passed": passed}], "rows": [{"met": met}]}
-    monkeypatch.setattr(reproducibility.gpu_records, "records", lambda: [record])
+    monkeypatch.setattr(claims.gpu_records, "records", lambda: [record])
     assert (*statuses("gpu_checks"), *statuses("gpu_aims")) == found
 
 
 def test_without_a_record_the_gpu_was_not_attempted(monkeypatch):
-    monkeypatch.setattr(reproducibility.gpu_records, "records", list)
+    monkeypatch.setattr(claims.gpu_records, "records", list)
     assert {*statuses("gpu_checks"), *statuses("gpu_aims")} == {"not attempted (not yet run on a GPU)"}
 
 

@@ -1,7 +1,6 @@
 """The committed records, programs and notebooks agree with each other and with a run."""
 
 import json
-import sys
 from pathlib import Path
 
 import jupytext
@@ -122,8 +121,7 @@ def test_the_comparison_is_of_one_float_network():
 
 
 def test_a_network_is_trained_and_lowered_from_nothing(tmp_path):
-    sys.path.append(str(FOLDER))
-    from train_resnet18 import train_resnet18
+    from reproductions.cifar10.train import train_resnet18
 
     trained = train_resnet18(data.embedded(), tmp_path, width_multiplier=0.125, epochs=0.4, nested_epochs=0.2)
     assert trained.program.has_controller

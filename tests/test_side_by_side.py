@@ -1,24 +1,15 @@
 """Small images in one row: the same convolution, by value, gradient and layout."""
 
-import importlib
-from pathlib import Path
-
 import pytest
 import torch
 from torch.nn import functional
 
-FOLDER = Path(__file__).resolve().parents[1] / "reproductions"
+from reproductions.cifar10 import side_by_side
 
 
 @pytest.fixture(autouse=True)
 def seed():
     torch.manual_seed(0)
-
-
-@pytest.fixture
-def small(monkeypatch):
-    monkeypatch.syspath_prepend(str(FOLDER))
-    return importlib.import_module("side_by_side")
 
 
 def whole(*shape):
@@ -52,15 +43,15 @@ def rows(monkeypatch):
 @pytest.mark.parametrize("stride", [1, 2, 3])
 @pytest.mark.parametrize("kernel", [3, 5])
 @pytest.mark.parametrize("size", [1, 2, 4, 7, 8])
-def test_values_and_gradients_are_those_of_the_plain_convolution(small, rows, size, kernel, stride):
+def test_values_and_gradients_are_those_of_the_plain_convolution(rows, size, kernel, stride):
     x = whole(32, 3, size, size).to(memory_format=torch.channels_last)
     tensors = [t.requires_grad_() for t in (x, whole(5, 3, kernel, kernel), whole(5))]
     expected = convolved(*tensors, stride)
-    with small.SideBySide():
+    with side_by_side.SideBySide():
         found = convolved(*tensors, stride)
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
     assert found[0].stride() == expected[0].stride() or found[0].shape[-1] == 1
-    assert rows[-1] >= small.IMAGES * size
+    assert rows[-1] >= side_by_side.IMAGES * size
 
 
 @pytest.mark.parametrize(
@@ -79,17 +70,17 @@ def test_values_and_gradients_are_those_of_the_plain_convolution(small, rows, si
         (16, 4, 3, {"padding": "same"}),
     ],
 )
-def test_anything_else_is_left_alone(small, rows, count, size, kernel, options):
+def test_anything_else_is_left_alone(rows, count, size, kernel, options):
     x, weight = whole(count, 4, size, size), whole(6, 4 // options.get("groups", 1), *pair(kernel))
     expected = functional.conv2d(x, weight, **options)
-    with small.SideBySide():
+    with side_by_side.SideBySide():
         assert torch.equal(functional.conv2d(x, weight, **options), expected)
     assert set(rows) == {size}
 
 
-def test_autocast_reaches_the_convolution(small):
+def test_autocast_reaches_the_convolution():
     x, weight = whole(16, 3, 4, 4).float(), whole(4, 3, 3, 3).float()
-    with torch.autocast("cpu", torch.bfloat16), small.SideBySide():
+    with torch.autocast("cpu", torch.bfloat16), side_by_side.SideBySide():
         y = functional.conv2d(x, weight, padding=1)
     assert y.dtype == torch.bfloat16
     assert torch.equal(y.float(), functional.conv2d(x, weight, padding=1).bfloat16().float())

@@ -15,8 +15,8 @@ from PIL import Image
 from small_nets import assert_equal_states, state
 from torch import nn
 
-from dqt_core import data_imagenet, streaming, train
-from dqt_core.data import DataError
+from dqt_core import train
+from dqt_core.data import DataError, imagenet, streaming
 
 NAMES = ["n00000001", "n00000005", "n00000009"]
 COUNT = 12
@@ -33,7 +33,7 @@ def files(tmp_path):
             coarse = random.integers(0, 256, (5, 7, 3), np.uint8)
             suffix = "png" if i == 3 else "JPEG"
             Image.fromarray(coarse).resize((260 + 10 * i, 250)).save(folder / f"{name}_{i}.{suffix}")
-    return data_imagenet.open_split(tmp_path, "train", class_count=3)
+    return imagenet.open_split(tmp_path, "train", class_count=3)
 
 
 @pytest.fixture
@@ -128,7 +128,7 @@ def test_a_folder_is_not_written_over(files, packed):
 
 
 def test_an_interrupted_packing_is_not_whole(files, packed, tmp_path):
-    with pytest.raises(DataError, match=r"index.npz is missing: make it with .*pack_imagenet.py"):
+    with pytest.raises(DataError, match=r"index.npz is missing: make it with: python -m repro"):
         streaming.open_packed(tmp_path / "nowhere")
     packed.folder.rename(tmp_path / "other.unfinished")
     with pytest.raises(DataError, match=r"index.npz is missing: packing was interrupted; start it again"):
@@ -227,12 +227,13 @@ def test_a_killed_worker_stops_the_run_which_goes_on_from_its_checkpoint(packed,
     net, _ = fitted(packed)
     (tmp_path / "packed.pickle").write_bytes(pickle.dumps(packed))
     code = (
-        f"import pathlib, pickle, sys; sys.path[:0] = {sys.path!r}; import test_streaming\n"
+        "import pathlib, pickle\nimport test_streaming\n"
         f"folder = pathlib.Path({str(tmp_path)!r})\n"
         "stored = pickle.loads((folder / 'packed.pickle').read_bytes())\n"
         "test_streaming.train_until_a_worker_dies(stored, folder)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert done.returncode == 1, done.stderr
     assert re.search(
         r"RuntimeError: DataLoader worker .* (killed by signal|exited unexpectedly)", done.stderr

@@ -19,7 +19,7 @@ from small_nets import CourseNet, assert_equal_states, digits, nested_net, same_
 from torch import nn
 
 from dqt_core import convert, data, models, train
-from dqt_core.objective import Objective
+from dqt_core.training.objective import Objective
 
 STEPS, EVERY = 11, 3
 RECIPE = train.Recipe(epochs=STEPS / 44, batch_size=32, lr=0.05)

@@ -2,17 +2,15 @@
 
 import copy
 import re
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+import slides
+import workshop
 from docutils import nodes
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.append(str(ROOT / "book" / "_ext"))
-import slides  # noqa: E402
-import workshop  # noqa: E402
 
 CHAPTERS = sorted((ROOT / "book").glob("[0-9]*.md"))
 DECKS = workshop.decks()

@@ -11,12 +11,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from clock import medians
-from networks import CHOICES, Fp16Twin, resnet18, resnet50
 
+from benchmarks.gpu.clock import medians
+from benchmarks.gpu.networks import CHOICES, Fp16Twin, resnet18, resnet50
 from dqt_core import cost, integer, nested
 from dqt_core.backends import gpu_calls, gpu_plan
 from dqt_core.backends.gpu_launches import THREADS, Batch, FusedConv, Launch, Launches, blocks
+from dqt_core.backends.shapes import value_shapes
 from dqt_core.program import IMAGE
 
 
@@ -182,7 +183,7 @@ def conv_rows(bench: Bench) -> Iterator[dict]:
 
 def conv_shapes(program):
     """The different convolutions of a program, with their input's shape and how often they occur."""
-    shapes = cost.value_shapes(program.ops, program.image_shape)
+    shapes = value_shapes(program.ops, program.image_shape)
     found = {}
     for step in gpu_plan.fused(program.ops):
         if isinstance(step, FusedConv) and step.conv.layer is not None:
@@ -195,7 +196,7 @@ def conv_shapes(program):
 def one_conv(bench, network, step, shape, layers):
     """One layer, without its skip: a plain convolution with its requantize."""
     conv, batch = step.conv, bench.sizes.batch
-    out_shape = cost.value_shapes([replace(conv, x=IMAGE)], shape)[conv.out]
+    out_shape = value_shapes([replace(conv, x=IMAGE)], shape)[conv.out]
     x, out = bench.codes((batch, *shape)), bench.xp.empty((batch, *out_shape), np.uint8)
     step = replace(step, conv=conv, skip=None)
     values = {conv.x: x, step.out: out}

@@ -15,7 +15,6 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 
 NEEDED = ("numpy", "safetensors", "torch", "pytest", "hypothesis")
 TESTS = ("tests/gpu", "tests/test_backends.py")
@@ -54,9 +53,8 @@ def main() -> int:
 
 def emulated_bench():
     """Tiny sizes on the CPU."""
-    from clock import HostClock
-    from rows import TINY, Bench
-
+    from benchmarks.gpu.clock import HostClock
+    from benchmarks.gpu.rows import TINY, Bench
     from dqt_core.backends import emulated
 
     return Bench(emulated.engine(), HostClock(), TINY)
@@ -64,9 +62,8 @@ def emulated_bench():
 
 def gpu_bench():
     """Real sizes on the GPU."""
-    from clock import GpuClock
-    from rows import Bench, Sizes
-
+    from benchmarks.gpu.clock import GpuClock
+    from benchmarks.gpu.rows import Bench, Sizes
     from dqt_core.backends import cupy_gpu
 
     return Bench(cupy_gpu.engine(), GpuClock(cupy_gpu.engine().xp), Sizes())
@@ -74,7 +71,7 @@ def gpu_bench():
 
 def print_rows(bench, only: str | None) -> int:
     """Measure without recording; on the emulator that shows that every measurement reaches its end."""
-    from rows import GROUPS
+    from benchmarks.gpu.rows import GROUPS
 
     note = "" if bench.clock.meaningful else " (emulated: times mean nothing)"
     for name in [only] if only else GROUPS:
@@ -87,8 +84,8 @@ def print_rows(bench, only: str | None) -> int:
 
 def record_all(bench, out: Path, deadline: float) -> int:
     """Tests first, then measurements, then the sanitizer."""
-    from record import Record, machine
-    from rows import measure
+    from benchmarks.gpu.record import Record, machine
+    from benchmarks.gpu.rows import measure
 
     record = Record(out, machine(bench.xp))
     command(record, "tests", [sys.executable, *PYTEST], min(TEST_SECONDS, deadline - time.monotonic()))
@@ -107,8 +104,16 @@ def sanitize(record, deadline: float) -> None:
         if tool is None:
             record.check(check, None, 0, "not run: compute-sanitizer is not on the PATH")
             continue
-        script = str(Path(__file__).with_name("sanitize.py"))
-        line = [tool, "--tool", check, "--error-exitcode", "9", sys.executable, script]
+        line = [
+            tool,
+            "--tool",
+            check,
+            "--error-exitcode",
+            "9",
+            sys.executable,
+            "-m",
+            "benchmarks.gpu.sanitize",
+        ]
         command(record, check, line, min(SANITIZER_SECONDS, deadline - time.monotonic()))
 
 
@@ -118,7 +123,12 @@ def command(record, name: str, line: list[str], seconds: float) -> None:
     if seconds < 5:
         record.check(name, None, 0, "not run: no time left")
         return
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    paths = [
+        str(ROOT),
+        str(ROOT / "tests"),
+        os.environ.get("PYTHONPATH", ""),
+    ]  # the sanitizer runs their checks
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     try:
         done = subprocess.run(
             line, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=seconds

@@ -1,10 +1,7 @@
-"""A short run of the kernels: ``compute-sanitizer --tool memcheck python benchmarks/gpu/sanitize.py``."""
+"""A short run of the kernels, with the checks of the tests::
 
-import sys
-from pathlib import Path
-
-ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+PYTHONPATH=tests compute-sanitizer --tool memcheck python -m benchmarks.gpu.sanitize
+"""
 
 import kernel_checks
 import numpy as np

@@ -1,17 +1,15 @@
 """Write the live demo's data into the built book, from the checkpoint and the test images."""
 
-import sys
 from pathlib import Path
 
 from sphinx.application import Sphinx
+
+from dqt_book.widgets import live_demo
 
 
 def write_data(app: Sphinx, exception: Exception | None) -> None:
     if exception is not None or app.builder.format != "html":
         return
-    sys.path.append(str(Path(app.confdir) / "book"))
-    import live_demo
-
     folder = Path(app.outdir) / "_static"
     (folder / live_demo.NAME).write_text(live_demo.as_script(live_demo.demo_data()))
 

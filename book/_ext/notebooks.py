@@ -24,9 +24,8 @@ FOLDER = "_notebooks"  # in the built book
 BRANCH = "notebooks"  # where `make publish-notebooks` puts that folder
 ARCHIVE = "nested-integers.zip"
 PACKAGES = '"..[train,export]" matplotlib'  # what chapters import; the path is that of the unpacked archive
-FILES = ("pyproject.toml", "README.md", "LICENSE", "requirements.txt", "dqt_core/**/*", "book/*.py")
+FILES = ("pyproject.toml", "README.md", "LICENSE", "requirements.txt", "dqt_core/**/*", "dqt_book/**/*")
 FILES += (
-    "reproductions/*.py",
     "reproductions/*.json",
     "reproductions/expected/*",
     "reproductions/results/**/*",
@@ -37,22 +36,21 @@ SETUP = """\
 # Gets the book's files and installs the package, unless they are here already.
 import importlib.util
 import os
-import sys
 import urllib.request
 import zipfile
 from pathlib import Path
 
 ARCHIVE, ADDRESS = Path({archive!r}), {address!r}
-if not Path("show.py").exists():
+if not Path("../reproductions/results").exists():
     if not ARCHIVE.exists() and not ADDRESS:
         raise FileNotFoundError(f"no {{ARCHIVE}} beside this notebook: save it from the chapter's page")
     if not ARCHIVE.exists():
         urllib.request.urlretrieve(ADDRESS, ARCHIVE)
     with zipfile.ZipFile(ARCHIVE) as archive:
         archive.extractall()
-    os.chdir(Path({folder!r}) / "book")
-sys.path.insert(0, os.getcwd())
-if not all(map(importlib.util.find_spec, ("dqt_core", "torch", "onnxruntime", "matplotlib"))):
+    Path({folder!r}, "book").mkdir(exist_ok=True)  # where the chapters stand
+    os.chdir(Path({folder!r}, "book"))
+if not all(map(importlib.util.find_spec, ("dqt_core", "dqt_book", "torch", "onnxruntime", "matplotlib"))):
     %pip install --quiet {packages}
 """
 GLUE = "from myst_nb import glue"

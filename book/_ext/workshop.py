@@ -4,7 +4,6 @@ An episode says which sections and exercises of a chapter it takes and how long 
 key points are the chapter's own sentences; `episodes.yml` holds no more than how each begins.
 """
 
-import ast
 import json
 import re
 from functools import cache
@@ -18,9 +17,10 @@ from docutils.statemachine import StringList
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
+from dqt_book.exercises import wrong
+
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "book" / "workshop" / "episodes.yml"
-WRONG = ROOT / "tests" / "test_book_checks.py"
 LONGEST = 120  # minutes without a break
 NEEDED = {"title", "chapter", "sections", "teaching", "exercise", "exercises", "questions", "objectives"}
 NEEDED |= {"points", "notes"}
@@ -69,13 +69,7 @@ def points(chapter: str) -> list[str]:
 
 def wrong_answers() -> dict[str, list[str]]:
     """For the label of each exercise the names of the wrong solutions that its checker is tested with."""
-    for node in ast.parse(WRONG.read_text()).body:
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "WRONG":
-            return {
-                "ex-" + key.value.replace("_", "-"): [kind.value for kind in kinds.keys]
-                for key, kinds in zip(node.value.keys, node.value.values, strict=True)
-            }
-    raise ValueError(f"no table WRONG in {WRONG.name}")
+    return {"ex-" + name.replace("_", "-"): list(kinds) for name, kinds in wrong.WRONG.items()}
 
 
 # What can be wrong with them
@@ -202,9 +196,9 @@ def episode_text(name: str, episode: dict[str, Any], folder: Path) -> list[str]:
     """One episode as MyST."""
     chapter, values = episode["chapter"], _values(episode["chapter"], folder)
     places = ", ".join(_section_link(chapter, title) for title in episode["sections"])
-    wrong, named = wrong_answers(), exercises(chapter)
+    answers, named = wrong_answers(), exercises(chapter)
     tasks = [
-        f"- {{ref}}`{label}`, *{named[label]}*. Its checker rejects: {', '.join(wrong[label])}."
+        f"- {{ref}}`{label}`, *{named[label]}*. Its checker rejects: {', '.join(answers[label])}."
         for label in episode["exercises"]
     ]
     slides = f' <a href="../../slides/{chapter}.html">Slides</a>.' if chapter in decks() else ""
@@ -269,7 +263,11 @@ class FromPlan(SphinxDirective):
         plan = read()
         if found := faults(plan):
             raise self.error(f"{SOURCE.name}: " + "; ".join(found))
-        for dependency in (SOURCE, WRONG, *(ROOT / "book").glob("[0-9]*.md")):
+        for dependency in (
+            SOURCE,
+            *Path(wrong.__file__).parent.glob("*.py"),
+            *(ROOT / "book").glob("[0-9]*.md"),
+        ):
             self.env.note_dependency(str(dependency))
         lines = StringList(self.made(plan), source=str(SOURCE))
         box = nodes.Element()

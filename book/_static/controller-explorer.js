@@ -1,5 +1,5 @@
 /* What the shipped controller says of pictures made by rule. No dependency. The runs were recorded by
-   book/controller_explorer.py; pixels and cost are computed here, and a test compares them with the package. */
+   dqt_book/widgets/controller_explorer.py; pixels and cost are computed here, and a test compares them with the package. */
 (function () {
   "use strict";
 

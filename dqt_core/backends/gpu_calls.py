@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from dqt_core import integer
 from dqt_core.backends import cupy_gpu, gpu_plan
 from dqt_core.backends.gpu_launches import THREADS, Batch, Launch, Launches, blocks
-from dqt_core.cost import value_shapes
+from dqt_core.backends.shapes import value_shapes
 from dqt_core.kernels.engine import Engine, Kernel
 from dqt_core.nested import MASTER_WIDTH, Rounding, require_codes, require_rounding, require_width
 from dqt_core.program import IMAGE, Conv, Widths

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dqt_core.backends.gpu_launches import Batch, FusedConv, Launch, Launches
-from dqt_core.cost import value_shapes
+from dqt_core.backends.shapes import value_shapes
 from dqt_core.kernels.engine import Engine
 from dqt_core.program import (
     IMAGE,

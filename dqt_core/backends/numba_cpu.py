@@ -30,7 +30,7 @@ from dqt_core.backends import _numba_kernels as kernels
 from dqt_core.backends import drops_of, rows_of
 from dqt_core.backends.gpu_launches import FusedConv
 from dqt_core.backends.gpu_plan import Step, dtypes, fused, lives, places
-from dqt_core.cost import value_shapes
+from dqt_core.backends.shapes import value_shapes
 from dqt_core.nested import MASTER_WIDTH
 from dqt_core.program import (
     IMAGE,

@@ -1,1 +1,9 @@
-"""What a run costs and what it finds: counting, choosing widths, looking twice."""
+"""What a program costs, how good it is, and which widths its layers should have.
+
+========== ==================================================================================
+`cost`     bit operations, transitions, bytes, by one definition
+`allocate` the best static widths within a budget of bit operations
+`cascade`  looking twice: narrow for all images, wider for the doubtful
+`results`  a program run over a data set, counted, and written down with its provenance
+========== ==================================================================================
+"""

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dqt_core import cost
+from dqt_core.evaluation import cost
 from dqt_core.nested import MASTER_WIDTH
 from dqt_core.program import BackendName, Choice, Program, Result
 

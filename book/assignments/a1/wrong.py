@@ -1,6 +1,6 @@
 """Kept wrong submissions of A1."""
 
-from submissions import Wrong, emptied, removed
+from dqt_book.assignments.submissions import Wrong, emptied, removed
 
 ANYTHING = """
 def {name}(*arguments):

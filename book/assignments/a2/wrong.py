@@ -1,6 +1,6 @@
 """Kept wrong submissions of A2."""
 
-from submissions import Wrong
+from dqt_book.assignments.submissions import Wrong
 
 REQUANTIZE = """
 def requantize(a, d, M, B, r, lo, hi):
@@ -16,7 +16,6 @@ def block_end(a, d, M, skip, d_skip, M_skip, B, r):
 # A checker that is lied to: the oracle's own modules are read anew, so that nothing comes of it.
 REPLACED = """
 import sys
-sys.path.append("..")
 sys.meta_path[:] = [finder for finder in sys.meta_path if not hasattr(finder, "closes")]
 import dqt_core.integer
 dqt_core.integer.matmul = lambda x, w: np.zeros((len(x), len(w)), np.int32)

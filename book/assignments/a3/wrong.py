@@ -1,6 +1,6 @@
 """Kept wrong submissions of A3: mutants of the right kernels, and texts that are not one's own."""
 
-from submissions import Wrong, solutions
+from dqt_book.assignments.submissions import Wrong, solutions
 
 RIGHT = solutions("a3")
 

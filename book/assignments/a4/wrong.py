@@ -1,6 +1,6 @@
 """Kept wrong submissions of A4."""
 
-from submissions import Wrong, solutions
+from dqt_book.assignments.submissions import Wrong, solutions
 
 RIGHT = solutions("a4")
 
@@ -43,9 +43,9 @@ WRONG = (
     Wrong("eight-only", "trains at 8 bits alone", ("a4_5",), changed("a4_5", ("(8, 4, 2, 1)", "(8,)"))),
     Wrong("memorised", "returns weights that it learned beforehand", ("a4_5",), {"a4_5": LEARNED}),
     Wrong("caller", "calls the package's training", ("a4_2", "a4_3", "a4_5"), {"a4_2": """
-from dqt_core import fake
+from dqt_core.training import straight_through
 def trainable_view(w, step, b):
-    return fake.switch(fake.quantize(w, step.log(), -128, 127), b, signed=True) * 2 ** (8 - b) * step
+    return straight_through.switch(straight_through.quantize(w, step.log(), -128, 127), b, signed=True) * 2 ** (8 - b) * step
 """}),
     Wrong("patched", "replaces the oracle's switch by its own, and with it the public checks of all that needs one",
           ("a4_1", "a4_2", "a4_3", "a4_4"), {"a4_1": """

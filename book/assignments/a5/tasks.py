@@ -3,13 +3,19 @@
 import numpy as np
 from grading import Case, checkers, close, judge, oracles, steps
 
-allocate, integer = oracles("allocate", "integer")
+allocate, integer = oracles("evaluation.allocate", "integer")
 WIDTHS = (2, 4, 8)
 
 
 def begin():
     """Close what the answers are compared with; `integer` stays open."""
-    close("A5 writes the choice of widths itself", "allocate", "cost", "controller", "program")
+    close(
+        "A5 writes the choice of widths itself",
+        "evaluation.allocate",
+        "evaluation.cost",
+        "training.controller",
+        "program",
+    )
 
 
 def a5_1(image_bitops, rng):

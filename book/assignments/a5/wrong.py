@@ -1,6 +1,6 @@
 """Kept wrong submissions of A5."""
 
-from submissions import Wrong, solutions
+from dqt_book.assignments.submissions import Wrong, solutions
 
 RIGHT = solutions("a5")
 
@@ -58,7 +58,7 @@ def best_per_image(loss, cost, budget):
     return np.tile(same, (len(loss), 1))
 """}),
     Wrong("caller", "calls dqt_core for the allocation", ("a5_3", "a5_4"), {"a5_3": """
-from dqt_core.allocate import allocate
+from dqt_core.evaluation.allocate import allocate
 def best_static(loss, cost, budget):
     return allocate(cost, loss, budget)
 """}),

@@ -1,0 +1,1 @@
+"""The kernels on this machine's GPU: tests, measurements, sanitizer."""

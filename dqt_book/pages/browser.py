@@ -1,0 +1,139 @@
+"""A browser on the built book: what the page test and `make book-report` share.
+
+Nothing but the book's own host is let through, so that a page which needs the network fails here.
+"""
+
+import functools
+import gzip
+import http.server
+import os
+import re
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import axe_playwright_python
+import yaml
+from playwright.sync_api import Browser, Page, Response, sync_playwright
+
+from dqt_book.places import ROOT
+
+THEMES = ("light", "dark")
+AXE = Path(axe_playwright_python.__file__).with_name("axe.min.js")
+RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]
+# sphinx-book-theme 1.1 loads its own script twice on every page.
+THEME_ERRORS = ("Identifier 'THEBE_JS_URL' has already been declared",)
+# docutils writes a list of citations as <div role="list"> around entries that have another role.
+DOCUTILS_RULES = ("aria-required-children", "aria-deprecated-role")
+# A chapter's code has thousands of words and a dozen looks: one word of each look is kept, as axe-core
+# measures the contrast of every word for itself.
+ONE_OF_A_KIND = """() => {
+  const seen = new Set()
+  const words = [...document.querySelectorAll(".highlight span")].filter(word => {
+    const style = getComputedStyle(word), block = word.closest(".highlight").parentElement
+    const own = [style.color, style.backgroundColor, style.fontSize, style.fontWeight]
+    const look = [block.className, word.parentElement.className, word.className, ...own].join()
+    const known = seen.has(look)
+    seen.add(look)
+    return known && !word.id && !word.childElementCount
+  })
+  words.forEach(word => word.remove())
+}"""
+
+
+def pages() -> list[str]:
+    """Every page of the book, in the order of its contents."""
+    contents = yaml.safe_load((ROOT / "_toc.yml").read_text())
+    return [contents["root"], *(page["file"] for part in contents["parts"] for page in part["chapters"])]
+
+
+def chromium() -> str | None:
+    """Path of a Chromium or Chrome: $CHROMIUM, one on the PATH, or the one that Playwright installed."""
+    names = ("chromium", "chromium-browser", "google-chrome", "chrome")
+    found = [os.environ.get("CHROMIUM"), *map(shutil.which, names)]
+    with sync_playwright() as playwright:
+        found.append(playwright.chromium.executable_path)
+    return next((path for path in found if path and Path(path).is_file()), None)
+
+
+@contextmanager
+def browser(executable: str) -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        # No sandbox: containers, where continuous integration runs, seldom allow one.
+        running = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
+        try:
+            yield running
+        finally:
+            running.close()
+
+
+class _Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """Address of a plain file server on a folder."""
+    handler = functools.partial(_Quiet, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@dataclass
+class Visit:
+    """An open page and what went wrong while it loaded."""
+
+    page: Page
+    problems: list[str] = field(default_factory=list)
+    responses: list[Response] = field(default_factory=list)
+
+    def weight(self, shared: bool) -> tuple[int, int]:
+        """Bytes as stored and as gzip sends them; of the theme and MathJax, or of the page's own files."""
+        bodies = [r.body() for r in self.responses if r.ok and ("/_static/" in r.url) == shared]
+        return sum(map(len, bodies)), sum(len(gzip.compress(body, 6)) for body in bodies)
+
+    def axe(self) -> list[str]:
+        """Violations that axe-core finds, one line each. The page's code is taken apart for it."""
+        self.page.evaluate(AXE.read_text())
+        self.page.evaluate(ONE_OF_A_KIND)
+        found = self.page.evaluate("rules => axe.run(document, {runOnly: rules})", RULES)["violations"]
+        return [
+            f"{violation['id']} ({violation['impact']}): {node['html'][:160]}"
+            for violation in found
+            if violation["id"] not in DOCUTILS_RULES
+            for node in violation["nodes"]
+        ]
+
+
+@contextmanager
+def visit(running: Browser, address: str, theme: str = "light", width: int = 1280) -> Iterator[Visit]:
+    """Open a page in a theme with the network cut, and wait until it is drawn."""
+    context = running.new_context(viewport={"width": width, "height": 900}, reduced_motion="reduce")
+    context.set_default_timeout(20_000)
+    context.add_init_script(
+        f"localStorage.setItem('mode', '{theme}'); localStorage.setItem('theme', '{theme}')"
+    )
+    try:
+        page = context.new_page()
+        opened = Visit(page)
+        own = (re.match(r"\w+://[^/]*", address).group(), "data:", "blob:")
+        note = opened.problems.append
+        page.on("console", lambda m: note(f"console: {m.text}") if m.type == "error" else None)
+        page.on("pageerror", lambda e: None if str(e) in THEME_ERRORS else note(f"script: {e}"))
+        page.on("request", lambda r: None if r.url.startswith(own) else note(f"foreign: {r.url}"))
+        page.on("requestfailed", lambda r: note(f"not loaded: {r.url}"))
+        page.on("response", lambda r: opened.responses.append(r))
+        context.route(lambda url: not url.startswith(own), lambda route: route.abort())
+        page.goto(address, wait_until="networkidle")
+        page.wait_for_function(
+            "!window.MathJax || !MathJax.startup || MathJax.startup.promise.then(() => true)"
+        )
+        yield opened
+    finally:
+        context.close()

@@ -1,0 +1,53 @@
+"""Build the book into _build/html; any warning is an error.
+
+Cells are executed once and their outputs cached in _build/.jupyter_cache. That cache looks at a page's cells
+alone, so it is thrown away whenever something that the cells import or read has changed.
+"""
+
+import hashlib
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from dqt_book.places import ROOT
+
+BUILD = ROOT / "_build"
+CACHE = BUILD / ".jupyter_cache"
+KEY = BUILD / "jupyter_cache.key"
+# What a chapter's cells can see besides their own text.
+INPUTS = ("requirements.txt", "dqt_core/**/*", "dqt_book/**/*", "book/assignments/**/*", "reproductions/**/*")
+PREPARE = "from dqt_core.backends import numba_cpu; numba_cpu.prepare()"
+
+
+def cache_key() -> str:
+    digest = hashlib.sha256(f"{sys.version} {os.environ.get('DQT_DATA')}".encode())
+    files = {path for pattern in INPUTS for path in ROOT.glob(pattern)}
+    for path in sorted(path for path in files if path.is_file()):
+        if "__pycache__" not in path.parts and ".ipynb_checkpoints" not in path.parts:
+            digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0")
+            digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def build() -> int:
+    # A page that is not rebuilt is not checked for warnings: start without pages, keep executed cells.
+    for folder in (BUILD / "html", BUILD / ".doctrees"):
+        shutil.rmtree(folder, ignore_errors=True)
+    key = cache_key()
+    if not KEY.is_file() or KEY.read_text() != key:
+        shutil.rmtree(CACHE, ignore_errors=True)
+        BUILD.mkdir(exist_ok=True)
+        KEY.write_text(key)
+    if importlib.util.find_spec("numba"):  # what is said when kernels are compiled belongs into no page
+        subprocess.run([sys.executable, "-c", PREPARE], cwd=ROOT, check=True)
+    program = Path(sys.executable).with_name("jupyter-book")
+    command = [program, "build", "-W", "--keep-going", ROOT]
+    # The kernel named python3 must be this environment's, not one that the user has installed elsewhere.
+    return subprocess.run(command, env={**os.environ, "JUPYTER_PREFER_ENV_PATH": "1"}).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(build())

@@ -1,0 +1,293 @@
+"""The comparison's tables, drawn from its records alone: lines, means over seeds, paired tests, statuses."""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dqt_core import results
+
+WIDTHS, BUDGETS = (8, 6, 4, 3, 2), (3, 4, 5)
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of a table: which result of which row's record it shows."""
+
+    label: str
+    row: str
+    result: str
+
+
+def _switchable(label: str, row: str, ending: str = "") -> list[Line]:
+    return [Line(f"{label}, {width} bits", row, f"{width}{ending}") for width in WIDTHS]
+
+
+DEALT = "the same passes dealt to other images"
+MAIN = [
+    Line("float", "float", "float"),
+    Line("float, trained further", "float-further", "float, trained further"),
+    *(Line(f"one width, learned step, {w} bits", f"lsq-{w}", str(w)) for w in WIDTHS),
+    *(Line(f"PACT, {w} bits", f"pact-{w}", str(w)) for w in (4, 3, 2)),
+    *(Line(f"DoReFa-Net, {w} bits", f"dorefa-{w}", str(w)) for w in (4, 3, 2)),
+    *_switchable("Any-Precision", "any-precision"),
+    *_switchable("DQT static", "dqt-static"),
+    *_switchable("DQT static, trained further", "cascade"),
+    *(Line(f"cascade at {b}-bit BitOPs", "cascade", f"cascade at {b} bits") for b in (3, 4)),
+    *(Line(f"{DEALT}, {b} bits", "cascade", f"cascade at {b} bits, dealt to other images") for b in (3, 4)),
+    Line("cascade of three steps at 3-bit BitOPs", "cascade", "cascade of three steps at 3 bits"),
+    *(Line(f"DQT, uniform, trained further, {b} bits", f"uniform-{b}", "uniform") for b in (4, 3)),
+    *(Line(f"best static at {b}-bit BitOPs", f"mixed-{b}", "mixed") for b in BUDGETS),
+    *(Line(f"controller at {b}-bit BitOPs", f"dynamic-{b}", "controller") for b in BUDGETS),
+]
+ABLATIONS = {
+    "not trained for the cut": [Line(f"cut to {w} bits", "cut", f"cut {w}") for w in WIDTHS]
+    + [Line(f"cut to {w} bits, statistics re-estimated", "cut", f"cut {w}, recalibrated") for w in WIDTHS],
+    "batch-norm statistics": _switchable("as training left them", "dqt-static", ", statistics of training"),
+    "one batch norm for all widths": _switchable("shared batch norm", "shared-norm"),
+    "rounding": _switchable("rounding floor", "floor"),
+    "the controller's input": [
+        Line(f"controller that sees nothing, {b}-bit BitOPs", f"blind-{b}", "blind") for b in BUDGETS
+    ],
+    "consistency": [
+        Line(f"{name}, {label}", row, result)
+        for name, row in (("alpha = 1", "joint"), ("alpha = 0", "no-consistency"))
+        for label, result in (("8 bits", "8"), ("4 bits", "4"), ("2 bits", "2"), ("controller", "controller"))
+    ],
+}
+
+
+# One thing changed: (row, result) against (row, result), with {} for the width
+CHANGES = {
+    "not trained for lower widths": ("cut", "cut {}", "dqt-static", "{}"),
+    "not trained, but batch-norm statistics re-estimated": (
+        "cut",
+        "cut {}, recalibrated",
+        "dqt-static",
+        "{}",
+    ),
+    "batch-norm statistics as training left them": (
+        "dqt-static",
+        "{}, statistics of training",
+        "dqt-static",
+        "{}",
+    ),
+    "one batch norm for all widths": ("shared-norm", "{}", "dqt-static", "{}"),
+    "rounding down, not to nearest": ("floor", "{}", "dqt-static", "{}"),
+    "no consistency term (alpha = 0)": ("no-consistency", "{}", "joint", "{}"),
+}
+
+
+def groups(folder: Path) -> list[tuple[int, float]]:
+    """Channels and epochs of the recorded comparisons, the one with the most records first."""
+    found: Counter[tuple[int, float]] = Counter()
+    for path in folder.glob("*_c*_e*_s*.json"):
+        record = results.read(path)
+        if record["dataset"]["name"] == "cifar10" and record["dataset"]["limit"] is None:
+            found[record["channels"], record["epochs"]] += 1
+    return sorted(found, key=lambda group: (found[group], group), reverse=True)
+
+
+class Records:
+    """The records of one network size and training length."""
+
+    def __init__(self, folder: Path, channels: int, epochs: float) -> None:
+        self.channels, self.epochs = channels, epochs
+        paths = sorted(folder.glob(f"*_c{channels}_e{epochs:g}_s*.json"))
+        self.all = [results.read(path) for path in paths if path.name[:9] != "embedded_"]
+
+    def of(self, line: Line) -> list[results.Record]:
+        """The results that a line shows, by seed."""
+        found = {record["seed"]: record for record in self.all if record["row"] == line.row}
+        return [_result(found[seed], line.result) for seed in sorted(found)]
+
+    def pairs(self, first: Line, second: Line) -> list[tuple[int, results.Record, results.Record]]:
+        """Seed, and the two lines' results, of every seed that has both."""
+        one, other = ({r["seed"]: r for r in self.all if r["row"] == line.row} for line in (first, second))
+        return [
+            (seed, _result(one[seed], first.result), _result(other[seed], second.result))
+            for seed in sorted(set(one) & set(other))
+        ]
+
+    def starts_elsewhere(self) -> list[str]:
+        """Records that start from another training of DQT static than the recorded one of their seed."""
+        own = {r["seed"]: r["programs"]["trained"] for r in self.all if r["row"] == "dqt-static"}
+        return [
+            f"{record['row']}, seed {record['seed']}"
+            for record in self.all
+            if (start := record.get("training", {}).get("starts from")) and start != own.get(record["seed"])
+        ]
+
+    def change(self, name: str, width: int) -> float | None:
+        """Points of accuracy that one of `CHANGES` gains at a width, over the seeds that have both rows."""
+        row, result, against, other = CHANGES[name]
+        return self.lead(Line("", row, result.format(width)), Line("", against, other.format(width)))
+
+    def lead(self, first: Line, second: Line) -> float | None:
+        """Points of accuracy of one line over another, over the seeds that have both; None without one."""
+        leads = [accuracy([one]) - accuracy([other]) for _, one, other in self.pairs(first, second)]
+        return float(np.mean(leads)) if leads else None
+
+    def chosen(self) -> list[str]:
+        """Where the best static widths of each budget and seed came from."""
+        return [
+            f"{record['row'].split('-')[1]} bits, seed {record['seed']}: {record['training']['chosen']}"
+            for record in self.all
+            if "chosen" in record["training"]
+        ]
+
+    @property
+    def title(self) -> str:
+        return f"{self.channels} channels, {self.epochs:g} epochs after float"
+
+    def missing(self, lines: Iterable[Line]) -> str:
+        """In words: the rows of a table that have no record, and what makes them."""
+        rows = list(dict.fromkeys(line.row for line in lines if not self.of(line)))
+        if not rows:
+            return "every row was run"
+        options = f"--channels {self.channels} --epochs {self.epochs:g}"
+        for key in ("float epochs", "float lr"):
+            if trained := {r["training"].get(key) for r in self.all} - {None}:
+                options += f" --{key.replace(' ', '-')} {max(trained):g}"
+        command = f"python -m reproductions.cifar10.compare {options} --row {' '.join(rows)}"
+        return f"not yet run: {', '.join(rows)}; what would run them: `{command}`"
+
+    def table(self, lines: Iterable[Line]) -> list[list[str]]:
+        """A table's recorded rows: label, accuracy, seeds, BitOPs, how it was evaluated."""
+        rows = []
+        for line in lines:
+            shown = self.of(line)
+            if not shown:
+                continue
+            spent = [row["bitops"] for row in shown if row["bitops"]]
+            bitops = f"{np.mean(spent) / 1e9:.3f}" if spent else ""
+            rows.append([line.label, spread(shown), str(len(shown)), bitops, shown[0]["kind"]])
+        return rows
+
+
+def _result(record: results.Record, label: str) -> results.Record:
+    return next(row for row in record["rows"] if row["widths"] == label)
+
+
+def accuracy(rows: Sequence[results.Record]) -> float:
+    """Mean over seeds, in percent."""
+    return 100 * float(np.mean([row["correct"] / row["images"] for row in rows]))
+
+
+def spread(rows: Sequence[results.Record]) -> str:
+    """Mean and standard deviation over seeds; for one seed, its interval over test images."""
+    if len(rows) > 1:
+        deviation = 100 * np.std([row["correct"] / row["images"] for row in rows], ddof=1)
+        return f"{accuracy(rows):.2f} % ± {deviation:.2f}"
+    low, high = results.interval(rows[0]["correct"], rows[0]["images"])
+    return f"{accuracy(rows):.2f} % ({100 * low:.1f} to {100 * high:.1f})"
+
+
+def pareto(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Of (cost, accuracy), those that no other beats at the same or a lower cost, by cost."""
+    front: list[tuple[float, float]] = []
+    for cost, value in sorted(points, key=lambda point: (point[0], -point[1])):
+        if not front or value > front[-1][1]:
+            front.append((cost, value))
+    return front
+
+
+# The question: does looking at the image help?
+
+UNIFORM = "the uniform width, trained further"
+BLIND, SHUFFLED = "a controller that sees nothing", "another image's widths"  # all but the look at the image
+OPPONENTS = {
+    "the best static widths": lambda b: Line("", f"mixed-{b}", "mixed"),
+    BLIND: lambda b: Line("", f"blind-{b}", "blind"),
+    UNIFORM: lambda b: Line("", f"uniform-{b}", "uniform"),
+    SHUFFLED: lambda b: Line("", f"dynamic-{b}", SHUFFLED),
+    "each layer's usual width": lambda b: Line("", f"dynamic-{b}", "each layer's usual width"),
+}
+
+
+def duels(records: Records) -> list[dict[str, Any]]:
+    """The controller against each opponent at each budget and seed, on the same test images.
+
+    Both have to start from the same network: a record without an opponent of its own start meets none.
+    """
+    starts = {(r["row"], r["seed"]): r.get("training", {}).get("starts from") for r in records.all}
+    found = []
+    for bits in BUDGETS:
+        for opponent, line_of in OPPONENTS.items():
+            looks, other = Line("", f"dynamic-{bits}", "controller"), line_of(bits)
+            for seed, first, second in records.pairs(looks, other):
+                if starts[looks.row, seed] != starts[other.row, seed]:
+                    continue
+                test = results.paired(results.hits(first), results.hits(second))
+                ratio = first["bitops"] / second["bitops"]
+                found.append({"bits": bits, "opponent": opponent, "seed": seed, "bitops": ratio, **test})
+    return found
+
+
+def verdict(found: Sequence[dict[str, Any]], *opponents: str) -> str:
+    """In words, what the duels against some opponents say together."""
+    mine = [duel for duel in found if duel["opponent"] in opponents]
+    if not mine:
+        return "not yet run"
+    level = 0.05 / len(mine)  # Bonferroni: as many tests as duels
+    wins = sum(duel["difference"] > 0 and duel["p"] < level for duel in mine)
+    losses = sum(duel["difference"] < 0 and duel["p"] < level for duel in mine)
+    mean = 100 * float(np.mean([duel["difference"] for duel in mine]))
+    even = len(mine) - wins - losses
+    return (
+        f"better in {wins}, worse in {losses}, not distinguishable in {even} of {len(mine)} comparisons "
+        f"(McNemar, p < {level:.2g}: 0.05 over {len(mine)}); mean difference {mean:+.2f} points"
+    )
+
+
+def over_seeds(found: Sequence[dict[str, Any]], opponent: str, bits: int) -> str:
+    """Mean difference in points over seeds with its standard deviation; what one seed cannot say is said."""
+    values = [100 * d["difference"] for d in found if (d["opponent"], d["bits"]) == (opponent, bits)]
+    if opponent == UNIFORM and bits not in WIDTHS:
+        return "not attempted (no such width)"
+    if not values:
+        return "not yet run"
+    if len(values) == 1:
+        return f"{values[0]:+.2f} (one seed)"
+    return f"{np.mean(values):+.2f} ± {np.std(values, ddof=1):.2f} ({len(values)} seeds)"
+
+
+# Bands
+
+
+def statuses(records: Records, bands: Sequence[dict[str, Any]]) -> list[list[str]]:
+    """Rows (what, measured, band, status) of the bands: on a row, or on its lead over another."""
+    rows = []
+    for band in bands:
+        names = [band[key] for key in ("row", "against") if key in band]
+        shown = [records.of(Line("", *name.split("/"))) for name in names]
+        claim, is_lead = " minus ".join(names), len(names) == 2
+        wanted = f"at least {band['at_least']:{'+' if is_lead else ''}.2f}"
+        if not all(shown):
+            rows.append([claim, "", wanted, "not attempted"])
+            continue
+        first, *second = map(accuracy, shown)
+        value = first - sum(second)
+        status = "within band" if value >= band["at_least"] else "not reproduced"
+        rows.append([claim, f"{value:+.2f} points" if is_lead else f"{value:.2f} %", wanted, status])
+    return rows
+
+
+def twins(records: Records) -> tuple[int, int, float]:
+    """Of integer rows and their float twins: images of the same class, images, largest distance from a tie.
+
+    The distance is that of the numbers which the two rounded differently first, in steps.
+    """
+    recorded = [row["twin"] for record in records.all for row in record["rows"] if "twin" in row]
+    distances = [found["distance"] for twin in recorded for found in twin["differing"]]
+    return sum(t["same"] for t in recorded), sum(t["images"] for t in recorded), max(distances, default=0.0)
+
+
+def entropy(counts: Sequence[int]) -> float:
+    """Of how a layer's widths are spread over the images, in bits."""
+    shares = np.asarray(counts) / sum(counts)
+    return float(-sum(share * math.log2(share) for share in shares if share))

@@ -1,0 +1,196 @@
+"""The records of ``make bench``: tables and figures of time on a CPU."""
+
+import json
+
+import matplotlib.pyplot as plt
+from IPython.display import Markdown
+
+from dqt_book.places import ROOT
+from dqt_book.show import Table
+
+FOLDER = ROOT / "reproductions" / "results" / "cpu"
+CAUSES = ROOT / "benchmarks" / "cpu_causes.json"
+TRAINING = ROOT / "reproductions" / "results" / "training_step.json"
+OF_PASSES = 1.3  # a step is to take at most this of its forward and backward passes
+SCHEMA = "dqt-cpu-1"
+AIMS = {True: "reached", False: "missed", None: ""}
+AXES = {"batch": "images in a batch", "channels": "channels of the first stage", "size": "rows of an image"}
+
+
+def records(folder=FOLDER):
+    """Every record of the folder, by name."""
+    read = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+    return sorted((record for record in read if record.get("schema") == SCHEMA), key=lambda r: r["threads"])
+
+
+def pages(folder=FOLDER):
+    """What there is to show: texts and tables, or the sentence that there is nothing yet."""
+    found = records(folder)
+    if not found:
+        return [Markdown("*Not yet measured.*")]
+    return [part for record in found for part in _page(record)]
+
+
+def _page(record):
+    origin, machine = record["provenance"], record["machine"]
+    whole = "" if record["finished"] else " The run was cut: what it had measured by then is below."
+    hardware = origin["hardware"]
+    text = (
+        f"### {record['threads']} of {hardware['cores']} cores, {origin['date']}\n\n"
+        f"{hardware['cpu']} ({', '.join(machine['flags'])}); products by {machine['instructions']}. "
+        f"Clock {record['clock']}, {record['rounds']} rounds, commit `{origin['commit']}`.{whole}"
+    )
+    for part in record.get("joined", ()):
+        groups, commit = ", ".join(part["groups"]), part["commit"][:12]
+        text += f" Joined with a run of {groups} ({part['rounds']} rounds, `{commit}`)."
+    yield Markdown(text)
+    head = ["what", "ours", "peer", "ms", "its ms", "ratio", "quartiles", "aim", ""]
+    yield Table(head, [_row(row) for row in record["rows"]])
+
+
+def _row(row):
+    return (
+        *(row["group"], row["what"], row["peer"], f"{row['ours_ms']:.4g}", f"{row['peer_ms']:.4g}"),
+        *(f"{row['ratio']:.2f}", f"{row['low']:.2f} to {row['high']:.2f}"),
+        *("" if row["aim"] is None else f"{row['aim']:g}", AIMS[row["met"]]),
+    )
+
+
+def pt2e(folder=FOLDER):
+    """In words, where PyTorch's own int8 is faster than the program, and where it is slower."""
+    said = []
+    for record in records(folder):
+        rows = [row for row in record["rows"] if row["peer"] == "torch PT2E int8"]
+        faster = [row["group"] for row in rows if row["ratio"] < 1]
+        slower = [row["group"] for row in rows if row["ratio"] >= 1]
+        ends = f"faster at {', '.join(faster) or 'none'} and not at {', '.join(slower) or 'any other'}"
+        said += [f"with {record['threads']} thread(s) it is {ends}"] if rows else []
+    return "; ".join(said) or "it was not measured"
+
+
+def above_a_tenth(folder=FOLDER):
+    """In words, the parts of a run, besides the products, that take more than a tenth of its time."""
+    found = {}
+    for record in records(folder):
+        for name, parts in record["facts"].items():
+            for part, share in parts.items() if name.endswith(" shares") else ():
+                if part != "products" and share > 0.1:
+                    found.setdefault(part, []).append(
+                        f"{name.removesuffix(' shares')} with {record['threads']} thread(s)"
+                    )
+    said = [f"{part} ({', '.join(where)})" for part, where in found.items()]
+    return " and ".join(said) or "none"
+
+
+def misses(folder=FOLDER, causes=CAUSES):
+    """Every aim that was missed, and why."""
+    known = json.loads(causes.read_text())
+    head = ["threads", "what", "peer", "ratio", "aim", "cause"]
+    rows = []
+    for record in records(folder):
+        for row in record["rows"]:
+            if row["met"] is False:
+                cause = known.get(f"{row['group']} | {row['peer']}", "not known")
+                aim = f"{row['aim']:g}"
+                rows.append((record["threads"], row["group"], row["peer"], f"{row['ratio']:.2f}", aim, cause))
+    return Table(head, rows) if rows else Markdown("*None.*")
+
+
+def shares(folder=FOLDER):
+    """Where the time of a run goes."""
+    head = ["threads", "network", "part", "share"]
+    return Table(
+        head,
+        [
+            (record["threads"], name.removesuffix(" shares"), part, f"{100 * share:.0f} %")
+            for record in records(folder)
+            for name, parts in record["facts"].items()
+            if name.endswith(" shares")
+            for part, share in parts.items()
+        ],
+    )
+
+
+def roofline(folder=FOLDER):
+    """How near each network comes to what the machine can do at most."""
+    head = [
+        "threads",
+        "what",
+        "G operations",
+        "MB at least",
+        "operations' bound",
+        "bytes' bound",
+        "ms",
+        "share",
+    ]
+    rows = []
+    for record in records(folder):
+        peak = record["facts"].get("roofline")
+        own = {row["group"]: row for row in record["rows"] if "operations" in row and peak}
+        for group, row in own.items():
+            bounds = (
+                1e3 * row["operations"] / peak["operations_per_second"],
+                1e3 * row["bytes"] / peak["bytes_per_second"],
+            )
+            share = max(bounds) / row["ours_ms"]
+            amounts = f"{row['operations'] / 1e9:.3g}", f"{row['bytes'] / 1e6:.3g}"
+            times = *(f"{bound:.3g} ms" for bound in bounds), f"{row['ours_ms']:.3g}"
+            rows.append((record["threads"], group, *amounts, *times, f"{100 * share:.0f} %"))
+    return Table(head, rows)
+
+
+def growth(folder=FOLDER):
+    """Time and memory against batch size, channels and image size, both axes in powers."""
+    found = [record for record in records(folder) if record["growth"]]
+    _, panels = plt.subplots(2, 3, figsize=(8, 5))
+    for column, (axis, title) in zip(panels.T, AXES.items(), strict=True):
+        for record in found:
+            points = [point for point in record["growth"] if point["axis"] == axis]
+            values = [point["value"] for point in points]
+            column[0].plot(values, [p["ms"] for p in points], label=f"{record['threads']} thread(s)")
+            memory = [(p["arena_bytes"] + p["weight_bytes"]) / 1e6 for p in points]
+            column[1].plot(values, memory)
+            if record is found[0] and points:
+                work = [p["macs"] / points[-1]["macs"] * points[-1]["ms"] for p in points]
+                column[0].plot(values, work, "--", marker="", label="as multiplications grow")
+        for panel in column:
+            panel.set_xscale("log", base=2)
+            panel.set_yscale("log", base=2)
+        column[1].set_xlabel(title)
+    panels[0, 0].set_ylabel("ms")
+    panels[1, 0].set_ylabel("MB of values and weights")
+    if found:
+        panels[0, 0].legend(fontsize=8)
+    plt.show()
+
+
+def memory(folder=FOLDER):
+    """Peak memory of ResNet-50's evaluation, in GB; None: not measured."""
+    for record in records(folder):
+        for name, value in record["facts"].items():
+            if name.startswith("peak memory of ResNet-50"):
+                return value / 1e9
+    return None
+
+
+def controller_on_a_part(channels="64", path=TRAINING):
+    """What the controller adds to a step on a part of the batch, as a share of what it adds on all."""
+    steps = json.loads(path.read_text())["by_channels"][channels]
+    static, whole, part = (step["cpu_seconds"] for step in steps[-3:])
+    return f"{100 * (part - static) / (whole - static):.0f} %"
+
+
+def training_step(path=TRAINING):
+    """What a training step costs, against the float network's in the same run."""
+    record = json.loads(path.read_text())
+    head = ["channels", "step", "CPU seconds", "of float", "least to most", "passes", "of their sum", "aim"]
+    rows = []
+    for channels, steps in record["by_channels"].items():
+        for step in steps:
+            low, high = step["ratio_range"]
+            is_own = step["row"] != "float" and "torchao" not in step["row"]
+            met = AIMS[step["ratio_to_sum_of_passes"] <= OF_PASSES] if is_own else ""
+            ratios = f"{step['ratio_to_float']:.2f}", f"{low:.2f} to {high:.2f}"
+            sums = f"{step['passes']:g}", f"{step['ratio_to_sum_of_passes']:.2f}"
+            rows.append((channels, step["row"], f"{step['cpu_seconds']:.2f}", *ratios, *sums, met))
+    return Table(head, rows)

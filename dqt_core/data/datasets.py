@@ -1,0 +1,264 @@
+"""Data sets as uint8 images in memory, verified by checksum."""
+
+import functools
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Images = NDArray[np.uint8]
+Labels = NDArray[np.int64]
+
+ENVIRONMENT_VARIABLE = "DQT_DATA"
+CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+DOWNLOAD = "python -m dqt_core.data cifar10 DIR && export DQT_DATA=DIR"
+
+
+# sha256, first half, of the copy behind the records of `reproductions/`: 93 of its images went through JPEG.
+RECORDED_COPY = {
+    "data_batch_1.bin": "0def081c410489f98b3935c2d405fc74",
+    "data_batch_2.bin": "4d0a9f6a8434c9b3b3de28d817dc3d36",
+    "data_batch_3.bin": "1a4d0920ea06101641902b09fdac800c",
+    "data_batch_4.bin": "20de2186179cc65bcf69a83ca83e90a4",
+    "data_batch_5.bin": "ce4b8267c2f77f8915b4299443568f52",
+    "test_batch.bin": "123ca0dad8f960344d9149742165d421",
+}
+
+
+class DataError(RuntimeError):
+    """A data set is missing or damaged; the message names the file and the command that gets it."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Images and labels of one data set, split into training and test.
+
+    Attributes
+    ----------
+    name : str
+        "cifar10" or "embedded".
+    train_images, test_images : uint8 array, (N, H, W, 3)
+        Bytes 0..255, channels R, G, B.
+    train_labels, test_labels : int64 array, (N,)
+        Class numbers 0..classes-1.
+    mean, std : tuple of 3 floats
+        Per channel, of bytes divided by 255.
+    classes : tuple of str
+        Class names in order.
+    """
+
+    name: str
+    train_images: Images
+    train_labels: Labels
+    test_images: Images
+    test_labels: Labels
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    classes: tuple[str, ...]
+
+    @functools.cached_property
+    def checksums(self) -> dict[str, str]:
+        """sha256 of the pixels as (N, H, W, 3) uint8 in C order, and of the labels as int64."""
+        return {
+            f"{split}_{kind}": hashlib.sha256(getattr(self, f"{split}_{kind}").tobytes()).hexdigest()
+            for split in ("train", "test")
+            for kind in ("images", "labels")
+        }
+
+
+def load(name: Literal["auto", "cifar10", "embedded"] = "auto") -> Dataset:
+    """Load a data set by name.
+
+    Parameters
+    ----------
+    name : {"auto", "cifar10", "embedded"}
+        "auto" is CIFAR-10 where the environment variable ``DQT_DATA`` is set, else the embedded set.
+
+    Returns
+    -------
+    Dataset
+        uint8 images in memory.
+
+    Raises
+    ------
+    ValueError
+        If the name is none of the three.
+    DataError
+        If CIFAR-10 is asked for, or ``DQT_DATA`` is set, and the files are missing or damaged.
+
+    Examples
+    --------
+    >>> load("embedded").test_images.shape
+    (359, 32, 32, 3)
+    """
+    if name not in ("auto", "cifar10", "embedded"):
+        raise ValueError(f"data set {name!r} is unknown; choose 'auto', 'cifar10' or 'embedded'")
+    folder = os.environ.get(ENVIRONMENT_VARIABLE)
+    if name == "embedded" or (name == "auto" and not folder):
+        return embedded()
+    if not folder:
+        raise DataError(f"CIFAR-10 was asked for and {ENVIRONMENT_VARIABLE} is not set; run: {DOWNLOAD}")
+    return cifar10(folder)
+
+
+def cifar10(folder: str | Path) -> Dataset:
+    """Read CIFAR-10 from the official binary layout or from torchvision's download.
+
+    Parameters
+    ----------
+    folder : str or Path
+        Holds ``cifar-10-batches-bin/`` (binary) or ``cifar-10-batches-py/`` (torchvision, md5 verified).
+
+    Returns
+    -------
+    Dataset
+        50,000 training and 10,000 test images, (N, 32, 32, 3) uint8.
+
+    Raises
+    ------
+    DataError
+        If neither layout is there, or a file has the wrong size or the wrong labels, or differs while others
+        of its folder are those of the recorded copy.
+    """
+    folder = Path(folder)
+    binary = folder / "cifar-10-batches-bin"
+    if binary.is_dir():
+        *batches, test = [_binary_batch(binary / name) for name in RECORDED_COPY]
+        _require_one_copy(binary)
+        train = _concatenate(batches)
+    elif (folder / "cifar-10-batches-py").is_dir():
+        train, test = (_torchvision_split(folder, is_train) for is_train in (True, False))
+    else:
+        raise DataError(f"no cifar-10-batches-bin/ or cifar-10-batches-py/ in {folder}; run: {DOWNLOAD}")
+    _check_balance(train[1], 5000, folder)
+    _check_balance(test[1], 1000, folder)
+    return Dataset("cifar10", *train, *test, CIFAR10_MEAN, CIFAR10_STD, CIFAR10_CLASSES)
+
+
+def embedded() -> Dataset:
+    """The set that needs no download: scikit-learn's 8x8 digits as 32x32 RGB images.
+
+    Each pixel becomes a 4x4 block and 0..16 becomes 0..255. Every fifth image is a test image.
+
+    Returns
+    -------
+    Dataset
+        1,438 training and 359 test images, (N, 32, 32, 3) uint8, ten classes.
+
+    Raises
+    ------
+    ImportError
+        If scikit-learn is not installed.
+
+    Examples
+    --------
+    >>> embedded().train_images.dtype, len(embedded().classes)
+    (dtype('uint8'), 10)
+    """
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise ImportError(
+            'the embedded data set needs scikit-learn: pip install "dqt_core[train]"'
+        ) from error
+    digits = load_digits()
+    grey = (digits.images.astype(np.int64) * 255 + 8) // 16
+    images = np.repeat(np.repeat(grey, 4, axis=1), 4, axis=2).astype(np.uint8)
+    images = np.repeat(images[..., None], 3, axis=3)
+    labels = digits.target.astype(np.int64)
+    is_test = np.arange(len(labels)) % 5 == 4
+    names = tuple(str(digit) for digit in range(10))
+    mean, std = (0.3059,) * 3, (0.3763,) * 3
+    return Dataset(
+        "embedded", images[~is_test], labels[~is_test], images[is_test], labels[is_test], mean, std, names
+    )
+
+
+def normalization_table(mean: tuple[float, ...], std: tuple[float, ...]) -> NDArray[np.float32]:
+    """The float32 value of every byte of every channel, (byte / 255 - mean) / std.
+
+    Parameters
+    ----------
+    mean, std : tuple of 3 floats
+        Per channel.
+
+    Returns
+    -------
+    float32 array, (3, 256)
+        The one definition of the network's input; training and lowering both read it.
+
+    Examples
+    --------
+    >>> normalization_table((0.5,) * 3, (0.5,) * 3)[0, [0, 255]]
+    array([-1.,  1.], dtype=float32)
+    """
+    bytes_ = np.arange(256)[None, :] / 255
+    return ((bytes_ - np.asarray(mean)[:, None]) / np.asarray(std)[:, None]).astype(np.float32)
+
+
+def _binary_batch(path: Path) -> tuple[Images, Labels]:
+    if not path.is_file():
+        raise DataError(f"{path} is missing; run: {DOWNLOAD}")
+    rows = np.fromfile(path, np.uint8)
+    if rows.size != 10_000 * 3073:
+        raise DataError(f"{path} has {rows.size:,} bytes, expected 30,730,000; run: {DOWNLOAD}")
+    rows = rows.reshape(10_000, 3073)
+    images = rows[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+    return np.ascontiguousarray(images), rows[:, 0].astype(np.int64)
+
+
+def _require_one_copy(folder: Path) -> None:
+    """Files of the recorded copy come together: one that differs is damaged. Another copy matches in none."""
+    different = [
+        folder / name
+        for name, digest in RECORDED_COPY.items()
+        if hashlib.sha256((folder / name).read_bytes()).hexdigest()[:32] != digest
+    ]
+    if 0 < len(different) < len(RECORDED_COPY):
+        raise DataError(
+            f"{different[0]} is damaged: its sha256 is not that of the others' copy; run: {DOWNLOAD}"
+        )
+
+
+def _torchvision_split(folder: Path, is_train: bool) -> tuple[Images, Labels]:
+    from dqt_core.data._torchvision import import_torchvision
+
+    try:
+        split = import_torchvision().datasets.CIFAR10(folder, train=is_train, download=False)
+    except RuntimeError as error:
+        raise DataError(f"{folder / 'cifar-10-batches-py'} is damaged ({error}); run: {DOWNLOAD}") from error
+    return np.ascontiguousarray(split.data), np.asarray(split.targets, np.int64)
+
+
+def _concatenate(batches: list[tuple[Images, Labels]]) -> tuple[Images, Labels]:
+    images, labels = zip(*batches, strict=True)
+    return np.concatenate(images), np.concatenate(labels)
+
+
+def _check_balance(labels: Labels, expected: int, folder: Path) -> None:
+    counts = np.bincount(labels, minlength=10)
+    if (counts != expected).any():  # a label above 9 makes it longer, with zeros
+        raise DataError(
+            f"the labels in {folder} are damaged: classes have {counts.tolist()} images, "
+            f"expected {expected} each; run: {DOWNLOAD}"
+        )
+
+
+def download_cifar10(folder: str | Path) -> None:
+    """Fetch CIFAR-10 through torchvision, which verifies it; needs a network.
+
+    Parameters
+    ----------
+    folder : path
+        Where it goes; `ENVIRONMENT_VARIABLE` is to name it afterwards.
+    """
+    from dqt_core.data._torchvision import import_torchvision
+
+    for is_train in (True, False):
+        import_torchvision().datasets.CIFAR10(folder, train=is_train, download=True)
+    print(f"CIFAR-10 is complete; now: export {ENVIRONMENT_VARIABLE}={folder}")

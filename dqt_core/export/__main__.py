@@ -1,0 +1,54 @@
+"""Write a program as an ONNX file, as a C file, or as both.
+
+::
+
+    python -m dqt_core.export PROGRAM.safetensors --onnx OUT.onnx --c OUT.c
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from dqt_core.export.c import sizes, to_c
+from dqt_core.export.onnx import to_onnx
+from dqt_core.program import ProgramError, load
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write the files that the command line names; the exit code is 0 where all were written.
+
+    Parameters
+    ----------
+    arguments : sequence of str, optional
+        None: those of the process.
+
+    Returns
+    -------
+    int
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m dqt_core.export", description="Write a program as an ONNX or a C file, or both."
+    )
+    parser.add_argument("program", type=Path, help="a file that Program.save wrote")
+    parser.add_argument("--onnx", type=Path, metavar="OUT", help="needs dqt_core[export]")
+    parser.add_argument("--c", type=Path, metavar="OUT", help="one C99 file")
+    given = parser.parse_args(arguments)
+    if not (given.onnx or given.c):
+        parser.error("nothing to write: give --onnx OUT, --c OUT, or both")
+    try:
+        program = load(given.program)
+        for write, path in ((to_onnx, given.onnx), (to_c, given.c)):
+            if path:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                print(f"{write(program, path)}: {path.stat().st_size:,} bytes")
+    except (ImportError, OSError, OverflowError, ProgramError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    if given.c:
+        print(f"on the device: {sizes(program)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,379 @@
+"""A program as one C99 file: no library, no allocation, no float, nothing wider than 64 bits."""
+
+import functools
+import math
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dqt_core.backends.gpu_plan import dtypes, places
+from dqt_core.backends.shapes import value_shapes
+from dqt_core.integer import LARGEST_PRODUCT, require_accumulator
+from dqt_core.program import (
+    Choose,
+    Conv,
+    Lookup,
+    MaxPool,
+    Op,
+    Program,
+    Requantize,
+    Scale,
+    SumPool,
+    Term,
+    inputs,
+)
+
+TEMPLATES = Path(__file__).with_name("templates")
+COLUMNS = 110
+OPTIONAL = ("max_pool", "choose")  # functions that some programs do not call
+C_TYPES = {"int8": "int8_t", "int32": "int32_t", "int64": "int64_t"}
+NO_LAYER = -1
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What a C program occupies, in bytes; the code itself is the compiler's matter.
+
+    Attributes
+    ----------
+    weights : int
+        Constant: the master codes of all weights.
+    tables : int
+        Constant: multipliers, offsets and the look-up table of the image.
+    ram : int
+        Static buffers that are written: codes, rows and filters of a convolution, scores of the controller.
+        The image and the logits are the caller's.
+    """
+
+    weights: int
+    tables: int
+    ram: int
+
+
+def to_c(program: Program, path: str | Path) -> Path:
+    """Write a program as one C99 file, which gives the same bits wherever it is compiled.
+
+    Parameters
+    ----------
+    program : Program
+        That ends in its logits, as those of `lower` do.
+    path : str or Path
+        Of the file; equal programs make equal files.
+
+    Returns
+    -------
+    Path
+
+    Raises
+    ------
+    ValueError
+        If the program reads its values in an order that `lower` never makes.
+    OverflowError
+        If an accumulator could leave int32.
+
+    Notes
+    -----
+    The file has one function::
+
+        int dqt_run(const uint8_t image[DQT_HEIGHT * DQT_WIDTH * 3], const uint8_t widths[DQT_LAYERS],
+                    int64_t logits[DQT_CLASSES], uint8_t chosen[DQT_LAYERS]);
+
+    ``widths`` are bits; 0 leaves a layer to the controller, NULL all of them. Where the program has choices
+    with different widths of weights and input, both arrays hold two numbers a layer. ``chosen``, if it is not
+    NULL, receives the widths that were used. The result is 0, or -1 for a width that the program does not
+    hold. Buffers are static, so two threads may not be inside at once.
+
+    Codes of values that live at different times share bytes. Accumulators are never stored: a requantize
+    computes the sums that it reads, one row of the image at a time, from the rows of the input under the
+    kernel and from one filter, both switched to their widths. What C leaves to the compiler is avoided:
+    negative numbers are shifted as their complements, and left by a multiplication.
+
+    With ``DQT_MAIN`` defined the file is a whole program: raw images on its input, a line of class, widths
+    and logits for each on its output, then `Result.digest`.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> table, one = np.zeros((3, 256), np.int8), np.ones((1, 1), np.int32)
+    >>> ops = (
+    ...     Lookup(table, "codes"),
+    ...     Conv("sum", np.ones((2, 1, 1, 3), np.int8), 1, 0, 1, None, "codes", "sums"),
+    ...     Scale(Term("sums", one, 0 * one.astype(np.int64), None), 1, "logits"),
+    ... )
+    >>> program = Program("tiny", ops, ((8, 8),), (), (1, 1, 3))
+    >>> with TemporaryDirectory() as folder:
+    ...     lines = to_c(program, Path(folder) / "tiny.c").read_text().splitlines()
+    >>> [line for line in lines if line.startswith("static uint8_t memory")]
+    ['static uint8_t memory[3];']
+    """
+    path = Path(path)
+    path.write_text(_Writer(program).text())
+    return path
+
+
+def sizes(program: Program) -> Sizes:
+    """Bytes of the constants and of the static buffers of a program's C file.
+
+    Parameters
+    ----------
+    program : Program
+
+    Returns
+    -------
+    Sizes
+
+    Raises
+    ------
+    ValueError, OverflowError
+        As `to_c`.
+    """
+    return _Writer(program).sizes
+
+
+class _Writer:
+    """Tables first, then the calls; a step is an operation that stores its result."""
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self.makers: dict[str, Op] = {op.out: op for op in program.ops if not isinstance(op, Choose)}
+        self.shapes, self.kinds = value_shapes(program.ops, program.image_shape), dtypes(program.ops)
+        self.is_floor = program.rounding == "floor"
+        self.steps = [op for op in program.ops if not isinstance(op, Conv | SumPool)]
+        _require_form(program, self.makers)
+        self.bits = np.array(program.choices)
+        self.widths = 1 + int((self.bits[:, 0] != self.bits[:, 1]).any())
+        self.offsets, self.memory = self._places()
+        self.weights, self.constants = 0, 0
+        self.tables = "\n".join(self._tables())
+
+    @functools.cached_property
+    def sizes(self) -> Sizes:
+        buffers = 2 * math.prod(self._buffer("row")) + 2 * math.prod(self._buffer("filter"))
+        return Sizes(self.weights, self.constants, self.memory + buffers + 8 * self._scores())
+
+    def text(self) -> str:
+        operations, calls = (TEMPLATES / "operations.c").read_text(), self._calls()
+        for name in OPTIONAL:
+            if f"    {name}(" not in calls:
+                operations = _without(operations, name)
+        parts = [self._head(), operations, self.tables, calls, (TEMPLATES / "main.c").read_text()]
+        return "\n".join(part.strip("\n") + "\n" for part in parts)
+
+    def _head(self) -> str:
+        height, width, _ = self.program.image_shape
+        logits = self.shapes[self.steps[-1].out]  # type: ignore[union-attr]
+        defines = {
+            "HEIGHT": height,
+            "WIDTH": width,
+            "CLASSES": math.prod(logits),
+            "LAYERS": len(self.program.layers),
+            "CHOICES": len(self.bits),
+            "WIDTHS": f"{self.widths} /* numbers for a layer: {self._meaning()} */",
+            "CONTROLLER": int(self.program.has_controller),
+            "FLOOR": f"{int(self.is_floor)} /* codes are switched by floor, not half_up */",
+        }
+        rows, filters = self._buffer("row"), self._buffer("filter")
+        size = self.sizes
+        return "\n".join(
+            [
+                f"/* {self.program.name}, written by dqt_core; the program's digest is",
+                f"   {self.program.digest}.",
+                f"   Constant: {size.weights:,} bytes of weights, {size.tables:,} of tables.",
+                f"   RAM: {size.ram:,} bytes, static; not to be entered by two threads at once. */",
+                "",
+                "#include <stddef.h>",
+                "#include <stdint.h>",
+                "",
+                *(f"#define DQT_{name} {value}" for name, value in defines.items()),
+                "#define UNDECIDED 255",
+                "",
+                f"{PROTOTYPE};",
+                "",
+                _array("static const uint8_t choices[DQT_CHOICES][2]", [_braced(row) for row in self.bits]),
+                f"static uint8_t memory[{self.memory}];",
+                f"static int16_t row_buffer[{rows[0]}][{rows[1]}];",
+                f"static int16_t filter_buffer[{filters[0]}][{filters[1]}];",
+                *([f"static int64_t scores[{self._scores()}];"] if self.program.has_controller else []),
+            ]
+        )
+
+    def _meaning(self) -> str:
+        return "bits of both" if self.widths == 1 else "bits of the weights, bits of the input"
+
+    def _sources(self, op: Op) -> list[str]:
+        """The stored values that a step reads: through the sums that it computes itself."""
+        return [
+            self.makers[name].x if isinstance(self.makers.get(name), Conv | SumPool) else name  # type: ignore[union-attr]
+            for name in inputs(op)
+        ]
+
+    def _places(self) -> tuple[dict[str, int], int]:
+        stored = [op for op in self.steps if not isinstance(op, Choose | Scale)]
+        born = {op.out: self.steps.index(op) for op in stored}
+        last = {name: i for i, op in enumerate(self.steps) for name in self._sources(op) if name in born}
+        bytes_of = {name: math.prod(self.shapes[name]) for name in born}
+        return places(bytes_of, {name: (at, last.get(name, at)) for name, at in born.items()}, alignment=1)
+
+    def _conv_terms(self) -> Iterator[tuple[int, Conv]]:
+        for op in self.steps:
+            if isinstance(op, Requantize | Scale):
+                terms = op.terms if isinstance(op, Requantize) else (op.term,)
+                for place, term in enumerate(terms):
+                    maker = self.makers[term.x]
+                    if isinstance(maker, Conv):
+                        yield place, maker
+
+    def _buffer(self, kind: str) -> tuple[int, int]:
+        """How many rows or filters are kept at once, and the elements of the largest."""
+        convs = list(self._conv_terms())
+        lengths = [self._rows_of(op) if kind == "row" else op.weight[0].size for _, op in convs]
+        return 1 + max((place for place, _ in convs), default=0), max(lengths, default=1)
+
+    def _rows_of(self, op: Conv) -> int:
+        _, width, depth = self.shapes[op.x]
+        return int(op.weight.shape[1]) * (width + 2 * op.padding) * depth
+
+    def _scores(self) -> int:
+        own = [op for op in self.steps[:-1] if isinstance(op, Scale)]
+        return max((math.prod(self.shapes[op.out]) for op in own), default=0)
+
+    def _tables(self) -> Iterator[str]:
+        for number, op in enumerate(self.steps):
+            if isinstance(op, Lookup):
+                yield self._constants(f"table_{number}", op.table)
+            elif isinstance(op, Requantize):
+                yield from self._step_tables(number, op.terms, op.out, (op.r, op.lo, op.hi))
+            elif isinstance(op, Scale):
+                plain = Term(op.term.x, op.term.multiplier[:1], op.term.offset[:1], None)
+                yield from self._step_tables(number, (plain,), op.out, (op.r, 0, 0))
+
+    def _step_tables(
+        self, number: int, terms: Sequence[Term], out: str, rounding: tuple[int, int, int]
+    ) -> Iterator[str]:
+        structs = []
+        for place, term in enumerate(terms):
+            name = f"{number}_{place}"
+            multiplier, offset = np.broadcast_arrays(term.multiplier, term.offset)
+            yield self._constants(f"multiplier_{name}", multiplier)
+            yield self._constants(f"offset_{name}", offset)
+            maker = self.makers[term.x]
+            if isinstance(maker, Conv):
+                yield f"/* {maker.name} */"
+                yield self._constants(f"weight_{name}", maker.weight)
+            structs.append(self._term(name, term, multiplier.shape))
+        yield _array(f"static const Term terms_{number}[{len(terms)}]", structs)
+        step = (f"terms_{number}", len(terms), *rounding, *self.shapes[out])
+        yield f"static const Step step_{number} = {_braced(step)};"
+
+    def _term(self, name: str, term: Term, table: tuple[int, ...]) -> str:
+        maker = self.makers[term.x]
+        x = maker.x if isinstance(maker, Conv | SumPool) else term.x
+        geometry: tuple[int, ...] = (1, 1, 1, 0, 1)
+        weight, conv_layer = "NULL", NO_LAYER
+        if isinstance(maker, Conv):
+            geometry = (*maker.weight.shape[1:3], maker.stride, maker.padding, maker.groups)
+            weight = f"weight_{name}"
+            conv_layer = NO_LAYER if maker.layer is None else maker.layer
+        layer = NO_LAYER if term.layer is None else term.layer
+        return _braced(
+            [
+                *(self._at(x), weight, f"multiplier_{name}", f"offset_{name}", *table, layer, conv_layer),
+                *(*self.shapes[x], *geometry, int(self.kinds[x] == np.int8), int(isinstance(maker, SumPool))),
+            ]
+        )
+
+    def _constants(self, name: str, table: NDArray[Any]) -> str:
+        if name.startswith("weight"):
+            self.weights += table.nbytes
+        else:
+            self.constants += table.nbytes
+        kind = C_TYPES[table.dtype.name]
+        return _array(f"static const {kind} {name}[{table.size}]", table.ravel().tolist())
+
+    def _at(self, name: str) -> str:
+        return f"memory + {self.offsets[name]}"
+
+    def _calls(self) -> str:
+        lines, last = [], self.steps[-1]
+        for number, op in enumerate(self.steps):
+            call = self._call(number, op, is_last=op is last)
+            lines += ["    if (undecided)", f"        {call}"] if op.controller else [f"    {call}"]
+        return "\n".join([*BEGIN, *lines, *END])
+
+    def _call(self, number: int, op: Op, is_last: bool) -> str:
+        if isinstance(op, Lookup):
+            height, width, _ = self.program.image_shape
+            return f"lookup(image, table_{number}, {height * width}, {self._at(op.out)});"
+        if isinstance(op, Requantize):
+            return f"requantize(&step_{number}, choice, {self._at(op.out)});"
+        if isinstance(op, Scale):
+            return f"scale(&step_{number}, choice, {'logits' if is_last else 'scores'});"
+        if isinstance(op, Choose):
+            return "choose(scores, choice);"
+        assert isinstance(op, MaxPool), "convolutions and sums are part of the step that reads them"
+        shape = (*self.shapes[op.x], int(self.kinds[op.x] == np.int8), op.kernel, op.stride, op.padding)
+        return f"max_pool({self._at(op.x)}, {', '.join(map(str, shape))}, {self._at(op.out)});"
+
+
+PROTOTYPE = """\
+int dqt_run(const uint8_t image[DQT_HEIGHT * DQT_WIDTH * 3], const uint8_t widths[DQT_LAYERS * DQT_WIDTHS],
+            int64_t logits[DQT_CLASSES], uint8_t chosen[DQT_LAYERS * DQT_WIDTHS])"""
+BEGIN = (
+    *(PROTOTYPE, "{", "    uint8_t choice[DQT_LAYERS + 1];"),
+    "    int32_t i, undecided = given_choices(widths, choice);",
+    *("    if (undecided < 0)", "        return -1;"),
+)
+END = (
+    "    for (i = 0; chosen && i < DQT_LAYERS * DQT_WIDTHS; i++)",
+    "        chosen[i] = choices[choice[i / DQT_WIDTHS]][i % DQT_WIDTHS];",
+    *("    return 0;", "}"),
+)
+
+
+def _require_form(program: Program, makers: dict[str, Op]) -> None:
+    """What the C file takes for granted of a program."""
+    last = program.ops[-1]
+    if not isinstance(last, Scale) or last.controller:
+        raise ValueError(f"{program.name} ends in {type(last).__name__}, expected the Scale of its logits")
+    largest = 256 * 255 if program.rounding == "floor" else LARGEST_PRODUCT
+    for op in program.ops:
+        kinds = [type(makers.get(name)) for name in inputs(op)]
+        allowed = {
+            Lookup: (type(None),),
+            Choose: (Scale,),
+            Requantize: (Conv, SumPool, Lookup, Requantize, MaxPool),
+            Scale: (Conv, SumPool, Lookup, Requantize, MaxPool),
+        }.get(type(op), (Lookup, Requantize, MaxPool))
+        for kind, name in zip(kinds, inputs(op), strict=True):
+            if kind not in allowed:
+                raise ValueError(
+                    f"{type(op).__name__} reads {name!r}, made by {kind.__name__}; no C is written for that"
+                )
+        if isinstance(op, Conv):
+            require_accumulator(int(np.prod(op.weight.shape[1:])), largest)
+
+
+def _without(text: str, name: str) -> str:
+    """C text without one function and the comment before it."""
+    return re.sub(rf"\n/\*(?:(?!\*/).)*\*/\nstatic \w+ {name}\(.*?\n}}\n", "", text, flags=re.S)
+
+
+def _braced(items: Sequence[Any] | NDArray[Any]) -> str:
+    return "{" + ", ".join(map(str, items)) + "}"
+
+
+def _array(declaration: str, items: Sequence[Any]) -> str:
+    """A constant array in lines of bearable length."""
+    lines, line = [], ""
+    for item in items:
+        text = f"{item}, "
+        if len(line) + len(text) > COLUMNS:
+            lines.append(line.rstrip())
+            line = ""
+        line += text
+    return "\n".join([f"{declaration} = {{", *lines, line.rstrip(" ,") + "};"])

@@ -1,0 +1,18 @@
+"""Training, in torch: a float network becomes one on nested codes, learns, and is lowered to a program.
+
+Along the way of a network:
+
+================== ====================================================================================
+`models`           ResNets and MobileNetV2, as torchvision names their parameters
+`conversion`       a float network becomes a `network.NestedNet` of `layers`, its steps from a few images
+`straight_through` codes with gradients: quantize, switch, and the batch norm of a switched layer
+`layers`           the layer with one table for every choice of widths; the quantizer of activations
+`network`          a converted network, which runs at widths that are given or that it chooses
+`controller`       the small head that chooses the widths of each image
+`objective`        the loss over several widths
+`train`            the loop: checkpoints, resume, exact on any number of processes (`distributed`)
+`calibration`      steps and statistics from images alone, without training
+`lowering`         the trained network becomes a `dqt_core.program.Program`
+`agreement`        where the network in torch and its program make different codes, and why
+================== ====================================================================================
+"""

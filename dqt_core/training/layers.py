@@ -1,0 +1,376 @@
+"""Layers whose weights and inputs are nested codes, read at a width that can change at every call."""
+
+import copy
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dqt_core.nested import MASTER_WIDTH, Rounding, code_range
+from dqt_core.training import straight_through
+
+Choice = tuple[int, int]  # bits of the weights, bits of the input
+
+
+@dataclass
+class Coded:
+    """Activations as master codes.
+
+    Attributes
+    ----------
+    codes : float tensor, (N, C, H, W) or (N, C)
+        Integers; in float32, or in bfloat16 after a layer that was trained in it.
+    step : float32 tensor, ()
+    signed : bool
+    """
+
+    codes: Tensor
+    step: Tensor
+    signed: bool
+
+    @property
+    def value(self) -> Tensor:
+        """The real numbers, step * codes."""
+        return self.codes * self.step
+
+    def sorted(self, order: Tensor) -> "Coded":
+        """The images in another order."""
+        return Coded(straight_through.sorted_rows(self.codes, order), self.step, self.signed)
+
+    def split(self, counts: list[int]) -> list["Coded"]:
+        """Consecutive groups of images."""
+        return [Coded(codes, self.step, self.signed) for codes in self.codes.split(counts)]
+
+    def at(self, width: int, rounding: Rounding) -> Tensor:
+        """The codes at a width."""
+        return straight_through.switch(self.codes, width, self.signed, rounding)
+
+
+class Rounded(Coded):
+    """Codes of real activations, computed at the widths that are read: one or two in a pass."""
+
+    def __init__(self, x: Tensor, log_step: Tensor, lo: int, hi: int, limit: float | None = None) -> None:
+        self.x, self.log_step, self.limits, self.limit = x, log_step, (lo, hi), limit
+        self.step, self.signed = log_step.exp(), lo < 0
+        self._at: dict[tuple[int, Rounding, bool], Tensor] = {}
+
+    @property
+    def codes(self) -> Tensor:  # type: ignore[override]
+        """The master codes."""
+        return self.at(MASTER_WIDTH, "half_up")
+
+    def sorted(self, order: Tensor) -> Coded:
+        return Rounded(straight_through.sorted_rows(self.x, order), self.log_step, *self.limits, self.limit)
+
+    def split(self, counts: list[int]) -> list[Coded]:
+        return [Rounded(x, self.log_step, *self.limits, self.limit) for x in self.x.split(counts)]
+
+    def at(self, width: int, rounding: Rounding) -> Tensor:
+        key = width, rounding, torch.is_grad_enabled()
+        if key not in self._at:
+            self._at[key] = straight_through.quantize_at(
+                self.x, self.log_step, *self.limits, width, rounding, self.limit
+            )
+        return self._at[key]
+
+
+@dataclass
+class Selection:
+    """Which choice of widths every switchable layer uses in the running forward pass.
+
+    Attributes
+    ----------
+    choices : tuple of (weight bits, input bits), from narrow to wide
+    per_layer : list of int, or tensor (N, L, K)
+        An index into `choices` for every layer, or weights that pick (or mix) them for every image.
+    probabilities : tensor (N, L, K), optional
+        The controller's softmax, for the cost term.
+    by_controller : bool
+        Whether the controller fills `per_layer` in this pass.
+    share_masters : bool
+        Whether layers keep their weights' master codes between passes.
+    """
+
+    choices: tuple[Choice, ...]
+    rounding: Rounding = "half_up"
+    per_layer: list[int] | Tensor = field(default_factory=list)
+    probabilities: Tensor | None = None
+    by_controller: bool = False
+    share_masters: bool = False
+
+    def index_of(self, width: int | Choice) -> int:
+        """Index of a width, or pair of widths, among the choices."""
+        pair = tuple(width) if isinstance(width, tuple | list) else (width, width)
+        if pair not in self.choices:
+            raise ValueError(f"width {width} is not among this network's choices {self.choices}")
+        return self.choices.index(pair)
+
+    def of_layer(self, layer: int) -> int | Tensor:
+        """An index, or (N, K) weights, for one layer."""
+        return self.per_layer[:, layer] if isinstance(self.per_layer, Tensor) else self.per_layer[layer]
+
+
+class Shared(nn.Module):
+    """A part that several passes over the same images call with the same input before the first switch.
+
+    Attributes
+    ----------
+    keeps : bool
+        Whether the last result is kept, and given again for the same input; see
+        `NestedNet.shared_masters`.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.keeps = False
+        self._last: tuple[Any, Any] = None, None
+
+    def once(self, x: Any, compute: Callable[[Any], Any]) -> Any:
+        """``compute(x)``, or what it gave for this very object."""
+        if not self.keeps:
+            return compute(x)
+        if self._last[0] is not x:
+            self._last = x, compute(x)
+        return self._last[1]
+
+    def keep(self, keeps: bool) -> None:
+        """Begin or end to keep."""
+        self.keeps, self._last = keeps, (None, None)
+
+
+class Quantizer(Shared):
+    """Round real activations to master codes with a learned step.
+
+    Parameters
+    ----------
+    signed : bool
+        False after a ReLU: the clamp at 0 is the ReLU.
+    limit : float, optional
+        Upper clamp in real units: 6 after a ReLU6.
+    widths : sequence of int
+        The widths at which the codes are read; calibration weighs their errors.
+    """
+
+    def __init__(
+        self, signed: bool, limit: float | None = None, widths: Sequence[int] = (MASTER_WIDTH,)
+    ) -> None:
+        super().__init__()
+        self.signed, self.limit, self.widths = signed, limit, tuple(widths)
+        self.log_step = nn.Parameter(torch.zeros(()))
+        self.is_calibrating = False
+
+    @property
+    def range(self) -> tuple[int, int]:
+        """Lowest and highest code under the clamp."""
+        lo, hi = code_range(MASTER_WIDTH, self.signed)
+        if self.limit is not None:
+            hi = min(hi, math.floor(self.limit / self.log_step.exp().item() + 0.5))
+        return lo, hi
+
+    def forward(self, x: Tensor | Coded) -> Coded:
+        return self.once(x, self._rounded)
+
+    def _rounded(self, x: Tensor | Coded) -> Coded:
+        if isinstance(x, Coded):  # a ReLU on what is codes already, after a max-pool say
+            x = x.value
+        if self.is_calibrating:
+            self._calibrate(x.detach())
+        x = x if x.dtype == torch.bfloat16 else x.float()
+        lo, hi = self.range
+        is_limited = self.limit is not None and hi < code_range(MASTER_WIDTH, self.signed)[1]
+        return Rounded(x, self.log_step, lo, hi, self.limit if is_limited else None)
+
+    def _calibrate(self, x: Tensor) -> None:
+        low, high = -math.inf if self.signed else 0.0, math.inf if self.limit is None else self.limit
+        stride = x.numel() // 200_000 | 1  # odd: an even one can meet the same few columns of every image
+        sample = x.flatten()[::stride].clamp(low, high)
+        lo, hi = code_range(MASTER_WIDTH, self.signed)
+        self.log_step.data = straight_through.initial_log_step(sample, lo, hi, self.widths)
+
+
+class SwitchLayer(Shared):
+    """A convolution or linear layer on codes, with its batch norm: one table for every choice of widths.
+
+    Codes are convolved, not values: small integers are exact in bf16 and fp16, and in float32 the sum is
+    exact below 2**24. The steps multiply the result; in bf16 training the batch norm takes them in.
+
+    Parameters
+    ----------
+    layer : Conv2d or Linear
+    norm : BatchNorm2d, optional
+        Follows the layer; absorbed.
+    selection : Selection
+        Shared by the network.
+    index : int, optional
+        Number among the switchable layers; None: always 8 bits.
+    shared_norm : bool
+        One batch-norm table for all widths.
+    """
+
+    def __init__(
+        self,
+        layer: nn.Conv2d | nn.Linear,
+        norm: nn.BatchNorm2d | None,
+        selection: Selection,
+        index: int | None,
+        shared_norm: bool = False,
+    ) -> None:
+        super().__init__()
+        self.choices = selection.choices if index is not None else ((MASTER_WIDTH, MASTER_WIDTH),)
+        self.selection, self.index = selection, index
+        self.weight, self.bias = layer.weight, layer.bias
+        self.is_conv = isinstance(layer, nn.Conv2d)
+        self.stride, self.padding, self.groups = _geometry(layer)
+        widths = [weight_bits for weight_bits, _ in self.choices]
+        lo, hi = code_range(MASTER_WIDTH, signed=True)
+        self.log_step = nn.Parameter(
+            straight_through.initial_log_step(self.weight, lo, hi, widths, per_channel=True)
+        )
+        tables = 1 if shared_norm else len(self.choices)
+        self.norms = nn.ModuleList([] if norm is None else [copy.deepcopy(norm) for _ in range(tables)])
+        self.macs = 0
+        self._master: Tensor | None = None
+
+    def master(self) -> Tensor:
+        """Master codes of the weights: float32 integers -128..127, the shape of `weight`."""
+        if self._master is not None and self.selection.share_masters:
+            return self._master
+        master = straight_through.quantize(self.weight, self.log_step, *code_range(MASTER_WIDTH, signed=True))
+        self._master = master if self.selection.share_masters else None
+        return master
+
+    def norm_of(self, choice: int) -> nn.BatchNorm2d | None:
+        """The batch norm of one choice of widths."""
+        if not len(self.norms):
+            return None
+        norm = self.norms[min(choice, len(self.norms) - 1)]
+        assert isinstance(norm, nn.BatchNorm2d), "made so in __init__"
+        return norm
+
+    def forward(self, x: Coded) -> Tensor:
+        if self.index is None:
+            return self.once(x, lambda x: self._at(x, 0))
+        chosen = self.selection.of_layer(self.index)
+        if isinstance(chosen, int):
+            return self._at(x, chosen)
+        if self.training and self.selection.by_controller:
+            return self._selected(x, chosen)
+        shape = [-1] + [1] * (x.codes.ndim - 1)
+        outputs = [chosen[:, k].reshape(shape) * self._at(x, k) for k in range(len(self.choices))]
+        return torch.stack(outputs).sum(0)
+
+    def _selected(self, x: Coded, weights: Tensor) -> Tensor:
+        """Each image at the choice that one-hot weights pick: every choice forward, one backward."""
+        picked = weights.argmax(1)
+        order, counts = picked.argsort(stable=True), picked.bincount(minlength=len(self.choices)).tolist()
+        with torch.no_grad():
+            statistics, outputs = zip(*(self._tried(x, k) for k in range(len(counts))), strict=True)
+        groups = x.sorted(order).split(counts)
+        parts = [
+            self._real(self._product(group, self.choices[k]), x.step, k, statistics[k])
+            for k, group in enumerate(groups)
+            if counts[k]
+        ]
+        return straight_through.selected(
+            straight_through.sorted_rows(torch.cat(parts), order.argsort()), weights, outputs
+        )
+
+    def _tried(self, x: Coded, choice: int) -> tuple[straight_through.Statistics | None, Tensor]:
+        """The output of all images at a choice, and the statistics that its batch norm took."""
+        product, norm = self._product(x, self.choices[choice]), self.norm_of(choice)
+        statistics = (
+            straight_through.batch_statistics(product) if norm is not None and norm.training else None
+        )
+        return statistics, self._real(product, x.step, choice, statistics).to(product.dtype)
+
+    def _at(self, x: Coded, choice: int) -> Tensor:
+        return self._real(self._product(x, self.choices[choice]), x.step, choice)
+
+    def _real(
+        self,
+        accumulator: Tensor,
+        input_step: Tensor,
+        choice: int,
+        statistics: straight_through.Statistics | None = None,
+    ) -> Tensor:
+        """Real values of an accumulator, through bias and batch norm."""
+        norm, dropped = self.norm_of(choice), 2 * MASTER_WIDTH - sum(self.choices[choice])
+        is_fast = self.bias is None and accumulator.dtype == torch.bfloat16
+        if norm is not None and norm.training and (is_fast or statistics is not None):
+            log_scale = self.log_step.flatten() + input_step.log() + dropped * math.log(2)
+            return straight_through.scaled_batch_norm(accumulator, log_scale, norm, statistics)
+        step = self.log_step.exp().flatten() * input_step * 2.0**dropped
+        shape = [1, -1] + [1] * (accumulator.ndim - 2)
+        out = accumulator.float() * step.reshape(shape)
+        if self.bias is not None:
+            out = out + self.bias.reshape(shape)
+        return out if norm is None else norm(out)
+
+    def _product(self, x: Coded, choice: Choice) -> Tensor:
+        weight_bits, input_bits = choice
+        rounding = self.selection.rounding
+        weight = straight_through.switch(self.master(), weight_bits, True, rounding)
+        if rounding == "floor":
+            drop = 2.0 ** (MASTER_WIDTH - weight_bits)
+            weight = weight + (drop - 1) / (2 * drop)  # the middle of the bin
+        codes = x.at(input_bits, rounding)
+        self.macs = self.weight.numel()
+        if not self.is_conv:
+            return functional.linear(codes, weight)
+        out = functional.conv2d(codes, weight, None, self.stride, self.padding, groups=self.groups)
+        self.macs *= out.shape[2] * out.shape[3]
+        return out
+
+
+class CodedMaxPool(nn.Module):
+    """Max-pool on codes."""
+
+    def __init__(self, kernel: int, stride: int, padding: int) -> None:
+        super().__init__()
+        self.kernel, self.stride, self.padding = kernel, stride, padding
+
+    def forward(self, x: Coded) -> Coded:
+        codes = functional.max_pool2d(x.codes, self.kernel, self.stride, self.padding)
+        return Coded(codes, x.step, x.signed)
+
+
+class MeanPool(nn.Module):
+    """Mean over height and width, as real numbers (N, C)."""
+
+    def forward(self, x: Coded) -> Tensor:
+        return x.codes.mean((2, 3), dtype=torch.float32) * x.step
+
+
+def add(x: Tensor | Coded, y: Tensor | Coded) -> Tensor:
+    """Sum of real values, of which either may be codes (a shortcut)."""
+    return (x.value if isinstance(x, Coded) else x) + (y.value if isinstance(y, Coded) else y)
+
+
+@contextmanager
+def calibrating(module: nn.Module) -> Iterator[None]:
+    """Within, every `Quantizer` of the module takes its step from what passes through it."""
+    quantizers = [m for m in module.modules() if isinstance(m, Quantizer)]
+    for quantizer in quantizers:
+        quantizer.is_calibrating = True
+    try:
+        yield
+    finally:
+        for quantizer in quantizers:
+            quantizer.is_calibrating = False
+
+
+def _geometry(layer: nn.Conv2d | nn.Linear) -> tuple[int, int, int]:
+    if isinstance(layer, nn.Linear):
+        return 1, 0, 1
+    square = all(isinstance(v, tuple) and v[0] == v[1] for v in (layer.stride, layer.padding))
+    if not square or layer.dilation != (1, 1) or layer.padding_mode != "zeros":
+        raise ValueError(
+            f"{layer} has padding, stride or dilation outside the supported: "
+            "equal along both axes, dilation 1, padding with zeros"
+        )
+    return layer.stride[0], int(layer.padding[0]), layer.groups

@@ -1,0 +1,276 @@
+"""Lower a trained network of nested codes to an integer `Program`: the last place where floats exist."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import fx
+
+from dqt_core import integer
+from dqt_core.backends.shapes import value_shapes
+from dqt_core.data import normalization_table
+from dqt_core.program import (
+    IMAGE,
+    Choose,
+    Conv,
+    Lookup,
+    MaxPool,
+    Op,
+    Program,
+    Requantize,
+    Scale,
+    SumPool,
+    Term,
+)
+from dqt_core.training import straight_through
+from dqt_core.training.controller import Controller
+from dqt_core.training.layers import CodedMaxPool, MeanPool, Quantizer, SwitchLayer, add
+from dqt_core.training.network import NestedNet
+
+Reals = NDArray[np.float64]
+
+
+@dataclass
+class _RealTerm:
+    """``ratio * integer + bias`` in real units: what becomes a `Term` once the output's step is known."""
+
+    x: str
+    ratio: Reals  # (K, C) or (1, 1)
+    bias: Reals
+    limit: int  # largest magnitude of the integer
+    layer: int | None = None
+
+
+@dataclass
+class _CodedValue:
+    """A value of the program that holds master codes."""
+
+    name: str
+    step: float
+    signed: bool
+    shape: tuple[int, int]  # H, W
+
+    @property
+    def largest(self) -> int:
+        return 128 if self.signed else 255
+
+
+_Value = _CodedValue | list[_RealTerm] | None
+
+
+def lower(net: NestedNet, name: str = "program") -> Program:
+    """Turn a trained network into an integer program.
+
+    Parameters
+    ----------
+    net : NestedNet
+        Trained; left unchanged.
+    name : str
+        Of the program, and of its file.
+
+    Returns
+    -------
+    Program
+
+    Raises
+    ------
+    ValueError
+        If a parameter is NaN or infinite.
+    OverflowError
+        If an accumulator or a requantize sum could overflow.
+
+    Notes
+    -----
+    The multipliers, offsets and shifts do not depend on the widths, apart from the per-width batch norm.
+
+    Examples
+    --------
+    >>> from dqt_core import models, convert
+    >>> images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), np.uint8)
+    >>> float_net = models.resnet18(classes=10, channels=8, small_images=True)
+    >>> program = lower(convert(float_net, images, (0.5,) * 3, (0.25,) * 3))
+    >>> program.run(images, widths=4).logits.dtype
+    dtype('int64')
+    """
+    _require_finite(net)
+    with torch.no_grad():
+        return _Lowering(net).run(name)
+
+
+def _require_finite(net: NestedNet) -> None:
+    for name, tensor in net.state_dict().items():
+        if name.endswith("log_step"):
+            tensor = tensor.exp().log()  # a step of 0 or beyond float32 counts as infinite too
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            bad = int((~tensor.isfinite()).sum())
+            raise ValueError(
+                f"{name} holds {bad} NaN or infinite of {tensor.numel()} numbers; "
+                "the training diverged: go back to an earlier checkpoint or lower the learning rate"
+            )
+
+
+class _Lowering:
+    def __init__(self, net: NestedNet) -> None:
+        self.net, self.ops = net, list[Op]()
+        self.names: dict[int, str] = {}
+        self.values: dict[fx.Node, _Value] = {}
+
+    def run(self, name: str) -> Program:
+        for node in self.net.graph.graph.nodes:
+            self.values[node] = self._lower_node(node)
+        layers = tuple(self.names[i] for i in range(len(self.names)))
+        selection = self.net.selection
+        height, width, channels = self.net.image_shape
+        shape = (int(height), int(width), int(channels))
+        return Program(name, tuple(self.ops), selection.choices, layers, shape, selection.rounding)
+
+    def _lower_node(self, node: fx.Node) -> _Value:
+        arguments = [self.values[n] for n in node.all_input_nodes]
+        if node.op == "placeholder":
+            return None
+        if node.op == "output":
+            self._logits(_terms(arguments[0]), "logits")
+            return None
+        if node.op == "call_function" and node.target is add:
+            return _terms(arguments[0]) + _terms(arguments[1])
+        module = self.net.graph.get_submodule(str(node.target))
+        return self._lower_module(str(node.target), module, arguments[0])
+
+    def _lower_module(self, name: str, module: torch.nn.Module, x: _Value) -> _Value:
+        if isinstance(module, Quantizer):
+            return self._input_codes(name, module) if x is None else self._codes(name, module, _terms(x))
+        assert isinstance(x, _CodedValue), f"{name} reads codes; convert inserts them"
+        if isinstance(module, SwitchLayer):
+            return [self._conv(name, module, x)]
+        if isinstance(module, CodedMaxPool):
+            return self._max_pool(name, module, x)
+        if isinstance(module, MeanPool):
+            return [self._sum_pool(name, x)]
+        assert isinstance(module, Controller), f"convert makes no {type(module).__name__}"
+        return self._controller(name, module, x)
+
+    def _input_codes(self, name: str, module: Quantizer) -> _CodedValue:
+        table = torch.from_numpy(normalization_table(self.net.mean, self.net.std))
+        codes = straight_through.quantize(table, module.log_step, *module.range).numpy().astype(np.int8)
+        self.ops.append(Lookup(codes, name, IMAGE))
+        height, width, _ = self.net.image_shape
+        return _CodedValue(name, _step(module.log_step).item(), module.signed, (height, width))
+
+    def _codes(
+        self, name: str, module: Quantizer, terms: list[_RealTerm], controller: bool = False
+    ) -> _CodedValue:
+        step = _step(module.log_step).item()
+        r, lowered = _fixed_point(terms, step)
+        lo, hi = module.range
+        self.ops.append(Requantize(lowered, r, lo, hi, name, controller))
+        return _CodedValue(name, step, module.signed, self._shape_of(terms[0].x))
+
+    def _conv(self, name: str, layer: SwitchLayer, x: _CodedValue, controller: bool = False) -> _RealTerm:
+        master = layer.master().reshape(len(layer.weight), layer.weight.shape[1], *_kernel_size(layer))
+        weight = master.numpy().transpose(0, 2, 3, 1).astype(np.int8)
+        is_floor = self.net.selection.rounding == "floor"
+        terms = int(np.prod(weight.shape[1:]))
+        largest_weight = 256 if is_floor else 128  # floor counts half steps, see integer.conv2d_mid_bin
+        integer.require_accumulator(terms, largest_weight * 255)
+        out = f"{name}:sum"
+        stride, padding, groups = layer.stride, layer.padding, layer.groups
+        self.ops.append(
+            Conv(
+                name,
+                np.ascontiguousarray(weight),
+                stride,
+                padding,
+                groups,
+                layer.index,
+                x.name,
+                out,
+                controller,
+            )
+        )
+        if layer.index is not None:
+            self.names[layer.index] = name
+        gain, bias = _affine(layer)
+        ratio = gain * _step(layer.log_step).reshape(1, -1) * x.step / (2 if is_floor else 1)
+        return _RealTerm(out, ratio, bias, terms * largest_weight * x.largest, layer.index)
+
+    def _max_pool(self, name: str, module: CodedMaxPool, x: _CodedValue) -> _CodedValue:
+        self.ops.append(MaxPool(module.kernel, module.stride, module.padding, x.name, name))
+        return _CodedValue(name, x.step, x.signed, self._shape_of(name))
+
+    def _sum_pool(self, name: str, x: _CodedValue, controller: bool = False) -> _RealTerm:
+        out = f"{name}:sum"
+        self.ops.append(SumPool(x.name, out, controller))
+        pixels = x.shape[0] * x.shape[1]
+        integer.require_accumulator(pixels, x.largest)
+        ratio = np.full((1, 1), x.step / pixels)
+        return _RealTerm(out, ratio, np.zeros((1, 1)), pixels * x.largest)
+
+    def _controller(self, name: str, module: Controller, stem: _CodedValue) -> _CodedValue:
+        x = self._codes(f"{name}.input", module.input, [self._sum_pool(f"{name}.pool", stem, True)], True)
+        hidden = self._conv(f"{name}.fc1", module.fc1, x, True)
+        x = self._codes(f"{name}.hidden", module.hidden, [hidden], True)
+        self._logits([self._conv(f"{name}.fc2", module.fc2, x, True)], f"{name}.logits", True)
+        self.ops.append(Choose(module.shape[0], f"{name}.logits"))
+        return stem
+
+    def _logits(self, terms: list[_RealTerm], name: str, controller: bool = False) -> None:
+        if len(terms) != 1:
+            raise ValueError(f"the output is a sum of {len(terms)} terms; end the model with a linear layer")
+        if terms[0].layer is not None:
+            raise ValueError(
+                f"{terms[0].x} is switchable; the layer that is called last must make the output"
+            )
+        r, (term,) = _fixed_point(terms, step=1.0)
+        self.ops.append(Scale(term, r, name, controller))
+
+    def _shape_of(self, name: str) -> tuple[int, int]:
+        return value_shapes(self.ops, self.net.image_shape)[name][:2]
+
+
+def _terms(value: _Value) -> list[_RealTerm]:
+    if isinstance(value, _CodedValue):
+        return [_RealTerm(value.name, np.full((1, 1), value.step), np.zeros((1, 1)), value.largest)]
+    assert value is not None, "the input is read by its codes alone"
+    return value
+
+
+def _fixed_point(terms: Sequence[_RealTerm], step: float) -> tuple[int, tuple[Term, ...]]:
+    """Multipliers and offsets at the largest shift that fits, for a result in units of `step`."""
+    ratios = [(term.ratio / step, term.limit) for term in terms]
+    largest_offset = sum(np.abs(term.bias).max(axis=0) for term in terms) / step  # of every channel
+    r = integer.largest_shift(ratios, largest_offset)
+    lowered = []
+    for term, (ratio, _) in zip(terms, ratios, strict=True):
+        multiplier, _ = integer.fixed_point(ratio, r)
+        offset = np.floor(np.ldexp(term.bias / step, r) + 0.5).astype(np.int64)
+        lowered.append(Term(term.x, multiplier, offset, term.layer))
+    return r, tuple(lowered)
+
+
+def _affine(layer: SwitchLayer) -> tuple[Reals, Reals]:
+    """Gain and bias (K, C) of batch norm and bias together; one row where all choices share them."""
+    own = np.zeros(len(layer.weight)) if layer.bias is None else layer.bias.double().numpy()
+    if not len(layer.norms):
+        return np.ones((1, len(layer.weight))), own[None]
+    gains, biases = [], []
+    for choice in range(len(layer.norms)):
+        norm = layer.norm_of(choice)
+        assert norm is not None
+        assert norm.running_mean is not None, "convert keeps batch norm's running statistics"
+        assert norm.running_var is not None
+        mean, variance = norm.running_mean.double().numpy(), norm.running_var.double().numpy()
+        gain = norm.weight.double().numpy() / np.sqrt(variance + norm.eps)
+        gains.append(gain)
+        biases.append(norm.bias.double().numpy() + (own - mean) * gain)
+    return np.stack(gains), np.stack(biases)
+
+
+def _kernel_size(layer: SwitchLayer) -> tuple[int, int]:
+    return (layer.weight.shape[2], layer.weight.shape[3]) if layer.is_conv else (1, 1)
+
+
+def _step(log_step: torch.Tensor) -> Reals:
+    step: Reals = log_step.exp().double().numpy()  # exp in float32, as in training
+    return step

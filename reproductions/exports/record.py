@@ -1,0 +1,211 @@
+"""Run one network in every form there is, over the same images, and record the digests of its logits.
+
+    python -m reproductions.exports.record [embedded] [cifar10]
+
+writes results/export/embedded.json and cifar10.json; without a name both, CIFAR-10 where DQT_DATA is set. It
+needs ONNX Runtime, a C compiler and Chromium. The book shows the records on its page of exports; tests run
+parts of them again.
+"""
+
+import base64
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+
+import dqt_core
+from dqt_core import data, results
+from dqt_core.export import to_onnx
+from dqt_core.export.c import sizes, to_c
+from dqt_core.program import Result
+from reproductions.exports import c_program
+
+ROOT = Path(__file__).resolve().parents[2]
+
+FOLDER = ROOT / "reproductions" / "results" / "export"
+SCRIPT = ROOT / "book" / "_static" / "program-runner.js"
+IMAGES = {"embedded": 359, "cifar10": 100}
+# Settings that the fast ways also run over every test image.
+WHOLE = {"cifar10": ("4", "mixed", "controller")}
+FAST = ("torch", "numba", "onnx")
+
+
+def shipped(name):
+    record = results.read(ROOT / "reproductions" / "results" / "resnet18_cifar" / f"{name}.json")
+    digest = record["programs"]["trained"]
+    return dqt_core.load(next((ROOT / "reproductions" / "checkpoints").glob(f"*-{digest[:12]}.safetensors")))
+
+
+def mixed(program, n):
+    """Widths of each image's and layer's own, by a formula; the number of images changes none."""
+    image, layer = np.arange(n)[:, None], np.arange(len(program.layers))
+    k = (image * 7 + layer * 3 + image // 5) % len(program.choices)
+    return np.array(program.choices)[k][..., 0]
+
+
+def settings(program, n):
+    """Every setting of the table: its name, and the widths."""
+    return {str(w): w for w, _ in program.choices} | {"mixed": mixed(program, n), "controller": "controller"}
+
+
+def bits(program, n, widths):
+    """Widths as exported files take them, (N, L); 0 leaves a layer to the controller."""
+    if isinstance(widths, str):
+        return np.zeros((n, len(program.layers)), np.int64)
+    return np.array(program.choices)[program._choices_of(widths, n)][..., 0]
+
+
+# One function for each way: (program, images, widths) -> logits, made once for a program
+
+
+def by_package(program, backend):
+    return lambda images, widths: program.run(images, widths, backend).logits
+
+
+def by_onnx(program, folder):
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(to_onnx(program, folder / "program.onnx"))
+
+    def run(images, widths):
+        given = {"images": images, "widths": bits(program, len(images), widths)}
+        return session.run(["logits"], given)[0]
+
+    return run
+
+
+def by_c(program, folder):
+    executable = c_program.build(c_program.written(program, folder), folder, *c_program.FAST)
+    return lambda images, widths: c_program.run(executable, program, images, widths).logits
+
+
+JAVASCRIPT = """(given) => {
+  const library = typeof module === 'undefined' ? window.programRunner : given.library;
+  const read = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+  const images = read(given.images), size = images.length / given.widths.length;
+  globalThis.kept ??= new library.Runner(given.program);
+  return given.widths.map((widths, i) => {
+    const result = globalThis.kept.run(images.subarray(i * size, (i + 1) * size), widths);
+    return [result.logits.map(String), result.widths];
+  });
+}"""
+
+
+def javascript_input(program, images, widths):
+    """What `JAVASCRIPT` reads: program, images, and a list of widths for each image."""
+    from dqt_book.widgets import live_demo
+
+    encoded = base64.b64encode(images.tobytes()).decode()
+    plain = widths if isinstance(widths, list) else bits(program, len(images), widths).tolist()
+    return {"program": live_demo.program_data(program), "images": encoded, "widths": plain}
+
+
+def by_browser(program, page):
+    page.goto("about:blank")
+    page.add_script_tag(path=SCRIPT)
+
+    def run(images, widths):
+        answers = page.evaluate(JAVASCRIPT, javascript_input(program, images, widths))
+        return np.array([[int(logit) for logit in logits] for logits, _ in answers])
+
+    return run
+
+
+def by_node(program, script=SCRIPT):
+    """Logits and widths (N, L, 2) by the same script in Node; widths may be lists of pairs."""
+
+    def run(images, widths):
+        given = json.dumps(javascript_input(program, images, widths))
+        text = f"const given = {given}; given.library = require({json.dumps(str(script))});"
+        text += f"process.stdout.write(JSON.stringify(({JAVASCRIPT})(given)))"
+        done = subprocess.run(["node", "-"], input=text, capture_output=True, text=True)
+        if done.returncode:
+            raise RuntimeError(done.stderr)
+        answers = json.loads(done.stdout)
+        return (
+            np.array([[int(logit) for logit in logits] for logits, _ in answers]),
+            np.array([widths for _, widths in answers]),
+        )
+
+    return run
+
+
+# The record
+
+
+def digest(logits):
+    return Result(logits, logits, logits, "").digest
+
+
+def record(name, dataset, page):
+    program, images = shipped(name), dataset.test_images[: IMAGES[name]]
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        ways = {backend: by_package(program, backend) for backend in ("numpy", "torch", "numba")}
+        ways |= {"onnx": by_onnx(program, folder), "c": by_c(program, folder)}
+        ways["browser"] = by_browser(program, page)
+        rows = []
+        for setting, widths in settings(program, len(images)).items():
+            rows.append({"widths": setting} | {way: digest(run(images, widths)) for way, run in ways.items()})
+            print(name, setting, *(rows[-1][way][:12] for way in ways), flush=True)
+        found = files(program, folder, page)
+        every = dataset.test_images
+        whole = [
+            {"widths": setting}
+            | {way: digest(ways[way](every, settings(program, len(every))[setting])) for way in FAST}
+            for setting in WHOLE.get(name, ())
+        ]
+    return {
+        "name": "export",
+        "dataset": {"name": name, "images": len(images), "checksum": dataset.checksums["test_images"]},
+        "programs": {"trained": program.digest},
+        "rows": rows,
+        "whole": {"images": len(every), "rows": whole},
+        "files": found,
+        "provenance": results.provenance() | {"tools": tools(page)},
+    }
+
+
+def files(program, folder, page):
+    """Bytes of the files, and of what the C program occupies."""
+    size = sizes(program)
+    compiled = c_program.sections(c_program.written(program, folder), folder)
+    return {
+        "onnx": to_onnx(program, folder / "p.onnx").stat().st_size,
+        "c": to_c(program, folder / "p.c").stat().st_size,
+        "weights": size.weights,
+        "tables": size.tables,
+        "ram": size.ram,
+        "code": compiled[".text"],
+    }
+
+
+def tools(page):
+    compiler = subprocess.run([c_program.compiler(), "--version"], capture_output=True, text=True).stdout
+    return {
+        "compiler": compiler.splitlines()[0],
+        "onnx": metadata.version("onnx"),
+        "onnxruntime": metadata.version("onnxruntime"),
+        "browser": f"Chromium {page.context.browser.version}",
+    }
+
+
+def main():
+    from dqt_book.pages.browser import browser, chromium
+
+    with browser(chromium()) as running:
+        for name in sys.argv[1:] or IMAGES:
+            if name in sys.argv or name == "embedded" or os.environ.get(data.ENVIRONMENT_VARIABLE):
+                page = running.new_page()
+                page.set_default_timeout(0)
+                path = results.write(record(name, data.load(name), page), FOLDER / f"{name}.json")
+                print(path.relative_to(ROOT))
+
+
+if __name__ == "__main__":
+    main()
