@@ -1,4 +1,5 @@
-"""Time of one training step of ResNet-18: float, torchao's QAT, one width, K widths, K with the controller.
+"""Time of one training step of ResNet-18: float, torchao's QAT, one width, K widths, K with the controller;
+float and K widths again, compiled by torch.
 
     OMP_NUM_THREADS=1 python -m benchmarks.training_step --threads 1 --channels 16 64
 
@@ -10,6 +11,7 @@ import argparse
 import json
 import statistics
 import time
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
@@ -23,6 +25,7 @@ from dqt_core.training.objective import Objective
 ROOT = Path(__file__).resolve().parents[1]
 WIDTHS = (2, 3, 4, 6, 8)
 SHARE = 0.25
+SAMPLED = 3
 
 
 def network(channels, widths=None, controller=False):
@@ -63,15 +66,26 @@ def step(net, loss, images, labels):
         parameter.grad = None
 
 
-def rows(channels, batch):
+def compiled(net, stack):
+    """A network of nested codes whose passes are compiled until the stack is closed."""
+    stack.enter_context(net.compiled())
+    return net
+
+
+def rows(channels, batch, stack):
     """Name, number of passes, network and loss of every row."""
     count = len(WIDTHS)
     dynamic = network(channels, WIDTHS, controller=True)
+    fused = compiled(network(channels, WIDTHS), stack)
+    sampled = partial(nested_loss, sampled_widths=SAMPLED)
     shared = partial(nested_loss, controller_share=SHARE)
     return [
         ("float", 1, network(channels), float_loss),
         ("torchao QAT, 8 bits", 1, torchao_qat(channels, batch), float_loss),
         ("one width (4)", 1, network(channels, (4,)), nested_loss),
+        ("float, compiled", 1, torch.compile(network(channels), dynamic=False), float_loss),
+        (f"{count} widths, compiled", count, fused, nested_loss),
+        (f"{SAMPLED} sampled widths, compiled", SAMPLED, fused, sampled),
         (f"{count} widths", count, network(channels, WIDTHS), nested_loss),
         (f"{count} widths + controller", count + 1, dynamic, nested_loss),
         (f"{count} widths + controller on {SHARE:.0%} of the batch", count + SHARE, dynamic, shared),
@@ -81,14 +95,15 @@ def rows(channels, batch):
 def measure(channels, batch, repeats):
     images = torch.randn(batch, 3, 32, 32).to(memory_format=torch.channels_last)
     labels = torch.randint(0, 10, (batch,))
-    table = rows(channels, batch)
-    seconds = [[] for _ in table]
-    for turn in range(repeats + 1):
-        for times, (_, _, net, loss) in zip(seconds, table, strict=True):
-            start = time.process_time()
-            step(net, loss, images, labels)
-            if turn:  # the first one warms up
-                times.append(time.process_time() - start)
+    with ExitStack() as stack:
+        table = rows(channels, batch, stack)
+        seconds = [[] for _ in table]
+        for turn in range(repeats + 1):
+            for times, (_, _, net, loss) in zip(seconds, table, strict=True):
+                start = time.process_time()
+                step(net, loss, images, labels)
+                if turn:  # the first one warms up, and compiles
+                    times.append(time.process_time() - start)
     return [
         summary(name, passes, times, seconds[0])
         for times, (name, passes, *_) in zip(seconds, table, strict=True)

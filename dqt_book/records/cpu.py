@@ -188,7 +188,7 @@ def training_step(path=TRAINING):
     for channels, steps in record["by_channels"].items():
         for step in steps:
             low, high = step["ratio_range"]
-            is_own = step["row"] != "float" and "torchao" not in step["row"]
+            is_own = not step["row"].startswith(("float", "torchao"))
             met = AIMS[step["ratio_to_sum_of_passes"] <= OF_PASSES] if is_own else ""
             ratios = f"{step['ratio_to_float']:.2f}", f"{low:.2f} to {high:.2f}"
             sums = f"{step['passes']:g}", f"{step['ratio_to_sum_of_passes']:.2f}"
