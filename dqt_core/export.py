@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 from dqt_core import _onnx
 from dqt_core.export_c import sizes, to_c
-from dqt_core.integer import LARGEST_PRODUCT, require_accumulator
 from dqt_core.nested import MASTER_WIDTH
 from dqt_core.program import (
     IMAGE,
@@ -49,7 +48,6 @@ def to_onnx(program: Program, path: str | Path) -> Path:
     Parameters
     ----------
     program : Program
-        Whose sums keep to the limits of `integer.requantize`, as those of `lower` do.
     path : str or Path
         Of the file; equal programs make equal files.
 
@@ -61,8 +59,6 @@ def to_onnx(program: Program, path: str | Path) -> Path:
     ------
     ImportError
         If onnx is not installed.
-    OverflowError
-        If an accumulator could leave int32.
 
     Notes
     -----
@@ -105,7 +101,8 @@ def to_onnx(program: Program, path: str | Path) -> Path:
     ...     Lookup(table, "codes"),
     ...     Conv("sum", weight, 1, 0, 1, 0, "codes", "sums"),
     ...     Requantize((Term("sums", one, 0 * one.astype(np.int64), 0),), 7, -128, 127, "rounded"),
-    ...     Scale(Term("rounded", one, 0 * one.astype(np.int64), None), 1, "logits"),
+    ...     Conv("last", np.full((2, 1, 1, 1), 5, np.int8), 1, 0, 1, None, "rounded", "last:sums"),
+    ...     Scale(Term("last:sums", one, 0 * one.astype(np.int64), None), 1, "logits"),
     ... )
     >>> program = Program("tiny", ops, ((2, 2), (8, 8)), ("sum",), (1, 1, 3))
     >>> images = np.array([[130, 9, 200]] * 2, np.uint8).reshape(2, 1, 1, 3)
@@ -175,8 +172,6 @@ class _Exporter:
 
     def _weight_views(self, op: Conv) -> str:
         """Views of the weights for every choice, (K, O, I, height, width), from their master; uint8."""
-        largest = 256 * 255 if self.is_floor else LARGEST_PRODUCT
-        require_accumulator(int(np.prod(op.weight.shape[1:])), largest)
         master = self.constant(op.weight.transpose(0, 3, 1, 2) + np.int16(SIGN), np.uint8)
         if op.layer is None:
             return master

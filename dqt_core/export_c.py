@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from dqt_core.backends.gpu_plan import dtypes, places
 from dqt_core.cost import value_shapes
-from dqt_core.integer import LARGEST_PRODUCT, require_accumulator
 from dqt_core.program import (
     Choose,
     Conv,
@@ -61,7 +60,6 @@ def to_c(program: Program, path: str | Path) -> Path:
     Parameters
     ----------
     program : Program
-        That ends in its logits, as those of `lower` do.
     path : str or Path
         Of the file; equal programs make equal files.
 
@@ -71,10 +69,8 @@ def to_c(program: Program, path: str | Path) -> Path:
 
     Raises
     ------
-    ValueError
-        If the program reads its values in an order that `lower` never makes.
-    OverflowError
-        If an accumulator could leave int32.
+    OSError
+        If the file cannot be written.
 
     Notes
     -----
@@ -112,7 +108,7 @@ def to_c(program: Program, path: str | Path) -> Path:
     ['static uint8_t memory[3];']
     """
     path = Path(path)
-    path.write_text(_Writer(program).text())
+    path.write_text(_Writer(program).text(), encoding="utf-8")
     return path
 
 
@@ -126,11 +122,6 @@ def sizes(program: Program) -> Sizes:
     Returns
     -------
     Sizes
-
-    Raises
-    ------
-    ValueError, OverflowError
-        As `to_c`.
     """
     return _Writer(program).sizes
 
@@ -144,7 +135,6 @@ class _Writer:
         self.shapes, self.kinds = value_shapes(program.ops, program.image_shape), dtypes(program.ops)
         self.is_floor = program.rounding == "floor"
         self.steps = [op for op in program.ops if not isinstance(op, Conv | SumPool)]
-        _require_form(program, self.makers)
         self.bits = np.array(program.choices)
         self.widths = 1 + int((self.bits[:, 0] != self.bits[:, 1]).any())
         self.offsets, self.memory = self._places()
@@ -333,29 +323,6 @@ END = (
     "        chosen[i] = choices[choice[i / DQT_WIDTHS]][i % DQT_WIDTHS];",
     *("    return 0;", "}"),
 )
-
-
-def _require_form(program: Program, makers: dict[str, Op]) -> None:
-    """What the C file takes for granted of a program."""
-    last = program.ops[-1]
-    if not isinstance(last, Scale) or last.controller:
-        raise ValueError(f"{program.name} ends in {type(last).__name__}, expected the Scale of its logits")
-    largest = 256 * 255 if program.rounding == "floor" else LARGEST_PRODUCT
-    for op in program.ops:
-        kinds = [type(makers.get(name)) for name in inputs(op)]
-        allowed = {
-            Lookup: (type(None),),
-            Choose: (Scale,),
-            Requantize: (Conv, SumPool, Lookup, Requantize, MaxPool),
-            Scale: (Conv, SumPool, Lookup, Requantize, MaxPool),
-        }.get(type(op), (Lookup, Requantize, MaxPool))
-        for kind, name in zip(kinds, inputs(op), strict=True):
-            if kind not in allowed:
-                raise ValueError(
-                    f"{type(op).__name__} reads {name!r}, made by {kind.__name__}; no C is written for that"
-                )
-        if isinstance(op, Conv):
-            require_accumulator(int(np.prod(op.weight.shape[1:])), largest)
 
 
 def _without(text: str, name: str) -> str:

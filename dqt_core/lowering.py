@@ -78,7 +78,9 @@ def lower(net: NestedNet, name: str = "program") -> Program:
     ValueError
         If a parameter is NaN or infinite.
     OverflowError
-        If an accumulator or a requantize sum could overflow.
+        If a step or a batch-norm gain is degenerate: no multiplier can express it.
+    ProgramError
+        If an accumulator could overflow, or the network is beyond what a program can be.
 
     Notes
     -----
@@ -172,7 +174,6 @@ class _Lowering:
         is_floor = self.net.selection.rounding == "floor"
         terms = int(np.prod(weight.shape[1:]))
         largest_weight = 256 if is_floor else 128  # floor counts half steps, see integer.conv2d_mid_bin
-        integer.require_accumulator(terms, largest_weight * 255)
         out = f"{name}:sum"
         stride, padding, groups = layer.stride, layer.padding, layer.groups
         self.ops.append(
@@ -202,7 +203,6 @@ class _Lowering:
         out = f"{name}:sum"
         self.ops.append(SumPool(x.name, out, controller))
         pixels = x.shape[0] * x.shape[1]
-        integer.require_accumulator(pixels, x.largest)
         ratio = np.full((1, 1), x.step / pixels)
         return _RealTerm(out, ratio, np.zeros((1, 1)), pixels * x.largest)
 

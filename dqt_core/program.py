@@ -8,6 +8,7 @@ import importlib.util
 import json
 import os
 import reprlib
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,15 +19,60 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from dqt_core.contract import Value, require_program
 from dqt_core.nested import MASTER_WIDTH, Rounding, require_width
+from dqt_core.operations import (
+    IMAGE,
+    KINDS,
+    Choice,
+    Choose,
+    Conv,
+    Lookup,
+    MaxPool,
+    Op,
+    Requantize,
+    Scale,
+    Shape,
+    SumPool,
+    Term,
+    inputs,
+    stored,
+)
+from dqt_core.refusal import ProgramError
 
-Choice: TypeAlias = tuple[int, int]
+# A program is told by its operations: who takes one from here takes them too.
+__all__ = [
+    "BACKENDS",
+    "FORMAT",
+    "IMAGE",
+    "METADATA",
+    "BackendName",
+    "Choice",
+    "Choose",
+    "Conv",
+    "Lookup",
+    "MaxPool",
+    "Op",
+    "Program",
+    "ProgramError",
+    "Requantize",
+    "Result",
+    "Scale",
+    "SumPool",
+    "Term",
+    "Widths",
+    "execute",
+    "inputs",
+    "load",
+    "step_by_step",
+]
+
 Widths: TypeAlias = int | Literal["controller"] | Sequence[int | Choice] | NDArray[np.integer]
 BackendName: TypeAlias = Literal["auto", "numpy", "numba", "torch", "cupy", "emulator"]
 
 FORMAT = "dqt-program-1"
 METADATA = "dqt_core"
-IMAGE = "image"
+_KINDS = {kind.__name__: kind for kind in (*KINDS, Term)}
 BACKENDS = {
     "numpy": "dqt_core.backends.numpy_ref",
     "numba": "dqt_core.backends.numba_cpu",
@@ -34,110 +80,6 @@ BACKENDS = {
     "cupy": "dqt_core.backends.cupy_gpu",
     "emulator": "dqt_core.backends.emulated",
 }
-
-
-class ProgramError(RuntimeError):
-    """A program file is missing, damaged or of another version; the message says what to do."""
-
-
-@dataclass(frozen=True, eq=False)
-class Lookup:
-    """Image bytes to signed codes: ``table[channel, byte]``, int8 (3, 256), which holds the normalisation."""
-
-    table: NDArray[np.int8]
-    out: str
-    x: str = IMAGE
-    controller: bool = False
-
-
-@dataclass(frozen=True, eq=False)
-class Conv:
-    """Convolution of codes at a layer's widths; a linear layer is a 1x1 convolution of a 1x1 image.
-
-    weight : int8 master codes (O, kernel height, kernel width, I / groups)
-    layer : number among the switchable layers; None: always 8 bits
-    """
-
-    name: str
-    weight: NDArray[np.int8]
-    stride: int
-    padding: int
-    groups: int
-    layer: int | None
-    x: str
-    out: str
-    controller: bool = False
-
-
-@dataclass(frozen=True, eq=False)
-class Term:
-    """One addend of `Requantize` or `Scale`.
-
-    multiplier : int32 (K, C), a row for every choice of widths, or one row
-    offset : int64 (K, C), at the scale 2**r
-    layer : the switchable layer whose choice picks the row and the shift; None: row 0, no shift
-    """
-
-    x: str
-    multiplier: NDArray[np.int32]
-    offset: NDArray[np.int64]
-    layer: int | None
-
-
-@dataclass(frozen=True, eq=False)
-class Requantize:
-    """The one rounding: a sum of terms back to master codes, see `integer.requantize`."""
-
-    terms: tuple[Term, ...]
-    r: int
-    lo: int
-    hi: int
-    out: str
-    controller: bool = False
-
-
-@dataclass(frozen=True, eq=False)
-class MaxPool:
-    """Largest code of every window."""
-
-    kernel: int
-    stride: int
-    padding: int
-    x: str
-    out: str
-    controller: bool = False
-
-
-@dataclass(frozen=True, eq=False)
-class SumPool:
-    """Sum of codes over height and width."""
-
-    x: str
-    out: str
-    controller: bool = False
-
-
-@dataclass(frozen=True, eq=False)
-class Scale:
-    """Logits at a common scale: ``acc * M + B`` in int64; times 2**-r they are the real logits."""
-
-    term: Term
-    r: int
-    out: str
-    controller: bool = False
-
-
-@dataclass(frozen=True, eq=False)
-class Choose:
-    """The controller's decision: argmax over the choices for every layer, ties to the narrower."""
-
-    layers: int
-    x: str
-    controller: bool = True
-
-
-Op: TypeAlias = Lookup | Conv | Requantize | MaxPool | SumPool | Scale | Choose
-_KINDS = {kind.__name__: kind for kind in (Lookup, Conv, Term, Requantize, MaxPool, SumPool, Scale, Choose)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,14 +128,33 @@ class Program:
         Names of the L switchable layers.
     image_shape : tuple (H, W, 3)
     rounding : {"half_up", "floor"}
+
+    Raises
+    ------
+    ProgramError
+        If it is not as `contract` says: whoever has a program has a valid one.
     """
 
     name: str
     ops: tuple[Op, ...]
     choices: tuple[Choice, ...]
     layers: tuple[str, ...]
-    image_shape: tuple[int, int, int]
+    image_shape: Shape
     rounding: Rounding = "half_up"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "ops", stored(self.ops))
+        self.values  # noqa: B018 (it is worked out here, and with it all is checked)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A copy and what comes out of a pickle are checked too, and hold no backend.
+        return Program, tuple(getattr(self, field.name) for field in dataclasses.fields(self))
+
+    @functools.cached_property
+    def values(self) -> Mapping[str, Value]:
+        """What is known of every value by name, the image included."""
+        fields = self.name, self.ops, self.choices, self.layers, self.image_shape, self.rounding
+        return require_program(*fields)
 
     @property
     def has_controller(self) -> bool:
@@ -203,20 +164,12 @@ class Program:
     @functools.cached_property
     def digest(self) -> str:
         """sha256 of everything the program is: the list of operations and every table."""
-        header, tensors = _encode(self)
-        sha = hashlib.sha256(header.encode())
-        for key in sorted(tensors):
-            sha.update(f"{key} {tensors[key].dtype.str} {tensors[key].shape}".encode())
-            sha.update(np.ascontiguousarray(tensors[key]).tobytes())
-        return sha.hexdigest()
+        return _digest(*_encode(self))
 
     @functools.cached_property
     def _executors(self) -> dict[str, Any]:
         """Backends that hold this program: its weights are switched and laid out once, not at every run."""
         return {}
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_executors"}
 
     def run(
         self,
@@ -290,9 +243,7 @@ class Program:
         header, tensors = _encode(self)
         # One entry: safetensors writes several in random order, and equal programs are to be equal files.
         metadata = json.dumps({"format": FORMAT, "digest": self.digest, "program": header})
-        unfinished = path.with_suffix(".unfinished")
-        unfinished.write_bytes(save(tensors, {METADATA: metadata}))
-        os.replace(unfinished, path)
+        _write(path, save(tensors, {METADATA: metadata}))
         return path
 
     def _require_images(self, images: NDArray[np.uint8]) -> None:
@@ -344,35 +295,43 @@ def load(path: str | Path) -> Program:
     Raises
     ------
     ProgramError
-        If the file is missing, truncated, edited, or of another format version.
+        If the file is missing, truncated, edited, of another format version, or holds no valid program.
     """
     path = Path(path)
     if not path.is_file():
         raise ProgramError(f"{path} does not exist; shipped programs are in reproductions/checkpoints/")
     try:
         with safe_open(path, framework="numpy") as file:
-            stored = (file.metadata() or {}).get(METADATA, "{}")
+            text = (file.metadata() or {}).get(METADATA, "{}")
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
-    except SafetensorError as error:
+    except (SafetensorError, AttributeError, TypeError) as error:
         raise ProgramError(f"{path} is damaged or truncated ({error}); get the file again") from error
     try:
-        metadata = json.loads(stored)
-        if metadata.get("format") != FORMAT:
-            raise ProgramError(
-                f"{path} has format {metadata.get('format')!r}, expected {FORMAT!r}; lower it again"
-            )
-        program = _decode(metadata["program"], tensors)
-        found = program.digest
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        program = _parsed(text, tensors)
+    except ProgramError as error:
+        raise ProgramError(f"{path}: {error}") from error
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise ProgramError(f"{path} was edited: {error!r} in its header; get the file again") from error
-    if found != metadata.get("digest"):
-        raise ProgramError(
-            f"{path} was edited: its digest is no longer that of its contents; get the file again"
-        )
-    if found[:12] not in path.name:
-        raise ProgramError(
-            f"{path} is not the program of that name; call it {program.name}-{found[:12]}.safetensors"
-        )
+    if program.digest[:12] not in path.name:
+        own = f"{program.name}-{program.digest[:12]}.safetensors"
+        raise ProgramError(f"{path} is not the program of that name; call it {own}")
+    return program
+
+
+def _parsed(text: str, tensors: Mapping[str, NDArray[Any]]) -> Program:
+    """A program of the two parts of its file, which are as `Program.save` writes them."""
+    metadata = json.loads(text)
+    if metadata.get("format") != FORMAT:
+        raise ProgramError(f"it has format {metadata.get('format')!r}, expected {FORMAT!r}; lower it again")
+    header = metadata["program"]
+    digest = _digest(header, tensors)
+    if digest != metadata.get("digest"):
+        raise ValueError("its digest is not that of its contents")
+    program = _decode(header, tensors)
+    again, used = _encode(program)
+    if again != header or used.keys() != tensors.keys():
+        raise ValueError("it holds more than a program")
+    program.__dict__["digest"] = digest  # the same by now, and not to be worked out twice
     return program
 
 
@@ -432,13 +391,6 @@ def execute(
     return backend.download(values[out]).reshape(len(images), -1), choices
 
 
-def inputs(op: Op) -> tuple[str, ...]:
-    """Names of the values an operation reads."""
-    if isinstance(op, Requantize):
-        return tuple(term.x for term in op.terms)
-    return (op.term.x,) if isinstance(op, Scale) else (op.x,)
-
-
 def _last_uses(ops: Sequence[Op]) -> dict[int, list[str]]:
     last = {name: i for i, op in enumerate(ops) for name in inputs(op)}
     return {i: [name for name, at in last.items() if at == i] for i in set(last.values())}
@@ -489,6 +441,25 @@ def _listed_pairs(widths: Sequence[int | Choice]) -> NDArray[Any]:
 
 def _as_text(pair: Sequence[int] | NDArray[np.int64]) -> str:
     return str(int(pair[0])) if pair[0] == pair[1] else f"({int(pair[0])}, {int(pair[1])})"
+
+
+def _digest(header: str, tensors: Mapping[str, NDArray[Any]]) -> str:
+    sha = hashlib.sha256(header.encode())
+    for key in sorted(tensors):
+        sha.update(f"{key} {tensors[key].dtype.str} {tensors[key].shape}".encode())
+        sha.update(np.ascontiguousarray(tensors[key]).tobytes())
+    return sha.hexdigest()
+
+
+def _write(path: Path, content: bytes) -> None:
+    """A whole file or none, whoever else writes it: under a name of its own first, which is no link."""
+    unfinished = path.with_name(f"{path.name}.{secrets.token_hex(8)}.unfinished")
+    try:
+        with unfinished.open("xb") as file:
+            file.write(content)
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def _encode(program: Program) -> tuple[str, dict[str, NDArray[Any]]]:

@@ -134,7 +134,7 @@ class _Exporter:
 
     def _scale(self, op: Scale) -> None:
         logits = self._sum((op.term,), op.r, 1.0)
-        self.add("Flatten", logits, out=op.out)
+        self.add("Flatten", logits, out="logits")
 
     def _sum(self, terms: tuple[Term, ...], r: int, step: float) -> str:
         """The real sum of terms, for a result of this step."""

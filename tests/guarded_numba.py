@@ -31,7 +31,7 @@ from test_mutants import mutated
 
 from dqt_core.backends import _numba_kernels, numba_cpu
 from dqt_core.kernels.emulator import FILL, PAGE, _forbid
-from dqt_core.program import IMAGE, Lookup, MaxPool, Program, Requantize, Scale, SumPool, Term
+from dqt_core.program import IMAGE, Conv, Lookup, MaxPool, Program, Requantize, Scale, SumPool, Term
 
 
 class OutsideError(Exception):
@@ -182,7 +182,7 @@ def network(shape, layers, rounding):
         conv(rng, "classifier", "features", (5, 1, 1, channels)),
         Scale(Term("classifier:sum", one, offset, None), 1, "logits"),
     ]
-    names = tuple(f"layer{i}" for i in range(count))
+    names = tuple(op.name for op in ops if isinstance(op, Conv) and op.layer is not None)
     return Program("geometry", tuple(ops), CHOICES, names, shape, rounding)
 
 

@@ -4,7 +4,7 @@ import itertools
 from dataclasses import replace
 
 import numpy as np
-from program_checks import BACKEND_CHECKS, CHOICES, R, mixed_choices, saturated, small_images, small_program
+from program_checks import BACKEND_CHECKS, CHOICES, R, mixed_choices, small_images, small_program
 
 from dqt_core.program import Conv, Lookup, MaxPool, Program, Requantize, Scale, SumPool, Term
 
@@ -97,17 +97,6 @@ def check_run(module, program, images, picks):
     np.testing.assert_array_equal(chosen, expected.choices)
 
 
-def check_longer_sums_are_refused(module):
-    for rounding, terms in (("half_up", 65_794), ("floor", 32_897)):
-        try:
-            module.Backend(saturated(terms, rounding)).run(
-                np.zeros((1, 1, 1, 3), np.uint8), np.zeros((1, 1), int)
-            )
-        except OverflowError:
-            continue
-        raise AssertionError(f"a sum of {terms} terms is accepted, {rounding}")
-
-
 def check_batches_of_every_size(module):
     """One backend, sizes up and down, other images and choices in between."""
     program, images, picks = small_program(), small_images(9), mixed_choices(9)
@@ -120,7 +109,6 @@ def check_batches_of_every_size(module):
 
 PLAN_CHECKS = (
     check_fused_programs,
-    check_longer_sums_are_refused,
     check_batches_of_every_size,
     *BACKEND_CHECKS,
 )

@@ -59,7 +59,7 @@ def two_layers(rounding="half_up"):
     grouped     6 x 3 x 3 x 2   3 x 2 x 6  3 * 2 * 108 = 648     108      96
     pointwise   2 x 1 x 1 x 6   3 x 2 x 2  3 * 2 * 12 = 72       12       36
     classifier  5 x 1 x 1 x 2   1 x 1 x 5  10                    10       2
-    controller  4 x 1 x 1 x 4   1 x 1 x 4  16                    16       4
+    controller  8 x 1 x 1 x 4   1 x 1 x 8  32                    32       4
     """
 
     def conv(name, x, shape, stride=1, padding=0, groups=1, layer=None):
@@ -75,7 +75,7 @@ def two_layers(rounding="half_up"):
     controller = [
         SumPool("stem", "means:sum"),
         codes("means"),
-        conv("controller", "means", (4, 1, 1, 4)),
+        conv("controller", "means", (8, 1, 1, 4)),
         scale("controller"),
         Choose(2, "controller:logits"),
     ]
@@ -98,7 +98,7 @@ def two_layers(rounding="half_up"):
 
 
 FIXED = 64 * (2592 + 10)
-CONTROLLER = 64 * 16
+CONTROLLER = 64 * 32
 # images that choose (2, 4) and (8, 8), (8, 2) and (4, 4), (8, 8) twice
 PER_IMAGE = np.array([[(2, 4), (8, 8)], [(8, 2), (4, 4)], [(8, 8), (8, 8)]])
 
@@ -110,7 +110,7 @@ def test_sizes_of_layers():
     ]
     assert sizes == [
         ("stem", None, 2592, 108, 72, False),
-        ("controller", None, 16, 16, 4, True),
+        ("controller", None, 32, 32, 4, True),
         ("grouped", 0, 648, 108, 96, False),
         ("pointwise", 1, 72, 12, 36, False),
         ("classifier", None, 10, 10, 2, False),
@@ -154,7 +154,7 @@ def test_transitions():
 def test_weight_bytes(rounding, extra):
     """A plane is an eighth of a byte for each weight; half_up also reads the top dropped bit."""
     program = two_layers(rounding)
-    fixed, controller = 108 + 10, 16
+    fixed, controller = 108 + 10, 32
     assert cost.weight_bytes(program, 8).tolist() == [fixed + 120]
     assert cost.weight_bytes(program, 4).tolist() == [fixed + 120 * (4 + extra) / 8]
     assert cost.weight_bytes(program, [(2, 4), (8, 2)]).tolist() == [fixed + 108 * (2 + extra) / 8 + 12]

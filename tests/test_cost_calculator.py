@@ -9,7 +9,7 @@ import test_widgets
 from test_widgets import needs_node
 
 from dqt_core import cost
-from dqt_core.program import Conv, Lookup, Program, Requantize, Scale, Term
+from dqt_core.program import Conv, Lookup, Program, Requantize, Scale, SumPool, Term
 
 # height, width, inputs, outputs, kernel, stride, groups
 LAYERS = [
@@ -55,7 +55,9 @@ def one_layer_program(layer):
         stem,
         Requantize((Term("stem:sum", one, one.astype(np.int64), None),), 8, 0, 255, "stem"),
         tested,
-        Scale(Term("tested:sum", one, one.astype(np.int64), 0), 8, "logits"),
+        Requantize((Term("tested:sum", one, one.astype(np.int64), 0),), 8, 0, 255, "tested"),
+        SumPool("tested", "sums"),
+        Scale(Term("sums", one, one.astype(np.int64), None), 8, "logits"),
     )
     choice = layer["weightBits"], layer["inputBits"]
     image = layer["height"], layer["width"], 3

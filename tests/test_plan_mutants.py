@@ -70,11 +70,6 @@ LAUNCH_MUTANTS = {
     ),
     "half_up for floor": ('"FLOOR": int(self._is_floor)}', '"FLOOR": 0}'),
     "wide loads of few channels": ('"VECTOR": _vector(x.shape[3]), **', '"VECTOR": 4, **'),
-    "sums without a bound": ("        require_accumulator(math.prod(op.weight.shape[1:]), largest)\n", ""),
-    "bound of floor as of half_up": (
-        "largest = 256 * 255 if self._is_floor else LARGEST_PRODUCT",
-        "largest = LARGEST_PRODUCT",
-    ),
     "rows of the skip shared": (
         "*self._tables(step.skip, out.shape[3]), *self._choice_of",
         "*self._tables(step.skip, out.shape[3])[:2], np.int32(1), *self._choice_of",

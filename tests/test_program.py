@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.util
+import io
 import json
 import pickle
 import re
@@ -109,9 +110,20 @@ def variations(value):
     return [f"{value}x"] if isinstance(value, str) else [0]
 
 
+class Unchecked(Program):
+    """Any fields at all, as an edited file may hold them."""
+
+    def __post_init__(self):
+        pass
+
+
+def unchecked(program):
+    return Unchecked(*(getattr(program, field.name) for field in fields(program)))
+
+
 def test_the_digest_depends_on_everything():
     program = small_program()
-    digests = [variation.digest for variation in variations(program)]
+    digests = [variation.digest for variation in variations(unchecked(program))]
     assert program.digest not in digests
     assert len(set(digests)) == len(digests)
 
@@ -146,7 +158,7 @@ def test_edited_values_in_the_header(saved):
     ):
         assert old in contents, old
         saved.write_bytes(contents.replace(old, new, 1))
-        assert_refused(saved, "was edited: .*; get the file again")
+        assert_refused(saved, "was edited: .*digest is not that of its contents.*; get the file again")
 
 
 @pytest.mark.parametrize("stored", ["{", "[]", "null", '"text"', "1"])
@@ -214,14 +226,13 @@ def read(path):
 
 @pytest.fixture
 def full_disk(monkeypatch):
-    write = Path.write_bytes
-
-    def write_half(path, content):
-        write(path, content[: len(content) // 2])
-        raise OSError("No space left on device")
+    class Full(io.FileIO):
+        def write(self, content):
+            super().write(content[: len(content) // 2])
+            raise OSError("No space left on device")
 
     def fill():
-        monkeypatch.setattr(Path, "write_bytes", write_half)
+        monkeypatch.setattr(Path, "open", lambda path, mode: Full(path, mode))
 
     return fill
 
@@ -230,7 +241,7 @@ def test_a_failed_write_leaves_no_file(tmp_path, full_disk):
     full_disk()
     with pytest.raises(OSError, match="No space left"):
         small_program().save(tmp_path)
-    assert list(tmp_path.glob("*.safetensors")) == []
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_failed_write_leaves_the_file_before(saved, full_disk):

@@ -7,6 +7,7 @@ with NumPy arrays or torch CPU tensors; the examples do.
 """
 
 import contextlib
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dqt_core import integer
+from dqt_core import bounds, integer
 from dqt_core.backends import cupy_gpu, gpu_plan
 from dqt_core.backends.gpu_launches import THREADS, Batch, Launch, Launches, blocks
 from dqt_core.cost import value_shapes
@@ -274,6 +275,10 @@ def _conv2d(
 ) -> Any:
     integer._require_operands(x, weight, "conv2d")
     integer._require_fit(x, weight, op.groups)
+    # What is not part of a program has not been checked yet.
+    full = MASTER_WIDTH, MASTER_WIDTH
+    largest = bounds.largest_product(full, signed=False, is_floor=rounding == "floor")
+    integer.require_accumulator(math.prod(op.weight.shape[1:]), largest)
     shape = value_shapes([op], x.shape[1:])["sums"]
     if min(op.stride, *shape) < 1 or op.padding < 0:
         raise ValueError(f"stride {op.stride} and padding {op.padding} leave x {x.shape} no output: {shape}")

@@ -12,7 +12,6 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from dqt_core.integer import LARGEST_PRODUCT, require_accumulator
 from dqt_core.kernels.engine import Engine, Kernel
 from dqt_core.nested import Rounding
 from dqt_core.program import Choice, Choose, Conv, Lookup, MaxPool, Requantize, Scale, SumPool, Term
@@ -143,8 +142,6 @@ class Launches:
     def _convolution(
         self, op: Conv, x: Any, out_shape: tuple[int, ...], batch: Batch, results: tuple[Any, ...]
     ) -> Launch:
-        largest = 256 * 255 if self._is_floor else LARGEST_PRODUCT  # floor counts half steps
-        require_accumulator(math.prod(op.weight.shape[1:]), largest)
         _, out_height, out_width, outputs = out_shape
         sizes = *x.shape, outputs, *op.weight.shape[1:3], op.stride, op.padding, out_height, out_width
         order, starts, bits, choices = self._groups(op, batch)
@@ -231,7 +228,6 @@ class Launches:
     def _sumpool(self, op: SumPool, values: Values, batch: Batch) -> Launch:
         x, out = values[op.x], values[op.out]
         images, height, width, channels = x.shape
-        require_accumulator(height * width, 128 if x.dtype == np.int8 else 255)
         sizes = map(np.int32, (images, height * width, channels))
         kernel = self.engine.kernel("pointwise", "sum_pool", **_pool_variant(x))
         return Launch(kernel, images * -(-channels // SUMMED_CHANNELS), THREADS, (x, out, *sizes))

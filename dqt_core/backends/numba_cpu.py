@@ -191,7 +191,6 @@ class Weights:
         self.op, self.rounding, self.unit = op, rounding, unit
         self.outputs, self.terms = len(op.weight) // op.groups, int(np.prod(op.weight.shape[1:]))
         self.is_depthwise = op.groups > 1 and self.outputs == 1 and op.weight.shape[3] == 1
-        integer.require_accumulator(self.terms, 256 * 255 if rounding == "floor" else 128 * 255)
         self.steps = -(-self.terms // unit)
         touched = LINE * self.steps + 2 * len(op.weight)  # bytes of a pixel
         products = min(MOST, PANEL // touched) // kernels.PIXELS
@@ -654,7 +653,7 @@ class Backend:
         with _LOCK:
             made, chosen = self._on_threads(plan, images, choices)
             assert chosen is not None
-            names = [name for name in plan.places if name != IMAGE and ":switched" not in name]
+            names = [name for name in plan.places if name != IMAGE and "/" not in name]
             return {name: plan.value(name, len(images), self._arena).copy() for name in names} | made, chosen
 
     def _plan(self, images: int, given: bool) -> Plan:
@@ -682,4 +681,4 @@ class Backend:
 
 
 def _switched(op: Conv) -> str:
-    return f"{op.out}:switched"
+    return f"{op.out}/switched"  # no name of a program holds a slash
