@@ -93,7 +93,7 @@ class _Exporter:
         choices = program._choices_of(width, 1)
         assert choices is not None, "widths are given as a number"
         self.choice = int(choices.max(initial=0))  # the same for all layers, of which there may be none
-        self.writer = _onnx.Writer()
+        self.writer = _onnx.Writer(taken=program.values)  # which keep their names in the graph
         self.add, self.constant = self.writer.add, self.writer.constant
         self.signed: dict[str, bool] = {}
         self.convs = {op.out: op for op in program.ops if isinstance(op, Conv)}
