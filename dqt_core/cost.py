@@ -1,6 +1,5 @@
 """What a run costs: bit operations, transitions and bytes, by one definition."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
@@ -8,10 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dqt_core.nested import MASTER_WIDTH
-from dqt_core.program import IMAGE, Conv, MaxPool, Op, Program, Requantize, Scale, SumPool, Widths, inputs
+from dqt_core.program import Conv, Program, Widths
 
 FixedLayers: TypeAlias = Literal["as run", "as switched", "excluded"]
-Shape: TypeAlias = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -50,7 +48,7 @@ def layer_sizes(program: Program) -> tuple[LayerSize, ...]:
     -------
     tuple of LayerSize
     """
-    shapes = value_shapes(program.ops, program.image_shape)
+    shapes = {name: value.shape for name, value in program.values.items()}
     return tuple(
         LayerSize(
             op.name,
@@ -162,40 +160,6 @@ def weight_bytes(
         else:
             total += size.weights * np.minimum(pairs[:, size.layer, 0] + extra, MASTER_WIDTH) / 8
     return total
-
-
-def value_shapes(ops: Sequence[Op], image_shape: Sequence[int]) -> dict[str, Shape]:
-    """(H, W, C) of every value of a program.
-
-    Parameters
-    ----------
-    ops : sequence of operations
-    image_shape : (H, W, 3)
-
-    Returns
-    -------
-    dict of name to (H, W, C)
-    """
-    height, width, channels = image_shape
-    shapes: dict[str, Shape] = {IMAGE: (height, width, channels)}
-    for op in ops:
-        source = [shapes[name] for name in inputs(op)]
-        if isinstance(op, Conv):
-            kernel = op.weight.shape[1], op.weight.shape[2]
-            shapes[op.out] = (*_window_counts(source[0], kernel, op.stride, op.padding), len(op.weight))
-        elif isinstance(op, MaxPool):
-            counts = _window_counts(source[0], (op.kernel, op.kernel), op.stride, op.padding)
-            shapes[op.out] = (*counts, source[0][2])
-        elif isinstance(op, SumPool):
-            shapes[op.out] = (1, 1, source[0][2])
-        elif isinstance(op, Requantize | Scale) or hasattr(op, "out"):
-            shapes[op.out] = source[0]
-    return shapes
-
-
-def _window_counts(shape: Shape, kernel: tuple[int, int], stride: int, padding: int) -> tuple[int, int]:
-    height = (shape[0] + 2 * padding - kernel[0]) // stride + 1
-    return height, (shape[1] + 2 * padding - kernel[1]) // stride + 1
 
 
 def _counted(program: Program, is_per_image: bool) -> list[LayerSize]:

@@ -25,6 +25,7 @@ from dqt_core.program import (
     Conv,
     Lookup,
     MaxPool,
+    Op,
     Program,
     ProgramError,
     Requantize,
@@ -191,15 +192,33 @@ class _Exporter:
         planes = self.add("Transpose", "image", perm=[2, 0, 1])
         self.values[IMAGE] = _Value(self.add("Unsqueeze", planes, self.constant([0], np.int64)))
         for op in self.program.ops:
-            result = getattr(self, f"_{type(op).__name__.lower()}")(op)
-            if not isinstance(op, Choose):
-                self.values[op.out] = result
+            if isinstance(op, Choose):
+                self._choose(op)
+            else:
+                self.values[op.out] = result = self._made(op)
         logits = self.add("Reshape", result.name, self.constant([-1], np.int64))
         chosen = self.add("Identity", self.chosen)
         layers = (len(self.program.layers),)
         inputs = _onnx.value("image", np.uint8, shape), _onnx.value("given", np.int64, layers)
         outputs = _onnx.value(logits, np.int64, ("classes",)), _onnx.value(chosen, np.int64, layers)
         return _onnx.graph("one image", self.writer.nodes, inputs, outputs)
+
+    def _made(self, op: Op) -> _Value:
+        match op:
+            case Lookup():
+                return self._lookup(op)
+            case Conv():
+                return self._conv(op)
+            case Requantize():
+                return self._requantize(op)
+            case MaxPool():
+                return self._max_pool(op)
+            case SumPool():
+                return self._sum_pool(op)
+            case Scale():
+                return self._scale(op)
+            case _:
+                raise AssertionError("the controller's choice is no value")
 
     def _choice(self, layer: int) -> str:
         return self.add("Gather", self.chosen, self.constant(layer, np.int64))
@@ -283,12 +302,12 @@ class _Exporter:
         codes = self.cast(x.name, np.int64)
         return self.add("Sub", codes, self.constant(x.zero_point, np.int64)) if x.zero_point else codes
 
-    def _maxpool(self, op: MaxPool) -> _Value:
+    def _max_pool(self, op: MaxPool) -> _Value:
         x = self.values[op.x]
         window = _onnx.window([op.kernel] * 2, op.stride, op.padding)
         return _Value(self.add("MaxPool", x.name, **window), x.zero_point)
 
-    def _sumpool(self, op: SumPool) -> _Value:
+    def _sum_pool(self, op: SumPool) -> _Value:
         return _Value(self.add("ReduceSum", self._sums(op.x), self.constant([2, 3], np.int64)))
 
     def _scale(self, op: Scale) -> _Value:

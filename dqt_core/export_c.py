@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dqt_core.backends.gpu_plan import dtypes, places
-from dqt_core.cost import value_shapes
+from dqt_core.backends.analysis import lives, places
 from dqt_core.program import (
     Choose,
     Conv,
@@ -132,7 +131,7 @@ class _Writer:
     def __init__(self, program: Program) -> None:
         self.program = program
         self.makers: dict[str, Op] = {op.out: op for op in program.ops if not isinstance(op, Choose)}
-        self.shapes, self.kinds = value_shapes(program.ops, program.image_shape), dtypes(program.ops)
+        self.shapes = {name: value.shape for name, value in program.values.items()}
         self.is_floor = program.rounding == "floor"
         self.steps = [op for op in program.ops if not isinstance(op, Conv | SumPool)]
         self.bits = np.array(program.choices)
@@ -203,11 +202,12 @@ class _Writer:
         ]
 
     def _places(self) -> tuple[dict[str, int], int]:
-        stored = [op for op in self.steps if not isinstance(op, Choose | Scale)]
-        born = {op.out: self.steps.index(op) for op in stored}
-        last = {name: i for i, op in enumerate(self.steps) for name in self._sources(op) if name in born}
-        bytes_of = {name: math.prod(self.shapes[name]) for name in born}
-        return places(bytes_of, {name: (at, last.get(name, at)) for name, at in born.items()}, alignment=1)
+        stored = [op.out for op in self.steps if not isinstance(op, Choose | Scale)]
+        bytes_of = {name: math.prod(self.shapes[name]) for name in stored}
+        return places(bytes_of, lives(self.steps, read=self._sources), alignment=1)
+
+    def _is_signed(self, name: str) -> bool:
+        return self.program.values[name].dtype == np.int8
 
     def _conv_terms(self) -> Iterator[tuple[int, Conv]]:
         for op in self.steps:
@@ -273,7 +273,7 @@ class _Writer:
         return _braced(
             [
                 *(self._at(x), weight, f"multiplier_{name}", f"offset_{name}", *table, layer, conv_layer),
-                *(*self.shapes[x], *geometry, int(self.kinds[x] == np.int8), int(isinstance(maker, SumPool))),
+                *(*self.shapes[x], *geometry, int(self._is_signed(x)), int(isinstance(maker, SumPool))),
             ]
         )
 
@@ -296,18 +296,21 @@ class _Writer:
         return "\n".join([*BEGIN, *lines, *END])
 
     def _call(self, number: int, op: Op, is_last: bool) -> str:
-        if isinstance(op, Lookup):
-            height, width, _ = self.program.image_shape
-            return f"lookup(image, table_{number}, {height * width}, {self._at(op.out)});"
-        if isinstance(op, Requantize):
-            return f"requantize(&step_{number}, choice, {self._at(op.out)});"
-        if isinstance(op, Scale):
-            return f"scale(&step_{number}, choice, {'logits' if is_last else 'scores'});"
-        if isinstance(op, Choose):
-            return "choose(scores, choice);"
-        assert isinstance(op, MaxPool), "convolutions and sums are part of the step that reads them"
-        shape = (*self.shapes[op.x], int(self.kinds[op.x] == np.int8), op.kernel, op.stride, op.padding)
-        return f"max_pool({self._at(op.x)}, {', '.join(map(str, shape))}, {self._at(op.out)});"
+        match op:
+            case Lookup():
+                height, width, _ = self.program.image_shape
+                return f"lookup(image, table_{number}, {height * width}, {self._at(op.out)});"
+            case Requantize():
+                return f"requantize(&step_{number}, choice, {self._at(op.out)});"
+            case Scale():
+                return f"scale(&step_{number}, choice, {'logits' if is_last else 'scores'});"
+            case Choose():
+                return "choose(scores, choice);"
+            case MaxPool():
+                shape = *self.shapes[op.x], int(self._is_signed(op.x)), op.kernel, op.stride, op.padding
+                return f"max_pool({self._at(op.x)}, {', '.join(map(str, shape))}, {self._at(op.out)});"
+            case _:
+                raise AssertionError("convolutions and sums are part of the step that reads them")
 
 
 PROTOTYPE = """\

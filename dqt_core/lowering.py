@@ -10,10 +10,10 @@ from torch import fx
 
 from dqt_core import fake, integer
 from dqt_core.controller import Controller
-from dqt_core.cost import value_shapes
 from dqt_core.data import normalization_table
 from dqt_core.layers import Codes, MaxPool, MeanPool, SwitchLayer, add
 from dqt_core.network import NestedNet
+from dqt_core.operations import Shape, inputs, out_shape
 from dqt_core.program import (
     IMAGE,
     Choose,
@@ -116,6 +116,8 @@ class _Lowering:
     def __init__(self, net: NestedNet) -> None:
         self.net, self.ops = net, list[Op]()
         self.names: dict[int, str] = {}
+        height, width, channels = net.image_shape
+        self.shapes: dict[str, Shape] = {IMAGE: (int(height), int(width), int(channels))}
         self.values: dict[fx.Node, _Value] = {}
 
     def run(self, name: str) -> Program:
@@ -123,9 +125,13 @@ class _Lowering:
             self.values[node] = self._lower_node(node)
         layers = tuple(self.names[i] for i in range(len(self.names)))
         selection = self.net.selection
-        height, width, channels = self.net.image_shape
-        shape = (int(height), int(width), int(channels))
+        shape = self.shapes[IMAGE]
         return Program(name, tuple(self.ops), selection.choices, layers, shape, selection.rounding)
+
+    def _append(self, op: Op) -> None:
+        self.ops.append(op)
+        if not isinstance(op, Choose):
+            self.shapes[op.out] = out_shape(op, self.shapes[inputs(op)[0]])
 
     def _lower_node(self, node: fx.Node) -> _Value:
         arguments = [self.values[n] for n in node.all_input_nodes]
@@ -155,7 +161,7 @@ class _Lowering:
     def _input_codes(self, name: str, module: Codes) -> _CodedValue:
         table = torch.from_numpy(normalization_table(self.net.mean, self.net.std))
         codes = fake.quantize(table, module.log_step, *module.range).numpy().astype(np.int8)
-        self.ops.append(Lookup(codes, name, IMAGE))
+        self._append(Lookup(codes, name, IMAGE))
         height, width, _ = self.net.image_shape
         return _CodedValue(name, _step(module.log_step).item(), module.signed, (height, width))
 
@@ -165,7 +171,7 @@ class _Lowering:
         step = _step(module.log_step).item()
         r, lowered = _fixed_point(terms, step)
         lo, hi = module.range
-        self.ops.append(Requantize(lowered, r, lo, hi, name, controller))
+        self._append(Requantize(lowered, r, lo, hi, name, controller))
         return _CodedValue(name, step, module.signed, self._shape_of(terms[0].x))
 
     def _conv(self, name: str, layer: SwitchLayer, x: _CodedValue, controller: bool = False) -> _RealTerm:
@@ -176,7 +182,7 @@ class _Lowering:
         largest_weight = 256 if is_floor else 128  # floor counts half steps, see integer.conv2d_mid_bin
         out = f"{name}:sum"
         stride, padding, groups = layer.stride, layer.padding, layer.groups
-        self.ops.append(
+        self._append(
             Conv(
                 name,
                 np.ascontiguousarray(weight),
@@ -196,12 +202,12 @@ class _Lowering:
         return _RealTerm(out, ratio, bias, terms * largest_weight * x.largest, layer.index)
 
     def _max_pool(self, name: str, module: MaxPool, x: _CodedValue) -> _CodedValue:
-        self.ops.append(MaxPoolOp(module.kernel, module.stride, module.padding, x.name, name))
+        self._append(MaxPoolOp(module.kernel, module.stride, module.padding, x.name, name))
         return _CodedValue(name, x.step, x.signed, self._shape_of(name))
 
     def _sum_pool(self, name: str, x: _CodedValue, controller: bool = False) -> _RealTerm:
         out = f"{name}:sum"
-        self.ops.append(SumPool(x.name, out, controller))
+        self._append(SumPool(x.name, out, controller))
         pixels = x.shape[0] * x.shape[1]
         ratio = np.full((1, 1), x.step / pixels)
         return _RealTerm(out, ratio, np.zeros((1, 1)), pixels * x.largest)
@@ -211,7 +217,7 @@ class _Lowering:
         hidden = self._conv(f"{name}.fc1", module.fc1, x, True)
         x = self._codes(f"{name}.hidden", module.hidden, [hidden], True)
         self._logits([self._conv(f"{name}.fc2", module.fc2, x, True)], f"{name}.logits", True)
-        self.ops.append(Choose(module.shape[0], f"{name}.logits"))
+        self._append(Choose(module.shape[0], f"{name}.logits"))
         return stem
 
     def _logits(self, terms: list[_RealTerm], name: str, controller: bool = False) -> None:
@@ -222,10 +228,10 @@ class _Lowering:
                 f"{terms[0].x} is switchable; the layer that is called last must make the output"
             )
         r, (term,) = _fixed_point(terms, step=1.0)
-        self.ops.append(Scale(term, r, name, controller))
+        self._append(Scale(term, r, name, controller))
 
     def _shape_of(self, name: str) -> tuple[int, int]:
-        return value_shapes(self.ops, self.net.image_shape)[name][:2]
+        return self.shapes[name][:2]
 
 
 def _terms(value: _Value) -> list[_RealTerm]:

@@ -373,27 +373,10 @@ def execute(
     logits : int64 array, (N, classes)
     choices : int64 array, (N, L)
     """
-    values = {IMAGE: backend.upload(images)}
-    last_use = _last_uses(program.ops)
-    skip_controller = choices is not None
-    out = ""
-    for i, op in enumerate(program.ops):
-        if op.controller and skip_controller:
-            continue
-        if isinstance(op, Choose):
-            choices = backend.choose(op, values[op.x], len(program.choices))
-        else:
-            out = op.out
-            values[out] = getattr(backend, type(op).__name__.lower())(op, values, choices)
-        for name in last_use.get(i, ()):
-            values.pop(name, None)
-    assert choices is not None, "the controller's Choose comes before the first switchable layer"
-    return backend.download(values[out]).reshape(len(images), -1), choices
-
-
-def _last_uses(ops: Sequence[Op]) -> dict[int, list[str]]:
-    last = {name: i for i, op in enumerate(ops) for name in inputs(op)}
-    return {i: [name for name, at in last.items() if at == i] for i in set(last.values())}
+    stepwise = importlib.import_module("dqt_core.backends.stepwise")
+    result: tuple[NDArray[np.int64], NDArray[np.int64]]
+    result = stepwise.execute(program.ops, len(program.choices), backend, images, choices)
+    return result
 
 
 def _resolve(backend: str) -> str:

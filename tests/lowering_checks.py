@@ -13,7 +13,6 @@ from torch import nn
 
 from dqt_core import convert, twin
 from dqt_core.backends import numpy_ref
-from dqt_core.cost import value_shapes
 from dqt_core.program import Choose, Conv, Lookup, MaxPool, ProgramError, Requantize, Scale, SumPool
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.3, 0.25, 0.2)
@@ -145,7 +144,7 @@ def maker_of(program, name):
 
 
 def pixels_of(program, name):
-    return math.prod(value_shapes(program.ops, program.image_shape)[name][:2])
+    return math.prod(program.values[name].shape[:2])
 
 
 def step_of(net, program, name):

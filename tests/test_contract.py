@@ -10,12 +10,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
 from plan_checks import tangled_program
-from program_checks import K, saturated, small_images, small_program
+from program_checks import K, recorded, saturated, small_images, small_program
 from safetensors.numpy import save_file
+from strategies import runs
 from test_program import unchecked
 
 from dqt_core import Program, ProgramError, load, selftest
+from dqt_core.backends import numpy_ref
 from dqt_core.operations import Choose, Conv, Lookup, MaxPool, Requantize, Scale, SumPool, Term
 from dqt_core.program import FORMAT, METADATA, _digest, _encode
 from dqt_core.refusal import LARGEST_VALUE, NAME_BYTES
@@ -260,6 +263,26 @@ def test_a_term_that_reads_another_layers_sums_stays_within_32_bits():
     ops[at] = replace(ops[at], terms=(replace(ops[at].terms[0], layer=0), *ops[at].terms[1:]))
     with pytest.raises(ProgramError, match=r"with its dropped bits .* less than 2"):
         Program("tangled", tuple(ops), program.choices, program.layers, program.image_shape)
+
+
+@settings(deadline=None, derandomize=True, max_examples=60)
+@given(run=runs(max_size=5))
+def test_what_is_known_of_values_is_what_a_run_makes(run):
+    """Shapes, types, and bounds that no number passes."""
+    values, _ = recorded(numpy_ref, run.program, run.images, run.choices)
+    for name, value in values.items():
+        known = run.program.values[name]
+        assert (value.shape[1:], value.dtype) == (known.shape, known.dtype), name
+        assert np.abs(value.astype(object)).max() <= max(known.largest), name
+
+
+@pytest.mark.parametrize(("rounding", "unit"), [("half_up", 128), ("floor", 256)])
+def test_the_bounds_are_reached(rounding, unit):
+    """Codes of 255 against weights of -128."""
+    program = saturated(100, rounding)
+    assert program.values["last:sum"].largest == (100 * 255 * unit,)
+    values, _ = recorded(numpy_ref, program, np.zeros((1, 1, 1, 3), np.uint8), np.zeros((1, 1), np.int64))
+    assert values["last:sum"].min() == -100 * 255 * unit
 
 
 # What a program keeps

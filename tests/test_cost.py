@@ -182,7 +182,7 @@ def test_costs_of_a_run():
 
 def test_shapes_of_values_are_those_of_a_run():
     program = small_program()
-    shapes = cost.value_shapes(program.ops, program.image_shape)
+    shapes = {name: value.shape for name, value in program.values.items()}
     assert shapes["image"] == (5, 4, 3)
     assert shapes["pooled"] == (5, 4, 4)
     assert shapes["grouped:sum"] == shapes["shortcut:sum"] == shapes["a"] == (3, 2, 6)

@@ -68,7 +68,7 @@ def by_package(layer):
     program = one_layer_program(layer)
     choice = [(layer["weightBits"], layer["inputBits"])]
     stem, size = cost.layer_sizes(program)
-    height, width, _ = cost.value_shapes(program.ops, program.image_shape)["tested:sum"]
+    height, width, _ = program.values["tested:sum"].shape
     elements = cost.transitions(program, choice).item()
     return {
         "outHeight": height,

@@ -28,9 +28,7 @@ from numpy.typing import NDArray
 from dqt_core import integer, nested
 from dqt_core.backends import _numba_kernels as kernels
 from dqt_core.backends import drops_of, rows_of
-from dqt_core.backends.gpu_launches import FusedConv
-from dqt_core.backends.gpu_plan import Step, dtypes, fused, lives, places
-from dqt_core.cost import value_shapes
+from dqt_core.backends.analysis import FusedConv, Step, fused, lives, places
 from dqt_core.nested import MASTER_WIDTH
 from dqt_core.program import (
     IMAGE,
@@ -312,7 +310,8 @@ class Plan:
         self.program, self.capacity, self._weights, self._unit = program, capacity, weights, unit
         ops = [op for op in program.ops if not (given and op.controller)]
         steps: list[Step] = list(ops) if keep else fused(ops)
-        self.shapes, self.dtypes = value_shapes(program.ops, program.image_shape), dtypes(program.ops)
+        self.shapes = {name: value.shape for name, value in program.values.items()}
+        self.dtypes = {name: value.dtype for name, value in program.values.items()}
         self.places, self.size = self._placed(steps, keep)
         self._made: list[dict[str, int]] = []
         self._convs: list[_Conv] = []
@@ -589,7 +588,7 @@ class Scratch:
     ) -> None:
         self.machine, self.workers = machine, workers
         count: int = numba.config.NUMBA_NUM_THREADS
-        widest = max(shape[2] for shape in value_shapes(program.ops, program.image_shape).values()) + 15
+        widest = max(value.shape[2] for value in program.values.values()) + 15
         windows = max((own.block_pixels * own.steps * LINE for own in weights.values()), default=0)
         sizes = {"sums": max(kernels.PRODUCT, 4 * widest), "totals": 8 * widest}
         # `spare` takes 16 channels, of int32 at most, of every pixel of a product
