@@ -28,7 +28,7 @@ from dqt_core.program import (
 
 TEMPLATES = Path(__file__).with_name("c")
 COLUMNS = 110
-OPTIONAL = ("max_pool", "choose")  # functions that some programs do not call
+OPTIONAL = ("requantize", "max_pool", "choose")  # functions that some programs do not call
 C_TYPES = {"int8": "int8_t", "int32": "int32_t", "int64": "int64_t"}
 NO_LAYER = -1
 
@@ -181,7 +181,7 @@ class _Writer:
                 *(f"#define DQT_{name} {value}" for name, value in defines.items()),
                 "#define UNDECIDED 255",
                 "",
-                f"{PROTOTYPE};",
+                f"{self._without_layers(PROTOTYPE)};",
                 "",
                 _array("static const uint8_t choices[DQT_CHOICES][2]", [_braced(row) for row in self.bits]),
                 f"static uint8_t memory[{self.memory}];",
@@ -293,7 +293,14 @@ class _Writer:
         for number, op in enumerate(self.steps):
             call = self._call(number, op, is_last=op is last)
             lines += ["    if (undecided)", f"        {call}"] if op.controller else [f"    {call}"]
-        return "\n".join([*BEGIN, *lines, *END])
+        return self._without_layers("\n".join([PROTOTYPE, *BEGIN, *lines, *END]))
+
+    def _without_layers(self, text: str) -> str:
+        """C knows no array of nothing, and takes what nothing writes to for unwritten."""
+        if self.program.layers:
+            return text
+        text = re.sub(r"uint8_t (widths|chosen)\[[^\]]*\]", r"uint8_t *\1", text)
+        return text.replace("choice[DQT_LAYERS + 1];", "choice[DQT_LAYERS + 1] = {0};")
 
     def _call(self, number: int, op: Op, is_last: bool) -> str:
         match op:
@@ -317,7 +324,7 @@ PROTOTYPE = """\
 int dqt_run(const uint8_t image[DQT_HEIGHT * DQT_WIDTH * 3], const uint8_t widths[DQT_LAYERS * DQT_WIDTHS],
             int64_t logits[DQT_CLASSES], uint8_t chosen[DQT_LAYERS * DQT_WIDTHS])"""
 BEGIN = (
-    *(PROTOTYPE, "{", "    uint8_t choice[DQT_LAYERS + 1];"),
+    *("{", "    uint8_t choice[DQT_LAYERS + 1];"),
     "    int32_t i, undecided = given_choices(widths, choice);",
     *("    if (undecided < 0)", "        return -1;"),
 )

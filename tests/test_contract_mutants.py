@@ -13,14 +13,14 @@ import pytest
 from c_program import CHECKED, build, written
 from c_program import run as run_c
 from hypothesis import HealthCheck, given, seed, settings
-from mutations import bases, mutant_of
+from mutations import Mutant, bases, mutant_of
 from program_checks import small_program
 from test_export import answer as by_onnx
 from test_export import session_of
 from test_live_demo import answer as by_node
 
 from dqt_core import ProgramError
-from dqt_core.program import Result
+from dqt_core.program import Conv, Lookup, Result, Scale, Term
 from dqt_core.qdq import to_qdq
 
 IN_PROCESS = "torch", "numba"
@@ -95,7 +95,7 @@ def by_package(program, backends):
 
 def javascript(program, images, widths):
     logits, used = by_node(program, images, widths)
-    used = used.reshape(len(images), len(program.layers), 2)
+    used = used.reshape(len(images), len(program.layers), 2).astype(np.int64)  # of no layers, floats
     return Result(logits, program._choices_of(used, len(images)), used, "javascript")
 
 
@@ -134,6 +134,27 @@ def test_many_mutants(tmp_path):
     counts, faults = judge(tmp_path, 5000, EVERY, start)
     print(dict(counts), *faults, sep="\n")
     assert not faults
+
+
+ODD_NAMES = "__proto__", "constructor", "constant0", "Gather1", "depthwise:sum:switched", "größe %d 'x'"
+
+
+@pytest.mark.parametrize("name", ["codes", *ODD_NAMES])
+@pytest.mark.parametrize("layers", [(), ("only",)])
+def test_programs_at_the_edge(tmp_path, name, layers):
+    """No switchable layer, no requantize, one pixel; names that mean something to somebody."""
+    one, zero = np.ones((1, 1), np.int32), np.zeros((1, 1), np.int64)
+    table = np.tile(np.arange(-128, 128), (3, 1)).astype(np.int8)
+    weight = np.array([90, -7, 33, -128, 127, 1], np.int8).reshape(2, 1, 1, 3)
+    ops = (
+        Lookup(table, name),
+        Conv("only", weight, 1, 0, 1, 0 if layers else None, name, "sums"),
+        Scale(Term("sums", one, zero, None), 1, "logits"),
+    )
+    judge = Judge(tmp_path, every=1)
+    judge(Mutant({"name": "edge", "ops": ops, "choices": ((2, 2), (8, 8)), "layers": layers,
+        "image_shape": (1, 1, 3)}, ()))  # fmt: skip
+    assert judge.counts["on every way"] == 1
 
 
 def test_the_judge_sees_a_backend_that_differs(tmp_path, monkeypatch):
