@@ -5,10 +5,7 @@ import functools
 import hashlib
 import importlib
 import importlib.util
-import json
-import os
 import reprlib
-import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,14 +13,12 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
+from dqt_core import storage
 from dqt_core.contract import Value, require_program
 from dqt_core.nested import MASTER_WIDTH, Rounding, require_width
 from dqt_core.operations import (
     IMAGE,
-    KINDS,
     Choice,
     Choose,
     Conv,
@@ -43,9 +38,7 @@ from dqt_core.refusal import ProgramError
 # A program is told by its operations: who takes one from here takes them too.
 __all__ = [
     "BACKENDS",
-    "FORMAT",
     "IMAGE",
-    "METADATA",
     "BackendName",
     "Choice",
     "Choose",
@@ -70,9 +63,6 @@ __all__ = [
 Widths: TypeAlias = int | Literal["controller"] | Sequence[int | Choice] | NDArray[np.integer]
 BackendName: TypeAlias = Literal["auto", "numpy", "numba", "torch", "cupy", "emulator"]
 
-FORMAT = "dqt-program-1"
-METADATA = "dqt_core"
-_KINDS = {kind.__name__: kind for kind in (*KINDS, Term)}
 BACKENDS = {
     "numpy": "dqt_core.backends.numpy_ref",
     "numba": "dqt_core.backends.numba_cpu",
@@ -164,7 +154,7 @@ class Program:
     @functools.cached_property
     def digest(self) -> str:
         """sha256 of everything the program is: the list of operations and every table."""
-        return _digest(*_encode(self))
+        return storage.digest_of(*storage.encode(self))
 
     @functools.cached_property
     def _executors(self) -> dict[str, Any]:
@@ -240,10 +230,7 @@ class Program:
         """
         path = Path(folder) / f"{self.name}-{self.digest[:12]}.safetensors"
         path.parent.mkdir(parents=True, exist_ok=True)
-        header, tensors = _encode(self)
-        # One entry: safetensors writes several in random order, and equal programs are to be equal files.
-        metadata = json.dumps({"format": FORMAT, "digest": self.digest, "program": header})
-        _write(path, save(tensors, {METADATA: metadata}))
+        storage.write(path, self, self.digest)
         return path
 
     def _require_images(self, images: NDArray[np.uint8]) -> None:
@@ -297,42 +284,7 @@ def load(path: str | Path) -> Program:
     ProgramError
         If the file is missing, truncated, edited, of another format version, or holds no valid program.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise ProgramError(f"{path} does not exist; shipped programs are in reproductions/checkpoints/")
-    try:
-        with safe_open(path, framework="numpy") as file:
-            text = (file.metadata() or {}).get(METADATA, "{}")
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
-    except (SafetensorError, AttributeError, TypeError) as error:
-        raise ProgramError(f"{path} is damaged or truncated ({error}); get the file again") from error
-    try:
-        program = _parsed(text, tensors)
-    except ProgramError as error:
-        raise ProgramError(f"{path}: {error}") from error
-    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
-        raise ProgramError(f"{path} was edited: {error!r} in its header; get the file again") from error
-    if program.digest[:12] not in path.name:
-        own = f"{program.name}-{program.digest[:12]}.safetensors"
-        raise ProgramError(f"{path} is not the program of that name; call it {own}")
-    return program
-
-
-def _parsed(text: str, tensors: Mapping[str, NDArray[Any]]) -> Program:
-    """A program of the two parts of its file, which are as `Program.save` writes them."""
-    metadata = json.loads(text)
-    if metadata.get("format") != FORMAT:
-        raise ProgramError(f"it has format {metadata.get('format')!r}, expected {FORMAT!r}; lower it again")
-    header = metadata["program"]
-    digest = _digest(header, tensors)
-    if digest != metadata.get("digest"):
-        raise ValueError("its digest is not that of its contents")
-    program = _decode(header, tensors)
-    again, used = _encode(program)
-    if again != header or used.keys() != tensors.keys():
-        raise ValueError("it holds more than a program")
-    program.__dict__["digest"] = digest  # the same by now, and not to be worked out twice
-    return program
+    return storage.read(Path(path), Program)
 
 
 def step_by_step(program: Program, backend: BackendName) -> Any:
@@ -424,55 +376,3 @@ def _listed_pairs(widths: Sequence[int | Choice]) -> NDArray[Any]:
 
 def _as_text(pair: Sequence[int] | NDArray[np.int64]) -> str:
     return str(int(pair[0])) if pair[0] == pair[1] else f"({int(pair[0])}, {int(pair[1])})"
-
-
-def _digest(header: str, tensors: Mapping[str, NDArray[Any]]) -> str:
-    sha = hashlib.sha256(header.encode())
-    for key in sorted(tensors):
-        sha.update(f"{key} {tensors[key].dtype.str} {tensors[key].shape}".encode())
-        sha.update(np.ascontiguousarray(tensors[key]).tobytes())
-    return sha.hexdigest()
-
-
-def _write(path: Path, content: bytes) -> None:
-    """A whole file or none, whoever else writes it: under a name of its own first, which is no link."""
-    unfinished = path.with_name(f"{path.name}.{secrets.token_hex(8)}.unfinished")
-    try:
-        with unfinished.open("xb") as file:
-            file.write(content)
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
-
-
-def _encode(program: Program) -> tuple[str, dict[str, NDArray[Any]]]:
-    tensors: dict[str, NDArray[Any]] = {}
-
-    def plain(value: Any, key: str) -> Any:
-        if isinstance(value, np.ndarray):
-            tensors[key] = value
-            return {"tensor": key}
-        if dataclasses.is_dataclass(value):
-            fields = {
-                f.name: plain(getattr(value, f.name), f"{key}.{f.name}") for f in dataclasses.fields(value)
-            }
-            return {"kind": type(value).__name__, **fields}
-        if isinstance(value, tuple):
-            return [plain(item, f"{key}.{i}") for i, item in enumerate(value)]
-        return value
-
-    header = {f.name: plain(getattr(program, f.name), f.name) for f in dataclasses.fields(program)}
-    return json.dumps(header, sort_keys=True, separators=(",", ":")), tensors
-
-
-def _decode(header: str, tensors: Mapping[str, NDArray[Any]]) -> Program:
-    def rich(value: Any) -> Any:
-        if isinstance(value, list):
-            return tuple(rich(item) for item in value)
-        if isinstance(value, dict) and "tensor" in value:
-            return tensors[value["tensor"]]
-        if isinstance(value, dict):
-            return _KINDS[value["kind"]](**{k: rich(v) for k, v in value.items() if k != "kind"})
-        return value
-
-    return Program(**{name: rich(value) for name, value in json.loads(header).items()})

@@ -20,8 +20,8 @@ from test_program import unchecked
 from dqt_core import Program, ProgramError, load, selftest
 from dqt_core.backends import numpy_ref
 from dqt_core.operations import Choose, Conv, Lookup, MaxPool, Requantize, Scale, SumPool, Term
-from dqt_core.program import FORMAT, METADATA, _digest, _encode
 from dqt_core.refusal import LARGEST_VALUE, NAME_BYTES
+from dqt_core.storage import FORMAT, METADATA, digest_of, encode
 
 PROGRAM = small_program()
 NUMBERS = {getattr(op, "out", "choose"): number for number, op in enumerate(PROGRAM.ops)}
@@ -201,9 +201,9 @@ def of_plain_values(changes):
 
 def edited(program, folder, name="x"):
     """A file of anything, whose digest and name are those of its contents."""
-    header, tensors = _encode(program)
+    header, tensors = encode(program)
     tensors = {key: np.ascontiguousarray(tensor) for key, tensor in tensors.items()}
-    digest = _digest(header, tensors)
+    digest = digest_of(header, tensors)
     metadata = {"format": FORMAT, "digest": digest, "program": header}
     path = folder / f"{name}-{digest[:12]}.safetensors"
     save_file(tensors, path, {METADATA: json.dumps(metadata)})
@@ -289,7 +289,7 @@ def test_the_bounds_are_reached(rounding, unit):
 
 
 def arrays_of(program):
-    return list(_encode(program)[1].values())
+    return list(encode(program)[1].values())
 
 
 def test_arrays_cannot_change():
@@ -359,7 +359,7 @@ def test_nothing_is_copied_twice():
 
 def test_a_header_nested_without_end(tmp_path):
     for header in ("[" * 100_000 + "]" * 100_000, '{"ops":' + "[" * 3000 + "]" * 3000 + "}"):
-        digest = _digest(header, {})
+        digest = digest_of(header, {})
         path = tmp_path / f"deep-{digest[:12]}.safetensors"
         metadata = {"format": FORMAT, "digest": digest, "program": header}
         save_file({}, path, {METADATA: json.dumps(metadata)})
@@ -368,9 +368,9 @@ def test_a_header_nested_without_end(tmp_path):
 
 
 def test_a_file_that_holds_more(tmp_path):
-    header, tensors = _encode(PROGRAM)
+    header, tensors = encode(PROGRAM)
     tensors = {**tensors, "more": np.zeros(3, np.int8)}
-    digest = _digest(header, tensors)
+    digest = digest_of(header, tensors)
     path = tmp_path / f"small-{digest[:12]}.safetensors"
     save_file(tensors, path, {METADATA: json.dumps({"format": FORMAT, "digest": digest, "program": header})})
     with pytest.raises(ProgramError, match="it holds more than a program"):

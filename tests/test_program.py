@@ -16,8 +16,7 @@ from program_checks import CHOICES, LAYERS, mixed_choices, small_images, small_p
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from dqt_core import ProgramError, load
-from dqt_core import program as program_module
+from dqt_core import ProgramError, load, storage
 from dqt_core.program import Program, Result
 
 
@@ -164,13 +163,13 @@ def test_edited_values_in_the_header(saved):
 @pytest.mark.parametrize("stored", ["{", "[]", "null", '"text"', "1"])
 def test_a_header_that_is_no_program(saved, stored):
     metadata, tensors = read(saved)
-    save_file(tensors, saved, {program_module.METADATA: stored})
+    save_file(tensors, saved, {storage.METADATA: stored})
     assert_refused(saved, "was edited: .*; get the file again")
     for part in ("program", "digest"):
-        save_file(tensors, saved, {program_module.METADATA: json.dumps({**metadata, part: stored})})
+        save_file(tensors, saved, {storage.METADATA: json.dumps({**metadata, part: stored})})
         assert_refused(saved, "was edited: .*; get the file again")
         missing = {key: value for key, value in metadata.items() if key != part}
-        save_file(tensors, saved, {program_module.METADATA: json.dumps(missing)})
+        save_file(tensors, saved, {storage.METADATA: json.dumps(missing)})
         assert_refused(saved, "was edited: .*; get the file again")
 
 
@@ -186,7 +185,7 @@ def test_edited_with_a_digest_that_fits(saved):
 def test_another_format(saved):
     metadata, tensors = read(saved)
     for other in ("dqt-program-0", "dqt-program-2", None):
-        save_file(tensors, saved, {program_module.METADATA: json.dumps({**metadata, "format": other})})
+        save_file(tensors, saved, {storage.METADATA: json.dumps({**metadata, "format": other})})
         assert_refused(saved, f"has format {other!r}, expected 'dqt-program-1'; lower it again")
     save_file(tensors, saved)
     assert_refused(saved, "has format None, expected 'dqt-program-1'; lower it again")
@@ -221,7 +220,7 @@ def assert_refused(path, message):
 def read(path):
     with safe_open(path, framework="numpy") as file:
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
-        return json.loads(file.metadata()[program_module.METADATA]), tensors
+        return json.loads(file.metadata()[storage.METADATA]), tensors
 
 
 @pytest.fixture

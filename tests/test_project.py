@@ -94,7 +94,7 @@ def test_versions_are_in_step():
 FLOORS = {"nested": 1, "integer": 1, "program": 2, "backends": 2, "cost": 2, "allocate": 2, "export": 2}
 FLOORS |= {"kernels": 2, "data": 2, "results": 2, "_torchvision": 2, "_onnx": 2, "qdq": 2, "": 2}
 FLOORS |= {"data_imagenet": 2, "export_c": 2, "selftest": 2}
-FLOORS |= {"operations": 2, "contract": 2, "bounds": 2, "refusal": 2}
+FLOORS |= {"operations": 2, "contract": 2, "bounds": 2, "refusal": 2, "storage": 2}
 # The modules that hold an import for the rest of their floor; who imports them needs it too.
 HOLD_TORCH = {"backends.torch_cpu": {"torch"}, "_torchvision": {"torch"}}
 HOLD_TORCH |= {name: {"numba", "llvmlite"} for name in ("backends.numba_cpu", "backends._numba_kernels")}
