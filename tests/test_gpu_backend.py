@@ -348,6 +348,9 @@ def test_one_sentence_says_what_is_missing(monkeypatch, name):
 
 def test_backend_auto_needs_no_gpu(monkeypatch):
     program, images = small_program(), small_images(1)
+    program.run(
+        images, [CHOICES[0]] * LAYERS
+    )  # Numba asks for the real machine's packages when it is imported
     cupy_gpu.available.cache_clear()
     machine(monkeypatch, driver=0)
     with warnings.catch_warnings():
