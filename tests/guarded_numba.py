@@ -218,7 +218,7 @@ def check(guard, program, batches):
 
 def _of_every_value(backend, images, choices):
     values, picks = backend.every_value(images, choices)
-    return values["logits"].reshape(len(images), -1), picks
+    return values[backend.program.ops[-1].out].reshape(len(images), -1), picks
 
 
 def check_all(module, side, examples):
