@@ -28,7 +28,7 @@ RESULT := _build/reproduce/$(NOTEBOOK)
 NOTEBOOKS := $(wildcard reproductions/*.ipynb)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv reproduce test lint format outputs export book book-report hand-out assignments grade publish-notebooks bench gpu gpu-train clean
+.PHONY: help venv reproduce test slow lint format outputs export book book-report hand-out assignments grade publish-notebooks bench gpu gpu-train clean
 .DELETE_ON_ERROR:
 
 help: ## show this list
@@ -57,6 +57,9 @@ test: $(STAMP) lint ## style, types, unit tests, doctests, the reproduction note
 	$(RUN) -m pytest tests dqt_core $(NOTEBOOKS) --durations 10 \
 		--numprocesses $(WORKERS) --no-loadscope-reorder \
 		--nbval --nbval-current-env --nbval-sanitize-with tests/sanitize.cfg
+
+slow: $(STAMP) ## what `make test` leaves out: 5,000 programs with mistakes, on every way of running (SEED=n repeats one)
+	$(RUN) -m pytest -m slow -s tests
 
 lint: $(STAMP) ## style, types, and which room imports which
 	$(BIN)/ruff check .

@@ -5,8 +5,6 @@ import functools
 import hashlib
 import importlib
 import importlib.util
-import json
-import os
 import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,18 +13,56 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
+from dqt_core import storage
+from dqt_core.contract import Value, require_program
 from dqt_core.nested import MASTER_WIDTH, Rounding, require_width
+from dqt_core.operations import (
+    IMAGE,
+    Choice,
+    Choose,
+    Conv,
+    Lookup,
+    MaxPool,
+    Op,
+    Requantize,
+    Scale,
+    Shape,
+    SumPool,
+    Term,
+    inputs,
+    stored,
+)
+from dqt_core.refusal import ProgramError
 
-Choice: TypeAlias = tuple[int, int]
+# A program is told by its operations: who takes one from here takes them too.
+__all__ = [
+    "BACKENDS",
+    "IMAGE",
+    "BackendName",
+    "Choice",
+    "Choose",
+    "Conv",
+    "Lookup",
+    "MaxPool",
+    "Op",
+    "Program",
+    "ProgramError",
+    "Requantize",
+    "Result",
+    "Scale",
+    "SumPool",
+    "Term",
+    "Widths",
+    "execute",
+    "inputs",
+    "load",
+    "step_by_step",
+]
+
 Widths: TypeAlias = int | Literal["controller"] | Sequence[int | Choice] | NDArray[np.integer]
 BackendName: TypeAlias = Literal["auto", "numpy", "numba", "torch", "cupy", "emulator"]
 
-FORMAT = "dqt-program-1"
-METADATA = "dqt_core"
-IMAGE = "image"
 BACKENDS = {
     "numpy": "dqt_core.backends.numpy_ref",
     "numba": "dqt_core.backends.numba_cpu",
@@ -34,110 +70,6 @@ BACKENDS = {
     "cupy": "dqt_core.backends.cupy_gpu",
     "emulator": "dqt_core.backends.emulated",
 }
-
-
-class ProgramError(RuntimeError):
-    """A program file is missing, damaged or of another version; the message says what to do."""
-
-
-@dataclass(frozen=True, eq=False)
-class Lookup:
-    """Image bytes to signed codes: ``table[channel, byte]``, int8 (3, 256), which holds the normalisation."""
-
-    table: NDArray[np.int8]
-    out: str
-    x: str = IMAGE
-    controller: bool = False
-
-
-@dataclass(frozen=True, eq=False)
-class Conv:
-    """Convolution of codes at a layer's widths; a linear layer is a 1x1 convolution of a 1x1 image.
-
-    weight : int8 master codes (O, kernel height, kernel width, I / groups)
-    layer : number among the switchable layers; None: always 8 bits
-    """
-
-    name: str
-    weight: NDArray[np.int8]
-    stride: int
-    padding: int
-    groups: int
-    layer: int | None
-    x: str
-    out: str
-    controller: bool = False
-
-
-@dataclass(frozen=True, eq=False)
-class Term:
-    """One addend of `Requantize` or `Scale`.
-
-    multiplier : int32 (K, C), a row for every choice of widths, or one row
-    offset : int64 (K, C), at the scale 2**r
-    layer : the switchable layer whose choice picks the row and the shift; None: row 0, no shift
-    """
-
-    x: str
-    multiplier: NDArray[np.int32]
-    offset: NDArray[np.int64]
-    layer: int | None
-
-
-@dataclass(frozen=True, eq=False)
-class Requantize:
-    """The one rounding: a sum of terms back to master codes, see `integer.requantize`."""
-
-    terms: tuple[Term, ...]
-    r: int
-    lo: int
-    hi: int
-    out: str
-    controller: bool = False
-
-
-@dataclass(frozen=True, eq=False)
-class MaxPool:
-    """Largest code of every window."""
-
-    kernel: int
-    stride: int
-    padding: int
-    x: str
-    out: str
-    controller: bool = False
-
-
-@dataclass(frozen=True, eq=False)
-class SumPool:
-    """Sum of codes over height and width."""
-
-    x: str
-    out: str
-    controller: bool = False
-
-
-@dataclass(frozen=True, eq=False)
-class Scale:
-    """Logits at a common scale: ``acc * M + B`` in int64; times 2**-r they are the real logits."""
-
-    term: Term
-    r: int
-    out: str
-    controller: bool = False
-
-
-@dataclass(frozen=True, eq=False)
-class Choose:
-    """The controller's decision: argmax over the choices for every layer, ties to the narrower."""
-
-    layers: int
-    x: str
-    controller: bool = True
-
-
-Op: TypeAlias = Lookup | Conv | Requantize | MaxPool | SumPool | Scale | Choose
-_KINDS = {kind.__name__: kind for kind in (Lookup, Conv, Term, Requantize, MaxPool, SumPool, Scale, Choose)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,14 +118,33 @@ class Program:
         Names of the L switchable layers.
     image_shape : tuple (H, W, 3)
     rounding : {"half_up", "floor"}
+
+    Raises
+    ------
+    ProgramError
+        If it is not as `contract` says: whoever has a program has a valid one.
     """
 
     name: str
     ops: tuple[Op, ...]
     choices: tuple[Choice, ...]
     layers: tuple[str, ...]
-    image_shape: tuple[int, int, int]
+    image_shape: Shape
     rounding: Rounding = "half_up"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "ops", stored(self.ops))
+        self.values  # noqa: B018 (it is worked out here, and with it all is checked)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A copy and what comes out of a pickle are checked too, and hold no backend.
+        return Program, tuple(getattr(self, field.name) for field in dataclasses.fields(self))
+
+    @functools.cached_property
+    def values(self) -> Mapping[str, Value]:
+        """What is known of every value by name, the image included."""
+        fields = self.name, self.ops, self.choices, self.layers, self.image_shape, self.rounding
+        return require_program(*fields)
 
     @property
     def has_controller(self) -> bool:
@@ -203,20 +154,12 @@ class Program:
     @functools.cached_property
     def digest(self) -> str:
         """sha256 of everything the program is: the list of operations and every table."""
-        header, tensors = _encode(self)
-        sha = hashlib.sha256(header.encode())
-        for key in sorted(tensors):
-            sha.update(f"{key} {tensors[key].dtype.str} {tensors[key].shape}".encode())
-            sha.update(np.ascontiguousarray(tensors[key]).tobytes())
-        return sha.hexdigest()
+        return storage.digest_of(*storage.encode(self))
 
     @functools.cached_property
     def _executors(self) -> dict[str, Any]:
         """Backends that hold this program: its weights are switched and laid out once, not at every run."""
         return {}
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_executors"}
 
     def run(
         self,
@@ -287,12 +230,7 @@ class Program:
         """
         path = Path(folder) / f"{self.name}-{self.digest[:12]}.safetensors"
         path.parent.mkdir(parents=True, exist_ok=True)
-        header, tensors = _encode(self)
-        # One entry: safetensors writes several in random order, and equal programs are to be equal files.
-        metadata = json.dumps({"format": FORMAT, "digest": self.digest, "program": header})
-        unfinished = path.with_suffix(".unfinished")
-        unfinished.write_bytes(save(tensors, {METADATA: metadata}))
-        os.replace(unfinished, path)
+        storage.write(path, self, self.digest)
         return path
 
     def _require_images(self, images: NDArray[np.uint8]) -> None:
@@ -344,36 +282,9 @@ def load(path: str | Path) -> Program:
     Raises
     ------
     ProgramError
-        If the file is missing, truncated, edited, or of another format version.
+        If the file is missing, truncated, edited, of another format version, or holds no valid program.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise ProgramError(f"{path} does not exist; shipped programs are in reproductions/checkpoints/")
-    try:
-        with safe_open(path, framework="numpy") as file:
-            stored = (file.metadata() or {}).get(METADATA, "{}")
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
-    except SafetensorError as error:
-        raise ProgramError(f"{path} is damaged or truncated ({error}); get the file again") from error
-    try:
-        metadata = json.loads(stored)
-        if metadata.get("format") != FORMAT:
-            raise ProgramError(
-                f"{path} has format {metadata.get('format')!r}, expected {FORMAT!r}; lower it again"
-            )
-        program = _decode(metadata["program"], tensors)
-        found = program.digest
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ProgramError(f"{path} was edited: {error!r} in its header; get the file again") from error
-    if found != metadata.get("digest"):
-        raise ProgramError(
-            f"{path} was edited: its digest is no longer that of its contents; get the file again"
-        )
-    if found[:12] not in path.name:
-        raise ProgramError(
-            f"{path} is not the program of that name; call it {program.name}-{found[:12]}.safetensors"
-        )
-    return program
+    return storage.read(Path(path), Program)
 
 
 def step_by_step(program: Program, backend: BackendName) -> Any:
@@ -414,34 +325,10 @@ def execute(
     logits : int64 array, (N, classes)
     choices : int64 array, (N, L)
     """
-    values = {IMAGE: backend.upload(images)}
-    last_use = _last_uses(program.ops)
-    skip_controller = choices is not None
-    out = ""
-    for i, op in enumerate(program.ops):
-        if op.controller and skip_controller:
-            continue
-        if isinstance(op, Choose):
-            choices = backend.choose(op, values[op.x], len(program.choices))
-        else:
-            out = op.out
-            values[out] = getattr(backend, type(op).__name__.lower())(op, values, choices)
-        for name in last_use.get(i, ()):
-            values.pop(name, None)
-    assert choices is not None, "the controller's Choose comes before the first switchable layer"
-    return backend.download(values[out]).reshape(len(images), -1), choices
-
-
-def inputs(op: Op) -> tuple[str, ...]:
-    """Names of the values an operation reads."""
-    if isinstance(op, Requantize):
-        return tuple(term.x for term in op.terms)
-    return (op.term.x,) if isinstance(op, Scale) else (op.x,)
-
-
-def _last_uses(ops: Sequence[Op]) -> dict[int, list[str]]:
-    last = {name: i for i, op in enumerate(ops) for name in inputs(op)}
-    return {i: [name for name, at in last.items() if at == i] for i in set(last.values())}
+    stepwise = importlib.import_module("dqt_core.backends.stepwise")
+    result: tuple[NDArray[np.int64], NDArray[np.int64]]
+    result = stepwise.execute(program.ops, len(program.choices), backend, images, choices)
+    return result
 
 
 def _resolve(backend: str) -> str:
@@ -489,36 +376,3 @@ def _listed_pairs(widths: Sequence[int | Choice]) -> NDArray[Any]:
 
 def _as_text(pair: Sequence[int] | NDArray[np.int64]) -> str:
     return str(int(pair[0])) if pair[0] == pair[1] else f"({int(pair[0])}, {int(pair[1])})"
-
-
-def _encode(program: Program) -> tuple[str, dict[str, NDArray[Any]]]:
-    tensors: dict[str, NDArray[Any]] = {}
-
-    def plain(value: Any, key: str) -> Any:
-        if isinstance(value, np.ndarray):
-            tensors[key] = value
-            return {"tensor": key}
-        if dataclasses.is_dataclass(value):
-            fields = {
-                f.name: plain(getattr(value, f.name), f"{key}.{f.name}") for f in dataclasses.fields(value)
-            }
-            return {"kind": type(value).__name__, **fields}
-        if isinstance(value, tuple):
-            return [plain(item, f"{key}.{i}") for i, item in enumerate(value)]
-        return value
-
-    header = {f.name: plain(getattr(program, f.name), f.name) for f in dataclasses.fields(program)}
-    return json.dumps(header, sort_keys=True, separators=(",", ":")), tensors
-
-
-def _decode(header: str, tensors: Mapping[str, NDArray[Any]]) -> Program:
-    def rich(value: Any) -> Any:
-        if isinstance(value, list):
-            return tuple(rich(item) for item in value)
-        if isinstance(value, dict) and "tensor" in value:
-            return tensors[value["tensor"]]
-        if isinstance(value, dict):
-            return _KINDS[value["kind"]](**{k: rich(v) for k, v in value.items() if k != "kind"})
-        return value
-
-    return Program(**{name: rich(value) for name, value in json.loads(header).items()})

@@ -8,16 +8,20 @@ pages of its own too, with the line that may be read beyond it. With TEXT the ba
 planted error; where its kernels hold the text it is theirs, and they are compiled in FOLDER.
 """
 
+import contextlib
 import importlib.util
 import itertools
+import math
 import mmap
 import os
+import random
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 from hypothesis import given, settings
+from mutations import bases, mutant_of
 from program_checks import (
     CHOICES,
     conv,
@@ -30,9 +34,10 @@ from program_checks import (
 from strategies import runs
 from test_mutants import mutated
 
+from dqt_core import ProgramError
 from dqt_core.backends import _numba_kernels, numba_cpu
 from dqt_core.kernels.emulator import FILL, PAGE, _forbid
-from dqt_core.program import IMAGE, Lookup, MaxPool, Program, Requantize, Scale, SumPool, Term
+from dqt_core.program import IMAGE, Conv, Lookup, MaxPool, Program, Requantize, Scale, SumPool, Term
 
 
 class OutsideError(Exception):
@@ -183,14 +188,14 @@ def network(shape, layers, rounding):
         conv(rng, "classifier", "features", (5, 1, 1, channels)),
         Scale(Term("classifier:sum", one, offset, None), 1, "logits"),
     ]
-    names = tuple(f"layer{i}" for i in range(count))
+    names = tuple(op.name for op in ops if isinstance(op, Conv) and op.layer is not None)
     return Program("geometry", tuple(ops), CHOICES, names, shape, rounding)
 
 
 def batches(program):
     """Images and choices: alike, different, fewer than before; the controller's."""
     rng = np.random.default_rng(0)
-    if program.name == "small":
+    if program.name == "small" and program.has_controller and program.image_shape == (5, 4, 3):
         yield from ((small_images(), choices) for choices in (mixed_choices(), None, mixed_choices()[::-1]))
     for n, is_mixed in itertools.product((3, 1), (True, False)):
         images = rng.integers(0, 256, (n, *program.image_shape)).astype(np.uint8)
@@ -214,7 +219,7 @@ def check(guard, program, batches):
 
 def _of_every_value(backend, images, choices):
     values, picks = backend.every_value(images, choices)
-    return values["logits"].reshape(len(images), -1), picks
+    return values[backend.program.ops[-1].out].reshape(len(images), -1), picks
 
 
 def check_all(module, side, examples):
@@ -231,6 +236,21 @@ def check_all(module, side, examples):
 
     print("random programs", flush=True)
     on_random_programs()
+
+    numbers = itertools.count()
+
+    @settings(deadline=None, derandomize=True, max_examples=examples, database=None)
+    @given(program=bases())
+    def on_programs_with_mistakes(program):
+        """What is accepted of them."""
+        for number in itertools.islice(numbers, 10):
+            with contextlib.suppress(ProgramError):
+                program = mutant_of(program, random.Random(number)).program()
+                if sum(math.prod(value.shape) for value in program.values.values()) < 2**16:
+                    check(guard, program, batches(program))
+
+    print("programs with mistakes", flush=True)
+    on_programs_with_mistakes()
 
 
 def planted(text, replacement, folder):

@@ -9,7 +9,6 @@ import torch
 from program_checks import CHOICES, LAYERS, small_images, small_program
 
 from dqt_core import convert, cost, lower, models
-from dqt_core.backends.shapes import value_shapes
 from dqt_core.program import Choose, Conv, Lookup, Program, Requantize, Scale, SumPool, Term
 from dqt_core.training import straight_through
 
@@ -61,7 +60,7 @@ def two_layers(rounding="half_up"):
     grouped     6 x 3 x 3 x 2   3 x 2 x 6  3 * 2 * 108 = 648     108      96
     pointwise   2 x 1 x 1 x 6   3 x 2 x 2  3 * 2 * 12 = 72       12       36
     classifier  5 x 1 x 1 x 2   1 x 1 x 5  10                    10       2
-    controller  4 x 1 x 1 x 4   1 x 1 x 4  16                    16       4
+    controller  8 x 1 x 1 x 4   1 x 1 x 8  32                    32       4
     """
 
     def conv(name, x, shape, stride=1, padding=0, groups=1, layer=None):
@@ -77,7 +76,7 @@ def two_layers(rounding="half_up"):
     controller = [
         SumPool("stem", "means:sum"),
         codes("means"),
-        conv("controller", "means", (4, 1, 1, 4)),
+        conv("controller", "means", (8, 1, 1, 4)),
         scale("controller"),
         Choose(2, "controller:logits"),
     ]
@@ -100,7 +99,7 @@ def two_layers(rounding="half_up"):
 
 
 FIXED = 64 * (2592 + 10)
-CONTROLLER = 64 * 16
+CONTROLLER = 64 * 32
 # images that choose (2, 4) and (8, 8), (8, 2) and (4, 4), (8, 8) twice
 PER_IMAGE = np.array([[(2, 4), (8, 8)], [(8, 2), (4, 4)], [(8, 8), (8, 8)]])
 
@@ -112,7 +111,7 @@ def test_sizes_of_layers():
     ]
     assert sizes == [
         ("stem", None, 2592, 108, 72, False),
-        ("controller", None, 16, 16, 4, True),
+        ("controller", None, 32, 32, 4, True),
         ("grouped", 0, 648, 108, 96, False),
         ("pointwise", 1, 72, 12, 36, False),
         ("classifier", None, 10, 10, 2, False),
@@ -156,7 +155,7 @@ def test_transitions():
 def test_weight_bytes(rounding, extra):
     """A plane is an eighth of a byte for each weight; half_up also reads the top dropped bit."""
     program = two_layers(rounding)
-    fixed, controller = 108 + 10, 16
+    fixed, controller = 108 + 10, 32
     assert cost.weight_bytes(program, 8).tolist() == [fixed + 120]
     assert cost.weight_bytes(program, 4).tolist() == [fixed + 120 * (4 + extra) / 8]
     assert cost.weight_bytes(program, [(2, 4), (8, 2)]).tolist() == [fixed + 108 * (2 + extra) / 8 + 12]
@@ -184,7 +183,7 @@ def test_costs_of_a_run():
 
 def test_shapes_of_values_are_those_of_a_run():
     program = small_program()
-    shapes = value_shapes(program.ops, program.image_shape)
+    shapes = {name: value.shape for name, value in program.values.items()}
     assert shapes["image"] == (5, 4, 3)
     assert shapes["pooled"] == (5, 4, 4)
     assert shapes["grouped:sum"] == shapes["shortcut:sum"] == shapes["a"] == (3, 2, 6)

@@ -9,8 +9,7 @@ import test_widgets
 from test_widgets import needs_node
 
 from dqt_core import cost
-from dqt_core.backends.shapes import value_shapes
-from dqt_core.program import Conv, Lookup, Program, Requantize, Scale, Term
+from dqt_core.program import Conv, Lookup, Program, Requantize, Scale, SumPool, Term
 
 # height, width, inputs, outputs, kernel, stride, groups
 LAYERS = [
@@ -56,7 +55,9 @@ def one_layer_program(layer):
         stem,
         Requantize((Term("stem:sum", one, one.astype(np.int64), None),), 8, 0, 255, "stem"),
         tested,
-        Scale(Term("tested:sum", one, one.astype(np.int64), 0), 8, "logits"),
+        Requantize((Term("tested:sum", one, one.astype(np.int64), 0),), 8, 0, 255, "tested"),
+        SumPool("tested", "sums"),
+        Scale(Term("sums", one, one.astype(np.int64), None), 8, "logits"),
     )
     choice = layer["weightBits"], layer["inputBits"]
     image = layer["height"], layer["width"], 3
@@ -67,7 +68,7 @@ def by_package(layer):
     program = one_layer_program(layer)
     choice = [(layer["weightBits"], layer["inputBits"])]
     stem, size = cost.layer_sizes(program)
-    height, width, _ = value_shapes(program.ops, program.image_shape)["tested:sum"]
+    height, width, _ = program.values["tested:sum"].shape
     elements = cost.transitions(program, choice).item()
     return {
         "outHeight": height,

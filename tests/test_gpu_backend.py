@@ -15,8 +15,9 @@ from small_nets import MEAN, STD, WIDTHS, seeded
 from strategies import runs
 
 from dqt_core import convert, integer, lower, models, nested
-from dqt_core.backends import cupy_gpu, emulated, gpu_calls, gpu_plan
-from dqt_core.backends.gpu_launches import FusedConv, Launch
+from dqt_core.backends import analysis, cupy_gpu, emulated, gpu_calls, gpu_plan
+from dqt_core.backends.analysis import FusedConv
+from dqt_core.backends.gpu_launches import Launch
 from dqt_core.program import Conv, Requantize, inputs
 
 ENGINE = emulated.engine()
@@ -27,7 +28,7 @@ few = settings(deadline=None, derandomize=True, max_examples=200)
 
 
 def test_a_convolution_joins_the_requantize_that_alone_reads_it():
-    steps = gpu_plan.fused(small_program().ops)
+    steps = analysis.fused(small_program().ops)
     joined = {
         step.out: (step.conv.name, step.skip and step.skip.x) for step in steps if isinstance(step, FusedConv)
     }
@@ -41,7 +42,7 @@ def test_a_convolution_joins_the_requantize_that_alone_reads_it():
 @given(run=runs())
 def test_steps_say_what_the_program_says(run):
     """Every operation once, every value made before it is read, nothing fused that something else reads."""
-    steps = gpu_plan.fused(run.program.ops)
+    steps = analysis.fused(run.program.ops)
     parts = [
         part
         for step in steps
@@ -50,7 +51,7 @@ def test_steps_say_what_the_program_says(run):
     assert sorted(map(id, parts)) == sorted(map(id, run.program.ops))
     made = {"image"}
     for step in steps:
-        assert set(gpu_plan.reads(step)) <= made
+        assert set(analysis.reads(step)) <= made
         made.add(getattr(step, "out", None))
     readers = [name for op in run.program.ops for name in inputs(op)]
     for step in steps:
@@ -63,7 +64,7 @@ def test_steps_say_what_the_program_says(run):
 
 def test_all_that_can_be_fused_is():
     program = small_program()
-    left = {id(step) for step in gpu_plan.fused(program.ops)}
+    left = {id(step) for step in analysis.fused(program.ops)}
     for op in program.ops:
         if isinstance(op, Requantize) and id(op) in left:
             assert not any(term.x.endswith(":sum") and term.x != "means:sum" for term in op.terms), op.out
@@ -76,9 +77,9 @@ def test_values_that_live_together_lie_apart(data):
     names = [f"v{i}" for i in range(count)]
     sizes = {name: data.draw(st.integers(1, 2000)) for name in names}
     lives = {name: tuple(sorted(data.draw(st.tuples(*[st.integers(0, 8)] * 2)))) for name in names}
-    offsets, total = gpu_plan.places(sizes, lives)
+    offsets, total = analysis.places(sizes, lives)
     spans = {name: range(offsets[name], offsets[name] + sizes[name]) for name in names}
-    assert all(offset % gpu_plan.ALIGNMENT == 0 for offset in offsets.values())
+    assert all(offset % analysis.ALIGNMENT == 0 for offset in offsets.values())
     assert max(span.stop for span in spans.values()) <= total
     for name in names:
         for other in names[: names.index(name)]:
@@ -347,6 +348,9 @@ def test_one_sentence_says_what_is_missing(monkeypatch, name):
 
 def test_backend_auto_needs_no_gpu(monkeypatch):
     program, images = small_program(), small_images(1)
+    program.run(
+        images, [CHOICES[0]] * LAYERS
+    )  # Numba asks for the real machine's packages when it is imported
     cupy_gpu.available.cache_clear()
     machine(monkeypatch, driver=0)
     with warnings.catch_warnings():

@@ -7,7 +7,7 @@ import oracle_checks
 import pytest
 from oracle_checks import INTEGER_CHECKS, NESTED_CHECKS
 
-from dqt_core import integer, nested
+from dqt_core import ProgramError, integer, nested
 
 NESTED_MUTANTS = {
     # name: (text of nested.py, its replacement)
@@ -156,7 +156,7 @@ def killer(module, checks):
     for check in checks:
         try:
             check(module)
-        except (AssertionError, OverflowError, ValueError):
+        except (AssertionError, OverflowError, ProgramError, ValueError):
             return check.__name__
     return None
 

@@ -1,4 +1,4 @@
-"""The checks of plans kill every mutant of gpu_plan and gpu_launches."""
+"""The checks of plans kill every mutant of analysis, gpu_plan and gpu_launches."""
 
 import functools
 import types
@@ -7,11 +7,12 @@ import pytest
 from plan_checks import PLAN_CHECKS
 from test_mutants import mutated
 
-from dqt_core.backends import emulated, gpu_launches, gpu_plan
+from dqt_core import ProgramError
+from dqt_core.backends import analysis, emulated, gpu_launches, gpu_plan
 from dqt_core.kernels.emulator import EmulatorError, NoCompilerError
 
-PLAN_MUTANTS = {
-    # name: (text of gpu_plan.py, its replacement)
+ANALYSIS_MUTANTS = {
+    # name: (text of analysis.py, its replacement)
     "fused though read twice": ("readers.count(op.out) == 1", "True"),
     "fused at another layer's widths": ("if conv.layer == term.layer]", "if True]"),
     "three terms fused": ("or len(op.terms) > 2", ""),
@@ -29,7 +30,10 @@ PLAN_MUTANTS = {
     ),
     "gaps are not looked at": ("if start - offset >= size:", "if True:"),
     "the image's place is free at once": ("last.get(name, end))", "at)"),
-    "signs of codes": ("known[op.out] = np.uint8 if op.lo >= 0 else np.int8", "known[op.out] = np.int8"),
+}
+
+PLAN_MUTANTS = {
+    # of gpu_plan.py
     "grouped before the choice": ("made += grouping if isinstance(step, Choose) else []", ""),
     "given choices are not grouped": ("made = list(grouping) if self.given else []", "made = []"),
     "the controller runs though widths are given": ("if not (given and op.controller)]", "]"),
@@ -70,11 +74,6 @@ LAUNCH_MUTANTS = {
     ),
     "half_up for floor": ('"FLOOR": int(self._is_floor)}', '"FLOOR": 0}'),
     "wide loads of few channels": ('"VECTOR": _vector(x.shape[3]), **', '"VECTOR": 4, **'),
-    "sums without a bound": ("        require_accumulator(math.prod(op.weight.shape[1:]), largest)\n", ""),
-    "bound of floor as of half_up": (
-        "largest = 256 * 255 if self._is_floor else LARGEST_PRODUCT",
-        "largest = LARGEST_PRODUCT",
-    ),
     "rows of the skip shared": (
         "*self._tables(step.skip, out.shape[3]), *self._choice_of",
         "*self._tables(step.skip, out.shape[3])[:2], np.int32(1), *self._choice_of",
@@ -101,8 +100,16 @@ LAUNCH_MUTANTS = {
 
 def with_launches(plan, launches):
     """A module of a backend from (mutated) plans and launches, on the emulator."""
-    vars(plan).update({name: vars(launches)[name] for name in ("Batch", "FusedConv", "Launch", "Launches")})
+    vars(plan).update({name: vars(launches)[name] for name in ("Batch", "Launch", "Launches")})
     return types.SimpleNamespace(Backend=functools.partial(plan.Backend, engine=emulated.engine()))
+
+
+def with_analysis(changed):
+    """Plans that see a program as a (mutated) analysis does."""
+    plan = mutated(gpu_plan, "import Engine", "import Engine ")
+    vars(changed)["FusedConv"] = analysis.FusedConv  # which the launches know
+    vars(plan).update({name: vars(changed)[name] for name in ("fused", "lives", "places", "sizes")})
+    return with_launches(plan, gpu_launches)
 
 
 def plan_killer(module):
@@ -112,9 +119,14 @@ def plan_killer(module):
             check(module)
         except NoCompilerError:
             raise
-        except (AssertionError, OverflowError, ValueError, KeyError, EmulatorError):
+        except (AssertionError, OverflowError, ProgramError, ValueError, KeyError, EmulatorError):
             return check.__name__
     return None
+
+
+@pytest.mark.parametrize("name", ANALYSIS_MUTANTS)
+def test_mutant_of_the_analysis_is_killed(name):
+    assert plan_killer(with_analysis(mutated(analysis, *ANALYSIS_MUTANTS[name])))
 
 
 @pytest.mark.parametrize("name", PLAN_MUTANTS)
@@ -124,11 +136,12 @@ def test_mutant_of_the_plan_is_killed(name):
 
 @pytest.mark.parametrize("name", LAUNCH_MUTANTS)
 def test_mutant_of_the_launches_is_killed(name):
-    plan = mutated(gpu_plan, "ALIGNMENT = 256", "ALIGNMENT = 256 ")
+    plan = mutated(gpu_plan, "import Engine", "import Engine ")
     assert plan_killer(with_launches(plan, mutated(gpu_launches, *LAUNCH_MUTANTS[name])))
 
 
 def test_unmutated_copies_survive():
-    plan = mutated(gpu_plan, "ALIGNMENT = 256", "ALIGNMENT = 256 ")
+    plan = mutated(gpu_plan, "import Engine", "import Engine ")
     launches = mutated(gpu_launches, "BUSY = 256", "BUSY = 256 ")
     assert plan_killer(with_launches(plan, launches)) is None
+    assert plan_killer(with_analysis(mutated(analysis, "ALIGNMENT = 256", "ALIGNMENT = 256 "))) is None

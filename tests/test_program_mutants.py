@@ -163,7 +163,6 @@ LOWERING_MUTANTS = {
         "largest_shift(ratios, largest_offset)",
         "largest_shift(ratios[:1], largest_offset)",
     ),
-    "accumulators without a bound": ("integer.require_accumulator(terms, largest_weight * 255)", "pass"),
     "shortcut forgotten": ("_terms(arguments[0]) + _terms(arguments[1])", "_terms(arguments[0])"),
     "channels of the image mixed up": (
         "Lookup(codes, name, IMAGE)",

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from dqt_core.backends.analysis import last_reads
 from dqt_core.program import (
     IMAGE,
     Conv,
@@ -12,7 +13,6 @@ from dqt_core.program import (
     Scale,
     SumPool,
     Term,
-    _last_uses,
 )
 
 CHOICES = ((2, 2), (3, 3), (4, 4), (6, 6), (8, 8))
@@ -101,7 +101,7 @@ class Fp16Twin:
         import torch
 
         self._torch, self._ops, self._weights = torch, program.ops, {}
-        self._last_uses = _last_uses(program.ops)
+        self._last_reads = last_reads(program.ops)
         kind = torch.float16 if device == "cuda" else torch.float32
         for op in program.ops:
             if isinstance(op, Conv):
@@ -135,6 +135,6 @@ class Fp16Twin:
                 values[op.out] = values[op.x].mean((2, 3), keepdim=True)
             elif isinstance(op, Scale):
                 values[op.out] = values[op.term.x]
-            for name in self._last_uses.get(i, ()):
+            for name in self._last_reads[i]:
                 values.pop(name, None)
         return values["logits"].flatten(1)

@@ -16,9 +16,9 @@ from benchmarks.gpu.clock import medians
 from benchmarks.gpu.networks import CHOICES, Fp16Twin, resnet18, resnet50
 from dqt_core import cost, integer, nested
 from dqt_core.backends import gpu_calls, gpu_plan
-from dqt_core.backends.gpu_launches import THREADS, Batch, FusedConv, Launch, Launches, blocks
-from dqt_core.backends.shapes import value_shapes
-from dqt_core.program import IMAGE
+from dqt_core.backends.analysis import FusedConv, fused
+from dqt_core.backends.gpu_launches import THREADS, Batch, Launch, Launches, blocks
+from dqt_core.operations import out_shape
 
 
 @dataclass(frozen=True)
@@ -183,9 +183,9 @@ def conv_rows(bench: Bench) -> Iterator[dict]:
 
 def conv_shapes(program):
     """The different convolutions of a program, with their input's shape and how often they occur."""
-    shapes = value_shapes(program.ops, program.image_shape)
+    shapes = {name: value.shape for name, value in program.values.items()}
     found = {}
-    for step in gpu_plan.fused(program.ops):
+    for step in fused(program.ops):
         if isinstance(step, FusedConv) and step.conv.layer is not None:
             key = step.conv.weight.shape, step.conv.stride, shapes[step.conv.x]
             first, _, count = found.get(key, (step, None, 0))
@@ -196,8 +196,7 @@ def conv_shapes(program):
 def one_conv(bench, network, step, shape, layers):
     """One layer, without its skip: a plain convolution with its requantize."""
     conv, batch = step.conv, bench.sizes.batch
-    out_shape = value_shapes([replace(conv, x=IMAGE)], shape)[conv.out]
-    x, out = bench.codes((batch, *shape)), bench.xp.empty((batch, *out_shape), np.uint8)
+    x, out = bench.codes((batch, *shape)), bench.xp.empty((batch, *out_shape(conv, shape)), np.uint8)
     step = replace(step, conv=conv, skip=None)
     values = {conv.x: x, step.out: out}
     group = Batch(bench.xp, batch, conv.layer + 1, len(CHOICES))

@@ -7,6 +7,7 @@ with NumPy arrays or torch CPU tensors; the examples do.
 """
 
 import contextlib
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,12 +15,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dqt_core import integer
+from dqt_core import bounds, integer
 from dqt_core.backends import cupy_gpu, gpu_plan
 from dqt_core.backends.gpu_launches import THREADS, Batch, Launch, Launches, blocks
-from dqt_core.backends.shapes import value_shapes
 from dqt_core.kernels.engine import Engine, Kernel
 from dqt_core.nested import MASTER_WIDTH, Rounding, require_codes, require_rounding, require_width
+from dqt_core.operations import out_shape
 from dqt_core.program import IMAGE, Conv, Widths
 
 CODES_PER_THREAD = 16
@@ -274,7 +275,11 @@ def _conv2d(
 ) -> Any:
     integer._require_operands(x, weight, "conv2d")
     integer._require_fit(x, weight, op.groups)
-    shape = value_shapes([op], x.shape[1:])["sums"]
+    # What is not part of a program has not been checked yet.
+    full = MASTER_WIDTH, MASTER_WIDTH
+    largest = bounds.largest_product(full, signed=False, is_floor=rounding == "floor")
+    integer.require_accumulator(math.prod(op.weight.shape[1:]), largest)
+    shape = out_shape(replace(op, weight=weight), x.shape[1:])
     if min(op.stride, *shape) < 1 or op.padding < 0:
         raise ValueError(f"stride {op.stride} and padding {op.padding} leave x {x.shape} no output: {shape}")
     sums = engine.xp.empty((len(x), *shape), np.int32)

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from dqt_core.integer import LARGEST_PRODUCT, require_accumulator
+from dqt_core.backends.analysis import FusedConv, Step
 from dqt_core.kernels.engine import Engine, Kernel
 from dqt_core.nested import Rounding
 from dqt_core.program import Choice, Choose, Conv, Lookup, MaxPool, Requantize, Scale, SumPool, Term
@@ -27,24 +27,6 @@ TILES = (128, 128), (128, 64), (64, 64), (64, 32), (32, 32)
 BUSY = 256  # blocks that keep a large GPU busy; with fewer, smaller tiles make more of them
 NOTHING, UNSIGNED_CODES, SIGNED_CODES, SUMS = map(np.int32, range(4))
 KINDS = {np.dtype(np.uint8): UNSIGNED_CODES, np.dtype(np.int8): SIGNED_CODES, np.dtype(np.int32): SUMS}
-
-
-@dataclass(frozen=True, eq=False)
-class FusedConv:
-    """A convolution and the requantize that alone reads it: its sums never reach memory.
-
-    skip : the other term of the requantize, added in the same epilogue; None: there is none
-    """
-
-    conv: Conv
-    term: Term
-    skip: Term | None
-    requantize: Requantize
-
-    @property
-    def out(self) -> str:
-        """The codes' name."""
-        return self.requantize.out
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,7 +88,7 @@ class Launches:
         self._bits = engine.xp.asarray(np.array(choices, np.int32))
         self._full_bits = engine.xp.asarray(np.array([[8, 8]], np.int32))
 
-    def of(self, step: Any, values: Values, batch: Batch) -> Launch:
+    def of(self, step: Step, values: Values, batch: Batch) -> Launch:
         """The launch of one step of a plan.
 
         Parameters
@@ -115,8 +97,23 @@ class Launches:
         values : mapping of name to array, (N, H, W, C)
         batch : Batch
         """
-        launch: Launch = getattr(self, f"_{type(step).__name__.lower()}")(step, values, batch)
-        return launch
+        match step:
+            case Lookup():
+                return self._lookup(step, values, batch)
+            case Conv():
+                return self._conv(step, values, batch)
+            case FusedConv():
+                return self._fused_conv(step, values, batch)
+            case Requantize():
+                return self._requantize(step, values, batch)
+            case MaxPool():
+                return self._max_pool(step, values, batch)
+            case SumPool():
+                return self._sum_pool(step, values, batch)
+            case Scale():
+                return self._scale(step, values, batch)
+            case Choose():
+                return self._choose(step, values, batch)
 
     def group_images(self, batch: Batch) -> Launch:
         """Sort the images of every layer by choice."""
@@ -134,7 +131,7 @@ class Launches:
         sums = values[op.out]
         return self._convolution(op, values[op.x], sums.shape, batch, (sums, *self._no_epilogue()))
 
-    def _fusedconv(self, step: FusedConv, values: Values, batch: Batch) -> Launch:
+    def _fused_conv(self, step: FusedConv, values: Values, batch: Batch) -> Launch:
         epilogue = self._epilogue(step, values, batch)
         return self._convolution(
             step.conv, values[step.conv.x], values[step.out].shape, batch, (None, *epilogue)
@@ -143,8 +140,6 @@ class Launches:
     def _convolution(
         self, op: Conv, x: Any, out_shape: tuple[int, ...], batch: Batch, results: tuple[Any, ...]
     ) -> Launch:
-        largest = 256 * 255 if self._is_floor else LARGEST_PRODUCT  # floor counts half steps
-        require_accumulator(math.prod(op.weight.shape[1:]), largest)
         _, out_height, out_width, outputs = out_shape
         sizes = *x.shape, outputs, *op.weight.shape[1:3], op.stride, op.padding, out_height, out_width
         order, starts, bits, choices = self._groups(op, batch)
@@ -222,16 +217,15 @@ class Launches:
         sizes = np.int64(out.size), np.int32(height * width), np.int32(channels)
         return self._each("requantize", out.size, *args, *limits, out, *sizes)
 
-    def _maxpool(self, op: MaxPool, values: Values, batch: Batch) -> Launch:
+    def _max_pool(self, op: MaxPool, values: Values, batch: Batch) -> Launch:
         x, out = values[op.x], values[op.out]
         sizes = *x.shape, op.kernel, op.stride, op.padding, *out.shape[1:3]
         variant = _pool_variant(x)
         return self._each("max_pool", out.size // variant["VECTOR"], x, out, *map(np.int32, sizes), **variant)
 
-    def _sumpool(self, op: SumPool, values: Values, batch: Batch) -> Launch:
+    def _sum_pool(self, op: SumPool, values: Values, batch: Batch) -> Launch:
         x, out = values[op.x], values[op.out]
         images, height, width, channels = x.shape
-        require_accumulator(height * width, 128 if x.dtype == np.int8 else 255)
         sizes = map(np.int32, (images, height * width, channels))
         kernel = self.engine.kernel("pointwise", "sum_pool", **_pool_variant(x))
         return Launch(kernel, images * -(-channels // SUMMED_CHANNELS), THREADS, (x, out, *sizes))

@@ -8,151 +8,16 @@ bytes and the logits. That is also what a CUDA graph needs, which replays the wa
 The same plan runs on two engines: CuPy on a GPU, and the emulator of `dqt_core.kernels` on a CPU.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dqt_core.backends.gpu_launches import Batch, FusedConv, Launch, Launches
-from dqt_core.backends.shapes import value_shapes
+from dqt_core.backends.analysis import Step, fused, lives, places, sizes
+from dqt_core.backends.gpu_launches import Batch, Launch, Launches
 from dqt_core.kernels.engine import Engine
-from dqt_core.program import (
-    IMAGE,
-    Choose,
-    Conv,
-    Lookup,
-    MaxPool,
-    Op,
-    Program,
-    Requantize,
-    Scale,
-    inputs,
-)
-
-ALIGNMENT = 256  # bytes; a whole number of every vector load, and of a line of the cache
-Names: TypeAlias = tuple[str, ...]
-
-
-Step: TypeAlias = Op | FusedConv
-
-
-def fused(ops: Sequence[Op]) -> list[Step]:
-    """The steps of a program, each requantize joined to the convolution before it where that is possible.
-
-    Parameters
-    ----------
-    ops : sequence of operations
-
-    Returns
-    -------
-    list of operations and `FusedConv`
-        A fused convolution stands where its requantize stood, where both of its terms are known.
-
-    Notes
-    -----
-    Of two convolutions that meet in one requantize the first of its terms is fused and reads the sums of the
-    other; a value that something else reads too, and a requantize of three terms, stay as they are.
-    """
-    readers = [name for op in ops for name in inputs(op)]
-    made = {op.out: op for op in ops if isinstance(op, Conv) and readers.count(op.out) == 1}
-    joined = {
-        id(op): joint for op in ops if isinstance(op, Requantize) and (joint := _joint(op, made)) is not None
-    }
-    convs = {id(joint.conv) for joint in joined.values()}
-    return [joined.get(id(op), op) for op in ops if id(op) not in convs]
-
-
-def _joint(op: Requantize, made: Mapping[str, Conv]) -> FusedConv | None:
-    candidates = [(made[term.x], term) for term in op.terms if term.x in made]
-    candidates = [(conv, term) for conv, term in candidates if conv.layer == term.layer]
-    if not candidates or len(op.terms) > 2:
-        return None
-    conv, term = candidates[0]
-    rest = [other for other in op.terms if other is not term]
-    return FusedConv(conv, term, rest[0] if rest else None, op)
-
-
-def reads(step: Step) -> Names:
-    """Names of the values that a step reads."""
-    if isinstance(step, FusedConv):
-        return (step.conv.x, *(() if step.skip is None else (step.skip.x,)))
-    return inputs(step)
-
-
-def places(
-    sizes: Mapping[str, int], lives: Mapping[str, tuple[int, int]], alignment: int = ALIGNMENT
-) -> tuple[dict[str, int], int]:
-    """Offsets of values in one block of memory, in which values that live at different times share bytes.
-
-    Parameters
-    ----------
-    sizes : mapping of name to bytes
-    lives : mapping of name to (first, last)
-        Steps at which the value is made and last read, both included: what a step reads and what it writes
-        never overlap.
-    alignment : int
-        Bytes.
-
-    Returns
-    -------
-    offsets : dict of name to bytes
-        Multiples of the alignment.
-    total : int
-        Bytes of the block.
-
-    Examples
-    --------
-    >>> places({"a": 100, "b": 300, "c": 200}, {"a": (0, 1), "b": (1, 2), "c": (2, 3)})
-    ({'a': 512, 'b': 0, 'c': 512}, 768)
-    """
-    placed: dict[str, int] = {}
-    total = 0
-    for name in sorted(sizes, key=lambda name: (-sizes[name], lives[name])):
-        taken = sorted(
-            (offset, offset + _aligned(sizes[other], alignment))
-            for other, offset in placed.items()
-            if lives[other][0] <= lives[name][1] and lives[name][0] <= lives[other][1]
-        )
-        size = _aligned(sizes[name], alignment)
-        placed[name] = _first_gap(taken, size)
-        total = max(total, placed[name] + size)
-    return {name: placed[name] for name in sizes}, total
-
-
-def _first_gap(taken: Iterable[tuple[int, int]], size: int) -> int:
-    offset = 0
-    for start, end in taken:
-        if start - offset >= size:
-            break
-        offset = max(offset, end)
-    return offset
-
-
-def _aligned(size: int, alignment: int) -> int:
-    return -(-size // alignment) * alignment
-
-
-def lives(steps: Sequence[Step], forever: bool) -> dict[str, tuple[int, int]]:
-    """The first and the last step of every value; `forever` keeps each to the end."""
-    born = {IMAGE: 0} | {step.out: i for i, step in enumerate(steps) if not isinstance(step, Choose)}
-    last = {name: i for i, step in enumerate(steps) for name in reads(step)}
-    end = len(steps)
-    # The result is read after the last step; the image is written before the first one.
-    return {name: (at, end if forever else last.get(name, end)) for name, at in born.items()}
-
-
-def dtypes(ops: Iterable[Op]) -> dict[str, np.dtype[Any]]:
-    """The dtype of every value of a program."""
-    known: dict[str, Any] = {IMAGE: np.uint8}
-    for op in ops:
-        if isinstance(op, Requantize):
-            known[op.out] = np.uint8 if op.lo >= 0 else np.int8
-        elif isinstance(op, MaxPool):
-            known[op.out] = known[op.x]
-        elif not isinstance(op, Choose):
-            known[op.out] = {Lookup: np.int8, Scale: np.int64}.get(type(op), np.int32)
-    return {name: np.dtype(kind) for name, kind in known.items()}
+from dqt_core.program import IMAGE, Choose, Program
 
 
 class Plan:
@@ -176,7 +41,7 @@ class Plan:
         self._engine = launches.engine
         ops = [op for op in program.ops if not (given and op.controller)]
         steps: list[Step] = list(ops) if keep else fused(ops)
-        self.values = self._allocate(program, ops, steps, keep)
+        self.values = self._allocate(program, steps, keep)
         group = Batch(launches.engine.xp, batch, len(program.layers), len(program.choices))
         self.picks = group.picks
         self._run = self._compile(launches, steps, group)
@@ -184,19 +49,16 @@ class Plan:
         self._uses = 0
         self._replay: Callable[[], None] | None = None
 
-    def _allocate(
-        self, program: Program, ops: Sequence[Op], steps: Sequence[Step], keep: bool
-    ) -> dict[str, Any]:
-        shapes, kinds = value_shapes(program.ops, program.image_shape), dtypes(program.ops)
-        alive = lives(steps, forever=keep)
-        sizes = {name: self.batch * int(np.prod(shapes[name])) * kinds[name].itemsize for name in alive}
-        offsets, total = places(sizes, alive)
+    def _allocate(self, program: Program, steps: Sequence[Step], keep: bool) -> dict[str, Any]:
+        known, alive = program.values, lives(steps, forever=keep)
+        bytes_of = sizes(known, alive, self.batch)
+        offsets, total = places(bytes_of, alive)
         # Zeros: what stands in images that a partial batch does not fill is never unwritten memory.
         self._memory = self._engine.xp.zeros(total, np.uint8)
         return {
-            name: self._memory[offset : offset + sizes[name]]
-            .view(kinds[name])
-            .reshape(self.batch, *shapes[name])
+            name: self._memory[offset : offset + bytes_of[name]]
+            .view(known[name].dtype)
+            .reshape(self.batch, *known[name].shape)
             for name, offset in offsets.items()
         }
 

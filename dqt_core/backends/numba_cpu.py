@@ -28,9 +28,7 @@ from numpy.typing import NDArray
 from dqt_core import integer, nested
 from dqt_core.backends import _numba_kernels as kernels
 from dqt_core.backends import drops_of, rows_of
-from dqt_core.backends.gpu_launches import FusedConv
-from dqt_core.backends.gpu_plan import Step, dtypes, fused, lives, places
-from dqt_core.backends.shapes import value_shapes
+from dqt_core.backends.analysis import FusedConv, Step, fused, lives, places
 from dqt_core.nested import MASTER_WIDTH
 from dqt_core.program import (
     IMAGE,
@@ -191,7 +189,6 @@ class Weights:
         self.op, self.rounding, self.unit = op, rounding, unit
         self.outputs, self.terms = len(op.weight) // op.groups, int(np.prod(op.weight.shape[1:]))
         self.is_depthwise = op.groups > 1 and self.outputs == 1 and op.weight.shape[3] == 1
-        integer.require_accumulator(self.terms, 256 * 255 if rounding == "floor" else 128 * 255)
         self.steps = -(-self.terms // unit)
         touched = LINE * self.steps + 2 * len(op.weight)  # bytes of a pixel
         products = min(MOST, PANEL // touched) // kernels.PIXELS
@@ -313,7 +310,8 @@ class Plan:
         self.program, self.capacity, self._weights, self._unit = program, capacity, weights, unit
         ops = [op for op in program.ops if not (given and op.controller)]
         steps: list[Step] = list(ops) if keep else fused(ops)
-        self.shapes, self.dtypes = value_shapes(program.ops, program.image_shape), dtypes(program.ops)
+        self.shapes = {name: value.shape for name, value in program.values.items()}
+        self.dtypes = {name: value.dtype for name, value in program.values.items()}
         self.places, self.size = self._placed(steps, keep)
         self._made: list[dict[str, int]] = []
         self._convs: list[_Conv] = []
@@ -590,7 +588,7 @@ class Scratch:
     ) -> None:
         self.machine, self.workers = machine, workers
         count: int = numba.config.NUMBA_NUM_THREADS
-        widest = max(shape[2] for shape in value_shapes(program.ops, program.image_shape).values()) + 15
+        widest = max(value.shape[2] for value in program.values.values()) + 15
         windows = max((own.block_pixels * own.steps * LINE for own in weights.values()), default=0)
         sizes = {"sums": max(kernels.PRODUCT, 4 * widest), "totals": 8 * widest}
         # `spare` takes 16 channels, of int32 at most, of every pixel of a product
@@ -654,7 +652,7 @@ class Backend:
         with _LOCK:
             made, chosen = self._on_threads(plan, images, choices)
             assert chosen is not None
-            names = [name for name in plan.places if name != IMAGE and ":switched" not in name]
+            names = [name for name in plan.places if name != IMAGE and "/" not in name]
             return {name: plan.value(name, len(images), self._arena).copy() for name in names} | made, chosen
 
     def _plan(self, images: int, given: bool) -> Plan:
@@ -682,4 +680,4 @@ class Backend:
 
 
 def _switched(op: Conv) -> str:
-    return f"{op.out}:switched"
+    return f"{op.out}/switched"  # no name of a program holds a slash

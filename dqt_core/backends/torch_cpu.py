@@ -10,7 +10,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from dqt_core.backends import by_choice, drops_of, rows_of
-from dqt_core.integer import require_accumulator
 from dqt_core.program import Choose, Conv, Lookup, MaxPool, Program, Requantize, Scale, SumPool, Term
 
 Values = dict[str, Tensor]
@@ -31,7 +30,7 @@ class Backend:
         return logits.numpy()
 
     def lookup(self, op: Lookup, values: Values, choices: Picks) -> Tensor:
-        return torch.from_numpy(op.table)[torch.arange(3), values[op.x].int()]
+        return torch.from_numpy(op.table.copy())[torch.arange(3), values[op.x].int()]
 
     def conv(self, op: Conv, values: Values, choices: Picks) -> Tensor:
         x = values[op.x]
@@ -63,10 +62,9 @@ class Backend:
         """Switched weights (groups, K, O / groups) and their sums over K (O,)."""
         key = op.out, weight_bits
         if key not in self._weights:
-            terms = int(np.prod(op.weight.shape[1:]))
-            require_accumulator(terms, 256 * 255 if self.program.rounding == "floor" else 128 * 255)
-            weight = switch(torch.from_numpy(op.weight), weight_bits, self.program.rounding)
-            kernels = weight.reshape(op.groups, -1, terms).transpose(1, 2).contiguous()
+            # a copy, as torch warns of memory that cannot be written to
+            weight = switch(torch.from_numpy(op.weight.copy()), weight_bits, self.program.rounding)
+            kernels = weight.reshape(op.groups, -1, op.weight[0].size).transpose(1, 2).contiguous()
             self._weights[key] = kernels, kernels.sum(1, dtype=torch.int32).flatten()
         return self._weights[key]
 

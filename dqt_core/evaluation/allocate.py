@@ -1,12 +1,14 @@
 """The best static allocation: one width for every layer, chosen on measured sensitivities under a budget."""
 
+from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dqt_core.evaluation import cost
+from dqt_core import cost
+from dqt_core.backends.stepwise import Executor, walk
 from dqt_core.nested import MASTER_WIDTH
 from dqt_core.program import IMAGE, BackendName, Choice, Conv, Op, Program, Scale, Widths, step_by_step
 
@@ -176,31 +178,31 @@ def divergences(
     -----
     Only what comes after a layer is computed anew for it.
     """
-    executor = step_by_step(program, backend)
+    executor, count = step_by_step(program, backend), len(program.choices)
     ops = [op for op in program.ops if not op.controller]
     base = program._choices_of(reference, len(images))
     assert base is not None, "an int is no controller"
     values: dict[str, Any] = {IMAGE: executor.upload(images)}
-    wanted = _log_probabilities(program, _continued(executor, ops, values, base))
-    result = np.zeros((len(program.layers), len(program.choices)))
+    wanted = _log_probabilities(program, _continued(executor, ops, values, base, count))
+    result = np.zeros((len(program.layers), count))
     for start, op in enumerate(ops):
         layer = op.layer if isinstance(op, Conv) else None
-        for k in range(len(program.choices)):
+        for k in range(count):
             if layer is not None and k != base[0, layer]:
                 picks = base.copy()
                 picks[:, layer] = k
-                found = _log_probabilities(program, _continued(executor, ops[start:], dict(values), picks))
+                found = _log_probabilities(
+                    program, _continued(executor, ops[start:], dict(values), picks, count)
+                )
                 result[layer, k] = (np.exp(wanted) * (wanted - found)).sum(1).mean()
     return result
 
 
 def _continued(
-    executor: Any, ops: Sequence[Op], values: dict[str, Any], picks: NDArray[np.int64]
+    executor: Executor, ops: Sequence[Op], values: dict[str, Any], picks: NDArray[np.int64], count: int
 ) -> NDArray[np.int64]:
-    for op in ops:
-        values[op.out] = getattr(executor, type(op).__name__.lower())(op, values, picks)  # type: ignore[union-attr]
-    logits: NDArray[np.int64] = executor.download(values[ops[-1].out]).reshape(len(picks), -1)  # type: ignore[union-attr]
-    return logits
+    ((_, logits),) = deque(walk(executor, ops, values, picks, count, keep=True), maxlen=1)
+    return executor.download(logits).reshape(len(picks), -1)
 
 
 def allocate(

@@ -6,12 +6,10 @@ from typing import Literal, TypeAlias, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from dqt_core.backends.shapes import value_shapes
 from dqt_core.nested import MASTER_WIDTH
 from dqt_core.program import Conv, Program, Widths
 
 FixedLayers: TypeAlias = Literal["as run", "as switched", "excluded"]
-Shape: TypeAlias = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -50,7 +48,7 @@ def layer_sizes(program: Program) -> tuple[LayerSize, ...]:
     -------
     tuple of LayerSize
     """
-    shapes = value_shapes(program.ops, program.image_shape)
+    shapes = {name: value.shape for name, value in program.values.items()}
     return tuple(
         LayerSize(
             op.name,

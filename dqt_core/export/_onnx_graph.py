@@ -1,7 +1,7 @@
 """Writing ONNX files: the one place that imports onnx, and only when a file is written."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -17,28 +17,39 @@ OPSET, IR_VERSION = 17, 8
 
 
 class Writer:
-    """The nodes and constants of a graph under construction; its methods return the name of a value."""
+    """The nodes and constants of a graph under construction; its methods return the name of a value.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    taken : collection of str
+        Names that are somebody else's.
+    """
+
+    def __init__(self, taken: Collection[str] = ()) -> None:
         try:
             import onnx  # noqa: F401
         except ImportError as error:
             raise ImportError('exporting needs onnx: pip install "dqt_core[export]"') from error
         self.nodes: list[NodeProto] = []
         self.constants: list[TensorProto] = []
-        self._numbers = itertools.count()
+        self._taken = frozenset(taken)
+        self._numbers, self._constants = itertools.count(), itertools.count()
 
     def constant(self, values: ArrayLike, dtype: Any) -> str:
         """An array stored in the file."""
         from onnx import numpy_helper
 
-        name = f"constant{len(self.constants)}"
+        name = self._own("constant", self._constants)
         self.constants.append(numpy_helper.from_array(np.asarray(values, dtype).copy(order="C"), name))
         return name
 
     def add(self, kind: str, *inputs: str, out: str = "", **attributes: Any) -> str:
         """The first result of an operator, under a name of its own unless `out` is given."""
-        return self.add_all(kind, inputs, [out or f"{kind}{next(self._numbers)}"], **attributes)[0]
+        return self.add_all(kind, inputs, [out or self._own(kind, self._numbers)], **attributes)[0]
+
+    def _own(self, stem: str, numbers: Iterator[int]) -> str:
+        """The next name that is nobody else's."""
+        return next(name for number in numbers if (name := f"{stem}{number}") not in self._taken)
 
     def add_all(self, kind: str, inputs: tuple[str, ...], outs: list[str], **attributes: Any) -> list[str]:
         """The results of an operator that has several."""

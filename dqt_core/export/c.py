@@ -11,9 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dqt_core.backends.gpu_plan import dtypes, places
-from dqt_core.backends.shapes import value_shapes
-from dqt_core.integer import LARGEST_PRODUCT, require_accumulator
+from dqt_core.backends.analysis import lives, places
 from dqt_core.program import (
     Choose,
     Conv,
@@ -30,7 +28,7 @@ from dqt_core.program import (
 
 TEMPLATES = Path(__file__).with_name("templates")
 COLUMNS = 110
-OPTIONAL = ("max_pool", "choose")  # functions that some programs do not call
+OPTIONAL = ("requantize", "max_pool", "choose")  # functions that some programs do not call
 C_TYPES = {"int8": "int8_t", "int32": "int32_t", "int64": "int64_t"}
 NO_LAYER = -1
 
@@ -61,7 +59,6 @@ def to_c(program: Program, path: str | Path) -> Path:
     Parameters
     ----------
     program : Program
-        That ends in its logits, as those of `lower` do.
     path : str or Path
         Of the file; equal programs make equal files.
 
@@ -71,10 +68,8 @@ def to_c(program: Program, path: str | Path) -> Path:
 
     Raises
     ------
-    ValueError
-        If the program reads its values in an order that `lower` never makes.
-    OverflowError
-        If an accumulator could leave int32.
+    OSError
+        If the file cannot be written.
 
     Notes
     -----
@@ -112,7 +107,7 @@ def to_c(program: Program, path: str | Path) -> Path:
     ['static uint8_t memory[3];']
     """
     path = Path(path)
-    path.write_text(_Writer(program).text())
+    path.write_text(_Writer(program).text(), encoding="utf-8")
     return path
 
 
@@ -126,11 +121,6 @@ def sizes(program: Program) -> Sizes:
     Returns
     -------
     Sizes
-
-    Raises
-    ------
-    ValueError, OverflowError
-        As `to_c`.
     """
     return _Writer(program).sizes
 
@@ -141,10 +131,9 @@ class _Writer:
     def __init__(self, program: Program) -> None:
         self.program = program
         self.makers: dict[str, Op] = {op.out: op for op in program.ops if not isinstance(op, Choose)}
-        self.shapes, self.kinds = value_shapes(program.ops, program.image_shape), dtypes(program.ops)
+        self.shapes = {name: value.shape for name, value in program.values.items()}
         self.is_floor = program.rounding == "floor"
         self.steps = [op for op in program.ops if not isinstance(op, Conv | SumPool)]
-        _require_form(program, self.makers)
         self.bits = np.array(program.choices)
         self.widths = 1 + int((self.bits[:, 0] != self.bits[:, 1]).any())
         self.offsets, self.memory = self._places()
@@ -192,7 +181,7 @@ class _Writer:
                 *(f"#define DQT_{name} {value}" for name, value in defines.items()),
                 "#define UNDECIDED 255",
                 "",
-                f"{PROTOTYPE};",
+                f"{self._without_layers(PROTOTYPE)};",
                 "",
                 _array("static const uint8_t choices[DQT_CHOICES][2]", [_braced(row) for row in self.bits]),
                 f"static uint8_t memory[{self.memory}];",
@@ -213,11 +202,12 @@ class _Writer:
         ]
 
     def _places(self) -> tuple[dict[str, int], int]:
-        stored = [op for op in self.steps if not isinstance(op, Choose | Scale)]
-        born = {op.out: self.steps.index(op) for op in stored}
-        last = {name: i for i, op in enumerate(self.steps) for name in self._sources(op) if name in born}
-        bytes_of = {name: math.prod(self.shapes[name]) for name in born}
-        return places(bytes_of, {name: (at, last.get(name, at)) for name, at in born.items()}, alignment=1)
+        stored = [op.out for op in self.steps if not isinstance(op, Choose | Scale)]
+        bytes_of = {name: math.prod(self.shapes[name]) for name in stored}
+        return places(bytes_of, lives(self.steps, read=self._sources), alignment=1)
+
+    def _is_signed(self, name: str) -> bool:
+        return self.program.values[name].dtype == np.int8
 
     def _conv_terms(self) -> Iterator[tuple[int, Conv]]:
         for op in self.steps:
@@ -283,7 +273,7 @@ class _Writer:
         return _braced(
             [
                 *(self._at(x), weight, f"multiplier_{name}", f"offset_{name}", *table, layer, conv_layer),
-                *(*self.shapes[x], *geometry, int(self.kinds[x] == np.int8), int(isinstance(maker, SumPool))),
+                *(*self.shapes[x], *geometry, int(self._is_signed(x)), int(isinstance(maker, SumPool))),
             ]
         )
 
@@ -303,28 +293,38 @@ class _Writer:
         for number, op in enumerate(self.steps):
             call = self._call(number, op, is_last=op is last)
             lines += ["    if (undecided)", f"        {call}"] if op.controller else [f"    {call}"]
-        return "\n".join([*BEGIN, *lines, *END])
+        return self._without_layers("\n".join([PROTOTYPE, *BEGIN, *lines, *END]))
+
+    def _without_layers(self, text: str) -> str:
+        """C knows no array of nothing, and takes what nothing writes to for unwritten."""
+        if self.program.layers:
+            return text
+        text = re.sub(r"uint8_t (widths|chosen)\[[^\]]*\]", r"uint8_t *\1", text)
+        return text.replace("choice[DQT_LAYERS + 1];", "choice[DQT_LAYERS + 1] = {0};")
 
     def _call(self, number: int, op: Op, is_last: bool) -> str:
-        if isinstance(op, Lookup):
-            height, width, _ = self.program.image_shape
-            return f"lookup(image, table_{number}, {height * width}, {self._at(op.out)});"
-        if isinstance(op, Requantize):
-            return f"requantize(&step_{number}, choice, {self._at(op.out)});"
-        if isinstance(op, Scale):
-            return f"scale(&step_{number}, choice, {'logits' if is_last else 'scores'});"
-        if isinstance(op, Choose):
-            return "choose(scores, choice);"
-        assert isinstance(op, MaxPool), "convolutions and sums are part of the step that reads them"
-        shape = (*self.shapes[op.x], int(self.kinds[op.x] == np.int8), op.kernel, op.stride, op.padding)
-        return f"max_pool({self._at(op.x)}, {', '.join(map(str, shape))}, {self._at(op.out)});"
+        match op:
+            case Lookup():
+                height, width, _ = self.program.image_shape
+                return f"lookup(image, table_{number}, {height * width}, {self._at(op.out)});"
+            case Requantize():
+                return f"requantize(&step_{number}, choice, {self._at(op.out)});"
+            case Scale():
+                return f"scale(&step_{number}, choice, {'logits' if is_last else 'scores'});"
+            case Choose():
+                return "choose(scores, choice);"
+            case MaxPool():
+                shape = *self.shapes[op.x], int(self._is_signed(op.x)), op.kernel, op.stride, op.padding
+                return f"max_pool({self._at(op.x)}, {', '.join(map(str, shape))}, {self._at(op.out)});"
+            case _:
+                raise AssertionError("convolutions and sums are part of the step that reads them")
 
 
 PROTOTYPE = """\
 int dqt_run(const uint8_t image[DQT_HEIGHT * DQT_WIDTH * 3], const uint8_t widths[DQT_LAYERS * DQT_WIDTHS],
             int64_t logits[DQT_CLASSES], uint8_t chosen[DQT_LAYERS * DQT_WIDTHS])"""
 BEGIN = (
-    *(PROTOTYPE, "{", "    uint8_t choice[DQT_LAYERS + 1];"),
+    *("{", "    uint8_t choice[DQT_LAYERS + 1];"),
     "    int32_t i, undecided = given_choices(widths, choice);",
     *("    if (undecided < 0)", "        return -1;"),
 )
@@ -333,29 +333,6 @@ END = (
     "        chosen[i] = choices[choice[i / DQT_WIDTHS]][i % DQT_WIDTHS];",
     *("    return 0;", "}"),
 )
-
-
-def _require_form(program: Program, makers: dict[str, Op]) -> None:
-    """What the C file takes for granted of a program."""
-    last = program.ops[-1]
-    if not isinstance(last, Scale) or last.controller:
-        raise ValueError(f"{program.name} ends in {type(last).__name__}, expected the Scale of its logits")
-    largest = 256 * 255 if program.rounding == "floor" else LARGEST_PRODUCT
-    for op in program.ops:
-        kinds = [type(makers.get(name)) for name in inputs(op)]
-        allowed = {
-            Lookup: (type(None),),
-            Choose: (Scale,),
-            Requantize: (Conv, SumPool, Lookup, Requantize, MaxPool),
-            Scale: (Conv, SumPool, Lookup, Requantize, MaxPool),
-        }.get(type(op), (Lookup, Requantize, MaxPool))
-        for kind, name in zip(kinds, inputs(op), strict=True):
-            if kind not in allowed:
-                raise ValueError(
-                    f"{type(op).__name__} reads {name!r}, made by {kind.__name__}; no C is written for that"
-                )
-        if isinstance(op, Conv):
-            require_accumulator(int(np.prod(op.weight.shape[1:])), largest)
 
 
 def _without(text: str, name: str) -> str:

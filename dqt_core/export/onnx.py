@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dqt_core.export import _onnx_graph
-from dqt_core.integer import LARGEST_PRODUCT, require_accumulator
 from dqt_core.nested import MASTER_WIDTH
 from dqt_core.program import (
     IMAGE,
@@ -17,6 +16,7 @@ from dqt_core.program import (
     Conv,
     Lookup,
     MaxPool,
+    Op,
     Program,
     Requantize,
     Scale,
@@ -38,7 +38,6 @@ def to_onnx(program: Program, path: str | Path) -> Path:
     Parameters
     ----------
     program : Program
-        Whose sums keep to the limits of `integer.requantize`, as those of `lower` do.
     path : str or Path
         Of the file; equal programs make equal files.
 
@@ -50,8 +49,6 @@ def to_onnx(program: Program, path: str | Path) -> Path:
     ------
     ImportError
         If onnx is not installed.
-    OverflowError
-        If an accumulator could leave int32.
 
     Notes
     -----
@@ -94,7 +91,8 @@ def to_onnx(program: Program, path: str | Path) -> Path:
     ...     Lookup(table, "codes"),
     ...     Conv("sum", weight, 1, 0, 1, 0, "codes", "sums"),
     ...     Requantize((Term("sums", one, 0 * one.astype(np.int64), 0),), 7, -128, 127, "rounded"),
-    ...     Scale(Term("rounded", one, 0 * one.astype(np.int64), None), 1, "logits"),
+    ...     Conv("last", np.full((2, 1, 1, 1), 5, np.int8), 1, 0, 1, None, "rounded", "last:sums"),
+    ...     Scale(Term("last:sums", one, 0 * one.astype(np.int64), None), 1, "logits"),
     ... )
     >>> program = Program("tiny", ops, ((2, 2), (8, 8)), ("sum",), (1, 1, 3))
     >>> images = np.array([[130, 9, 200]] * 2, np.uint8).reshape(2, 1, 1, 3)
@@ -169,8 +167,6 @@ class _Exporter:
 
     def _weight_views(self, op: Conv) -> str:
         """Views of the weights for every choice, (K, O, I, height, width), from their master; uint8."""
-        largest = 256 * 255 if self.is_floor else LARGEST_PRODUCT
-        require_accumulator(int(np.prod(op.weight.shape[1:])), largest)
         master = self.constant(op.weight.transpose(0, 3, 1, 2) + np.int16(SIGN), np.uint8)
         if op.layer is None:
             return master
@@ -190,9 +186,10 @@ class _Exporter:
         planes = self.add("Transpose", "image", perm=[2, 0, 1])
         self.values[IMAGE] = _Value(self.add("Unsqueeze", planes, self.constant([0], np.int64)))
         for op in self.program.ops:
-            result = getattr(self, f"_{type(op).__name__.lower()}")(op)
-            if not isinstance(op, Choose):
-                self.values[op.out] = result
+            if isinstance(op, Choose):
+                self._choose(op)
+            else:
+                self.values[op.out] = result = self._made(op)
         logits = self.add("Reshape", result.name, self.constant([-1], np.int64))
         chosen = self.add("Identity", self.chosen)
         layers = (len(self.program.layers),)
@@ -202,6 +199,23 @@ class _Exporter:
             _onnx_graph.value(chosen, np.int64, layers),
         )
         return _onnx_graph.graph("one image", self.writer.nodes, inputs, outputs)
+
+    def _made(self, op: Op) -> _Value:
+        match op:
+            case Lookup():
+                return self._lookup(op)
+            case Conv():
+                return self._conv(op)
+            case Requantize():
+                return self._requantize(op)
+            case MaxPool():
+                return self._max_pool(op)
+            case SumPool():
+                return self._sum_pool(op)
+            case Scale():
+                return self._scale(op)
+            case _:
+                raise AssertionError("the controller's choice is no value")
 
     def _choice(self, layer: int) -> str:
         return self.add("Gather", self.chosen, self.constant(layer, np.int64))
@@ -285,12 +299,12 @@ class _Exporter:
         codes = self.cast(x.name, np.int64)
         return self.add("Sub", codes, self.constant(x.zero_point, np.int64)) if x.zero_point else codes
 
-    def _maxpool(self, op: MaxPool) -> _Value:
+    def _max_pool(self, op: MaxPool) -> _Value:
         x = self.values[op.x]
         window = _onnx_graph.window([op.kernel] * 2, op.stride, op.padding)
         return _Value(self.add("MaxPool", x.name, **window), x.zero_point)
 
-    def _sumpool(self, op: SumPool) -> _Value:
+    def _sum_pool(self, op: SumPool) -> _Value:
         return _Value(self.add("ReduceSum", self._sums(op.x), self.constant([2, 3], np.int64)))
 
     def _scale(self, op: Scale) -> _Value:

@@ -7,7 +7,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dqt_core import nested
-from dqt_core.backends.shapes import value_shapes
 from dqt_core.export import _onnx_graph
 from dqt_core.program import (
     IMAGE,
@@ -94,17 +93,14 @@ class _Exporter:
         choices = program._choices_of(width, 1)
         assert choices is not None, "widths are given as a number"
         self.choice = int(choices.max(initial=0))  # the same for all layers, of which there may be none
-        self.writer = _onnx_graph.Writer()
+        self.writer = _onnx_graph.Writer(taken=program.values)  # which keep their names in the graph
         self.add, self.constant = self.writer.add, self.writer.constant
-        self.signed: dict[str, bool] = {}
         self.convs = {op.out: op for op in program.ops if isinstance(op, Conv)}
-        self.shapes = value_shapes(program.ops, program.image_shape)
         self.pools = {op.out: op for op in program.ops if isinstance(op, SumPool)}
 
     def save(self, path: str | Path) -> Path:
         for op in self._ops():
-            if not isinstance(op, Conv | SumPool):
-                getattr(self, f"_{type(op).__name__.lower()}")(op)
+            self._add(op)
         height, width, _ = self.program.image_shape
         images = _onnx_graph.value("images", np.uint8, ("N", height, width, 3))
         logits = _onnx_graph.value("logits", np.float32, ("N", "classes"))
@@ -112,6 +108,19 @@ class _Exporter:
             self.program.name, self.writer.nodes, [images], [logits], self.writer.constants
         )
         return _onnx_graph.save(whole, self.program, path)
+
+    def _add(self, op: Op) -> None:
+        match op:
+            case Lookup():
+                self._lookup(op)
+            case Requantize():
+                self._requantize(op)
+            case MaxPool():
+                self._max_pool(op)
+            case Scale():
+                self._scale(op)
+            case _:
+                """Convolutions and sums are written where they are read."""
 
     def _ops(self) -> list[Op]:
         return [op for op in self.program.ops if not op.controller and not isinstance(op, Choose)]
@@ -121,23 +130,21 @@ class _Exporter:
         rows = self.constant(np.arange(3).reshape(3, 1, 1) * 256, np.int32)
         position = self.add("Add", self.writer.cast(planes, np.int32), rows)
         self.add("Gather", self.constant(op.table.ravel(), np.int8), position, out=op.out)
-        self.signed[op.out] = True
 
     def _requantize(self, op: Requantize) -> None:
-        step, self.signed[op.out] = self.steps.get(op.out, 1.0), op.lo < 0
+        step = self.steps.get(op.out, 1.0)
         total = self._sum(op.terms, op.r, step)
         if op.lo >= 0:
             total = self.add("Relu", total)
-        self._quantize(total, step, op.lo, op.hi, self.signed[op.out], op.out)
+        self._quantize(total, step, op.lo, op.hi, op.lo < 0, op.out)
 
-    def _maxpool(self, op: MaxPool) -> None:
+    def _max_pool(self, op: MaxPool) -> None:
         window = _onnx_graph.window([op.kernel] * 2, op.stride, op.padding)
         self.add("MaxPool", op.x, out=op.out, **window)
-        self.signed[op.out] = self.signed[op.x]
 
     def _scale(self, op: Scale) -> None:
         logits = self._sum((op.term,), op.r, 1.0)
-        self.add("Flatten", logits, out=op.out)
+        self.add("Flatten", logits, out="logits")
 
     def _sum(self, terms: tuple[Term, ...], r: int, step: float) -> str:
         """The real sum of terms, for a result of this step."""
@@ -177,7 +184,7 @@ class _Exporter:
 
     def _view(self, name: str, width: int) -> tuple[str, float]:
         """The real values of codes read at a width, and the step of that width."""
-        step, signed = self.steps.get(name, 1.0), self.signed[name]
+        step, signed = self.steps.get(name, 1.0), self._type_of(name) is np.int8
         x = self._dequantize(name, step, None, self._type_of(name))
         drop = nested.MASTER_WIDTH - width
         if drop == 0:
@@ -190,7 +197,7 @@ class _Exporter:
         """Codes, or the sum of codes over an image, times a ratio."""
         if name in self.pools:
             source = self.pools[name].x
-            pixels = np.prod(self.shapes[source][:2])
+            pixels = np.prod(self.program.values[source].shape[:2])
             x = self._dequantize(source, ratio * pixels, 1, self._type_of(source))
             x = self.add("GlobalAveragePool", x)
         else:
@@ -214,7 +221,7 @@ class _Exporter:
         return self.add("DequantizeLinear", codes, self._reals(steps), zeros, axis=axis)
 
     def _type_of(self, name: str) -> type:
-        return np.int8 if self.signed[name] else np.uint8
+        return self.program.values[name].dtype.type
 
     def _reals(self, numbers: Reals | float) -> str:
         return self.constant(numbers, np.float32)

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from dqt_core.backends.stepwise import walk
 from dqt_core.data import Images, normalization_table
 from dqt_core.evaluation import allocate
 from dqt_core.program import IMAGE, Choose, Program, step_by_step
@@ -199,18 +200,12 @@ def _first(
 ) -> tuple[str, int, float]:
     """The first value that differs: its name, how many of its codes do, their largest distance from a tie."""
     trace, backend = run(net, images, choices), step_by_step(program, "numpy")
-    values: Values = {IMAGE: images}
-    for op in program.ops:
-        if op.controller and choices is not None:
-            continue
+    for op, made in walk(backend, program.ops, {IMAGE: images}, choices, len(program.choices)):
         if isinstance(op, Choose):
-            picks = backend.choose(op, values[op.x], len(program.choices))
-            if not np.array_equal(picks, trace.choices):
-                return "choices", int(np.count_nonzero(picks != trace.choices)), 0.0
-            continue
-        values[op.out] = getattr(backend, type(op).__name__.lower())(op, values, trace.choices)
-        if op.out in trace.codes:
-            is_off = values[op.out] != trace.codes[op.out]
+            if not np.array_equal(made, trace.choices):
+                return "choices", int(np.count_nonzero(made != trace.choices)), 0.0
+        elif op.out in trace.codes:
+            is_off = made != trace.codes[op.out]
             if is_off.any():
                 distance = from_tie(trace.real[op.out])[is_off].max() if op.out in trace.real else 0.5
                 return op.out, int(np.count_nonzero(is_off)), float(distance)

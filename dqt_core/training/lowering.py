@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from torch import fx
 
 from dqt_core import integer
-from dqt_core.backends.shapes import value_shapes
 from dqt_core.data import normalization_table
+from dqt_core.operations import Shape, inputs, out_shape
 from dqt_core.program import (
     IMAGE,
     Choose,
@@ -79,7 +79,9 @@ def lower(net: NestedNet, name: str = "program") -> Program:
     ValueError
         If a parameter is NaN or infinite.
     OverflowError
-        If an accumulator or a requantize sum could overflow.
+        If a step or a batch-norm gain is degenerate: no multiplier can express it.
+    ProgramError
+        If an accumulator could overflow, or the network is beyond what a program can be.
 
     Notes
     -----
@@ -115,6 +117,8 @@ class _Lowering:
     def __init__(self, net: NestedNet) -> None:
         self.net, self.ops = net, list[Op]()
         self.names: dict[int, str] = {}
+        height, width, channels = net.image_shape
+        self.shapes: dict[str, Shape] = {IMAGE: (int(height), int(width), int(channels))}
         self.values: dict[fx.Node, _Value] = {}
 
     def run(self, name: str) -> Program:
@@ -122,9 +126,13 @@ class _Lowering:
             self.values[node] = self._lower_node(node)
         layers = tuple(self.names[i] for i in range(len(self.names)))
         selection = self.net.selection
-        height, width, channels = self.net.image_shape
-        shape = (int(height), int(width), int(channels))
+        shape = self.shapes[IMAGE]
         return Program(name, tuple(self.ops), selection.choices, layers, shape, selection.rounding)
+
+    def _append(self, op: Op) -> None:
+        self.ops.append(op)
+        if not isinstance(op, Choose):
+            self.shapes[op.out] = out_shape(op, self.shapes[inputs(op)[0]])
 
     def _lower_node(self, node: fx.Node) -> _Value:
         arguments = [self.values[n] for n in node.all_input_nodes]
@@ -154,7 +162,7 @@ class _Lowering:
     def _input_codes(self, name: str, module: Quantizer) -> _CodedValue:
         table = torch.from_numpy(normalization_table(self.net.mean, self.net.std))
         codes = straight_through.quantize(table, module.log_step, *module.range).numpy().astype(np.int8)
-        self.ops.append(Lookup(codes, name, IMAGE))
+        self._append(Lookup(codes, name, IMAGE))
         height, width, _ = self.net.image_shape
         return _CodedValue(name, _step(module.log_step).item(), module.signed, (height, width))
 
@@ -164,7 +172,7 @@ class _Lowering:
         step = _step(module.log_step).item()
         r, lowered = _fixed_point(terms, step)
         lo, hi = module.range
-        self.ops.append(Requantize(lowered, r, lo, hi, name, controller))
+        self._append(Requantize(lowered, r, lo, hi, name, controller))
         return _CodedValue(name, step, module.signed, self._shape_of(terms[0].x))
 
     def _conv(self, name: str, layer: SwitchLayer, x: _CodedValue, controller: bool = False) -> _RealTerm:
@@ -173,10 +181,9 @@ class _Lowering:
         is_floor = self.net.selection.rounding == "floor"
         terms = int(np.prod(weight.shape[1:]))
         largest_weight = 256 if is_floor else 128  # floor counts half steps, see integer.conv2d_mid_bin
-        integer.require_accumulator(terms, largest_weight * 255)
         out = f"{name}:sum"
         stride, padding, groups = layer.stride, layer.padding, layer.groups
-        self.ops.append(
+        self._append(
             Conv(
                 name,
                 np.ascontiguousarray(weight),
@@ -196,14 +203,13 @@ class _Lowering:
         return _RealTerm(out, ratio, bias, terms * largest_weight * x.largest, layer.index)
 
     def _max_pool(self, name: str, module: CodedMaxPool, x: _CodedValue) -> _CodedValue:
-        self.ops.append(MaxPool(module.kernel, module.stride, module.padding, x.name, name))
+        self._append(MaxPool(module.kernel, module.stride, module.padding, x.name, name))
         return _CodedValue(name, x.step, x.signed, self._shape_of(name))
 
     def _sum_pool(self, name: str, x: _CodedValue, controller: bool = False) -> _RealTerm:
         out = f"{name}:sum"
-        self.ops.append(SumPool(x.name, out, controller))
+        self._append(SumPool(x.name, out, controller))
         pixels = x.shape[0] * x.shape[1]
-        integer.require_accumulator(pixels, x.largest)
         ratio = np.full((1, 1), x.step / pixels)
         return _RealTerm(out, ratio, np.zeros((1, 1)), pixels * x.largest)
 
@@ -212,7 +218,7 @@ class _Lowering:
         hidden = self._conv(f"{name}.fc1", module.fc1, x, True)
         x = self._codes(f"{name}.hidden", module.hidden, [hidden], True)
         self._logits([self._conv(f"{name}.fc2", module.fc2, x, True)], f"{name}.logits", True)
-        self.ops.append(Choose(module.shape[0], f"{name}.logits"))
+        self._append(Choose(module.shape[0], f"{name}.logits"))
         return stem
 
     def _logits(self, terms: list[_RealTerm], name: str, controller: bool = False) -> None:
@@ -223,10 +229,10 @@ class _Lowering:
                 f"{terms[0].x} is switchable; the layer that is called last must make the output"
             )
         r, (term,) = _fixed_point(terms, step=1.0)
-        self.ops.append(Scale(term, r, name, controller))
+        self._append(Scale(term, r, name, controller))
 
     def _shape_of(self, name: str) -> tuple[int, int]:
-        return value_shapes(self.ops, self.net.image_shape)[name][:2]
+        return self.shapes[name][:2]
 
 
 def _terms(value: _Value) -> list[_RealTerm]:

@@ -1,0 +1,197 @@
+"""The operations of a program: what each one holds and what it reads. `integer` says what it computes."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Choice: TypeAlias = tuple[int, int]
+Shape: TypeAlias = tuple[int, int, int]
+
+IMAGE = "image"
+
+
+@dataclass(frozen=True, eq=False)
+class Lookup:
+    """Image bytes to signed codes: ``table[channel, byte]``, int8 (3, 256), which holds the normalisation."""
+
+    table: NDArray[np.int8]
+    out: str
+    x: str = IMAGE
+    controller: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Conv:
+    """Convolution of codes at a layer's widths; a linear layer is a 1x1 convolution of a 1x1 image.
+
+    weight : int8 master codes (O, kernel height, kernel width, I / groups)
+    layer : number among the switchable layers; None: always 8 bits
+    """
+
+    name: str
+    weight: NDArray[np.int8]
+    stride: int
+    padding: int
+    groups: int
+    layer: int | None
+    x: str
+    out: str
+    controller: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Term:
+    """One addend of `Requantize` or `Scale`.
+
+    multiplier : int32 (K, C), a row for every choice of widths, or one row
+    offset : int64 (K, C), at the scale 2**r
+    layer : the switchable layer whose choice picks the row and the shift; None: row 0, no shift
+    """
+
+    x: str
+    multiplier: NDArray[np.int32]
+    offset: NDArray[np.int64]
+    layer: int | None
+
+
+@dataclass(frozen=True, eq=False)
+class Requantize:
+    """The one rounding: a sum of terms back to master codes, see `integer.requantize`."""
+
+    terms: tuple[Term, ...]
+    r: int
+    lo: int
+    hi: int
+    out: str
+    controller: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class MaxPool:
+    """Largest code of every window."""
+
+    kernel: int
+    stride: int
+    padding: int
+    x: str
+    out: str
+    controller: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class SumPool:
+    """Sum of codes over height and width."""
+
+    x: str
+    out: str
+    controller: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Scale:
+    """Logits at a common scale: ``acc * M + B`` in int64; times 2**-r they are the real logits."""
+
+    term: Term
+    r: int
+    out: str
+    controller: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Choose:
+    """The controller's decision: argmax over the choices for every layer, ties to the narrower."""
+
+    layers: int
+    x: str
+    controller: bool = True
+
+
+Op: TypeAlias = Lookup | Conv | Requantize | MaxPool | SumPool | Scale | Choose
+KINDS = Lookup, Conv, Requantize, MaxPool, SumPool, Scale, Choose
+
+
+def inputs(op: Op) -> tuple[str, ...]:
+    """Names of the values an operation reads."""
+    match op:
+        case Requantize():
+            return tuple(term.x for term in op.terms)
+        case Scale():
+            return (op.term.x,)
+        case _:
+            return (op.x,)
+
+
+def out_shape(op: Op, x: Shape) -> Shape:
+    """(H, W, C) of what an operation makes of values of a shape.
+
+    Examples
+    --------
+    >>> out_shape(MaxPool(kernel=3, stride=2, padding=1, x="x", out="y"), (8, 7, 16))
+    (4, 4, 16)
+    """
+    match op:
+        case Conv():
+            kernel = op.weight.shape[1], op.weight.shape[2]
+            return *_window_counts(x, kernel, op.stride, op.padding), len(op.weight)
+        case MaxPool():
+            return *_window_counts(x, (op.kernel, op.kernel), op.stride, op.padding), x[2]
+        case SumPool():
+            return 1, 1, x[2]
+        case _:
+            return x
+
+
+def _window_counts(x: Shape, kernel: tuple[int, int], stride: int, padding: int) -> tuple[int, int]:
+    height, width = ((x[i] + 2 * padding - kernel[i]) // stride + 1 for i in range(2))
+    return height, width
+
+
+def stored(value: Any) -> Any:
+    """An operation, or a tuple of them, as a program keeps it: its arrays cannot change any more.
+
+    Parameters
+    ----------
+    value : tuple, operation, array or anything else
+
+    Returns
+    -------
+    the same
+        Arrays of integers are contiguous, little-endian, read-only and nobody else's; others are copied.
+
+    Examples
+    --------
+    >>> table = np.zeros((3, 256), np.int8)
+    >>> kept = stored(Lookup(table, "codes"))
+    >>> table[:] = 1
+    >>> int(kept.table.max()), kept.table.flags.writeable
+    (0, False)
+    """
+    if isinstance(value, np.ndarray):
+        return _stored_array(value)
+    if type(value) is tuple:
+        items = tuple(stored(item) for item in value)
+        is_same = all(new is old for new, old in zip(items, value, strict=True))
+        return value if is_same else items
+    if type(value) not in (*KINDS, Term):
+        return value
+    changed = {}
+    for field in dataclasses.fields(value):
+        old = getattr(value, field.name)
+        if (new := stored(old)) is not old:
+            changed[field.name] = new
+    return dataclasses.replace(value, **changed) if changed else value
+
+
+def _stored_array(array: NDArray[Any]) -> NDArray[Any]:
+    if array.dtype.kind not in "iu":
+        return array  # is refused for its type
+    dtype, flags = array.dtype.newbyteorder("<"), array.flags
+    is_own = type(array) is np.ndarray and array.base is None and not flags.writeable
+    if is_own and flags.c_contiguous and array.dtype == dtype:
+        return array
+    copy = np.array(array, dtype, order="C", subok=False)
+    copy.setflags(write=False)
+    return copy

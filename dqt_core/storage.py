@@ -1,0 +1,131 @@
+"""Files of programs: a safetensors file whose header lists the operations; its tensors are their tables."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from dqt_core.operations import KINDS, Term
+from dqt_core.refusal import ProgramError
+
+FORMAT = "dqt-program-1"
+METADATA = "dqt_core"
+_KINDS = {kind.__name__: kind for kind in (*KINDS, Term)}
+Tensors = Mapping[str, NDArray[Any]]
+Made = TypeVar("Made")
+
+
+def write(path: Path, program: Any, digest: str) -> None:
+    """Write a program's file, whole or not at all."""
+    header, tensors = encode(program)
+    # One entry: safetensors writes several in random order, and equal programs are to be equal files.
+    metadata = json.dumps({"format": FORMAT, "digest": digest, "program": header})
+    _write(path, save(tensors, {METADATA: metadata}))
+
+
+def read(path: Path, make: Callable[..., Made]) -> Made:
+    """What `make` makes of the fields of a program's file.
+
+    Raises
+    ------
+    ProgramError
+        As `dqt_core.load`.
+    """
+    if not path.is_file():
+        raise ProgramError(f"{path} does not exist; shipped programs are in reproductions/checkpoints/")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            text = (file.metadata() or {}).get(METADATA, "{}")
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, AttributeError, TypeError) as error:
+        raise ProgramError(f"{path} is damaged or truncated ({error}); get the file again") from error
+    try:
+        program = _parsed(text, tensors, make)
+    except ProgramError as error:
+        raise ProgramError(f"{path}: {error}") from error
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise ProgramError(f"{path} was edited: {error!r} in its header; get the file again") from error
+    if program.digest[:12] not in path.name:
+        own = f"{program.name}-{program.digest[:12]}.safetensors"
+        raise ProgramError(f"{path} is not the program of that name; call it {own}")
+    return program
+
+
+def _parsed(text: str, tensors: Tensors, make: Callable[..., Any]) -> Any:
+    """A program of the two parts of its file, which are as `Program.save` writes them."""
+    metadata = json.loads(text)
+    if metadata.get("format") != FORMAT:
+        raise ProgramError(f"it has format {metadata.get('format')!r}, expected {FORMAT!r}; lower it again")
+    header = metadata["program"]
+    digest = digest_of(header, tensors)
+    if digest != metadata.get("digest"):
+        raise ValueError("its digest is not that of its contents")
+    program = make(**_decode(header, tensors))
+    again, used = encode(program)
+    if again != header or used.keys() != tensors.keys():
+        raise ValueError("it holds more than a program")
+    program.__dict__["digest"] = digest  # the same by now, and not to be worked out twice
+    return program
+
+
+def digest_of(header: str, tensors: Tensors) -> str:
+    """sha256 of a header and its tensors."""
+    sha = hashlib.sha256(header.encode())
+    for key in sorted(tensors):
+        sha.update(f"{key} {tensors[key].dtype.str} {tensors[key].shape}".encode())
+        sha.update(np.ascontiguousarray(tensors[key]).tobytes())
+    return sha.hexdigest()
+
+
+def _write(path: Path, content: bytes) -> None:
+    """A whole file or none, whoever else writes it: under a name of its own first, which is no link."""
+    unfinished = path.with_name(f"{path.name}.{secrets.token_hex(8)}.unfinished")
+    try:
+        with unfinished.open("xb") as file:
+            file.write(content)
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def encode(program: Any) -> tuple[str, dict[str, NDArray[Any]]]:
+    """The header and the tensors of a program."""
+    tensors: dict[str, NDArray[Any]] = {}
+
+    def plain(value: Any, key: str) -> Any:
+        if isinstance(value, np.ndarray):
+            tensors[key] = value
+            return {"tensor": key}
+        if dataclasses.is_dataclass(value):
+            fields = {
+                f.name: plain(getattr(value, f.name), f"{key}.{f.name}") for f in dataclasses.fields(value)
+            }
+            return {"kind": type(value).__name__, **fields}
+        if isinstance(value, tuple):
+            return [plain(item, f"{key}.{i}") for i, item in enumerate(value)]
+        return value
+
+    header = {f.name: plain(getattr(program, f.name), f.name) for f in dataclasses.fields(program)}
+    return json.dumps(header, sort_keys=True, separators=(",", ":")), tensors
+
+
+def _decode(header: str, tensors: Tensors) -> dict[str, Any]:
+    def rich(value: Any) -> Any:
+        if isinstance(value, list):
+            return tuple(rich(item) for item in value)
+        if isinstance(value, dict) and "tensor" in value:
+            return tensors[value["tensor"]]
+        if isinstance(value, dict):
+            return _KINDS[value["kind"]](**{k: rich(v) for k, v in value.items() if k != "kind"})
+        return value
+
+    return {name: rich(value) for name, value in json.loads(header).items()}
