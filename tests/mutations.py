@@ -1,7 +1,7 @@
 """Programs with a mistake in them: every field of every operation, and of the program, changed in some way.
 
-`mutant_of` makes the fields of a program that may or may not be one. What `dqt_core.contract` lets through
-must have one answer, whoever runs it; what it refuses, it refuses with ProgramError.
+`mutant_of` makes the fields of a program that may or may not be one. What `dqt_core.program.contract` lets
+through must have one answer, whoever runs it; what it refuses, it refuses with ProgramError.
 """
 
 from dataclasses import dataclass, fields, is_dataclass, replace

@@ -19,9 +19,9 @@ from test_program import unchecked
 
 from dqt_core import Program, ProgramError, load, selftest
 from dqt_core.backends import numpy_ref
-from dqt_core.operations import Choose, Conv, Lookup, MaxPool, Requantize, Scale, SumPool, Term
-from dqt_core.refusal import LARGEST_VALUE, NAME_BYTES
-from dqt_core.storage import FORMAT, METADATA, digest_of, encode
+from dqt_core.program.operations import Choose, Conv, Lookup, MaxPool, Requantize, Scale, SumPool, Term
+from dqt_core.program.refusal import LARGEST_VALUE, NAME_BYTES
+from dqt_core.program.storage import FORMAT, METADATA, digest_of, encode
 
 PROGRAM = small_program()
 NUMBERS = {getattr(op, "out", "choose"): number for number, op in enumerate(PROGRAM.ops)}

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from c_program import CHECKED, build, written
 from c_program import run as run_c
-from dqt_core.export.qdq import to_qdq
 from hypothesis import HealthCheck, given, seed, settings
 from mutations import Mutant, bases, mutant_of
 from program_checks import small_program
@@ -21,6 +20,7 @@ from test_export import session_of
 from test_live_demo import answer as by_node
 
 from dqt_core import ProgramError
+from dqt_core.export.qdq import to_qdq
 from dqt_core.program import Conv, Lookup, Result, Scale, Term
 
 IN_PROCESS = "torch", "numba"
@@ -164,7 +164,9 @@ def test_the_judge_sees_a_backend_that_differs(tmp_path, monkeypatch):
 
 
 def test_the_judge_sees_an_exporter_that_differs(tmp_path, monkeypatch):
-    monkeypatch.setattr("dqt_core.export._Exporter._choice", lambda self, layer: self.constant(0, np.int64))
+    monkeypatch.setattr(
+        "dqt_core.export.onnx._Exporter._choice", lambda self, layer: self.constant(0, np.int64)
+    )
     with pytest.raises(AssertionError, match="onnx"):
         Judge(tmp_path, every=1)(unchanged())
 

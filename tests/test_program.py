@@ -16,8 +16,8 @@ from program_checks import CHOICES, LAYERS, mixed_choices, small_images, small_p
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from dqt_core import ProgramError, load, storage
-from dqt_core.program import Program, Result
+from dqt_core import ProgramError, load
+from dqt_core.program import Program, Result, storage
 
 
 @pytest.fixture

@@ -129,7 +129,7 @@ def copied(tmp_path_factory):
     ("file", "wrong", "rule"),
     [
         ("dqt_core/nested.py", "def f():\n    from dqt_core.integer import matmul", "down"),
-        ("dqt_core/program.py", "def f():\n    from dqt_core.backends import numpy_ref", "down"),
+        ("dqt_core/program/program.py", "def f():\n    from dqt_core.backends import numpy_ref", "down"),
         ("dqt_core/evaluation/cost.py", "from dqt_core.training import layers", "down"),
         ("dqt_core/data/datasets.py", "from dqt_core.export import qdq", "down"),
         ("dqt_core/another_room.py", "", "down"),
@@ -287,7 +287,7 @@ def test_the_selftest_needs_numpy_and_safetensors_alone(small_python):
         ("from dqt_core import train", "train"),
         ("from dqt_core import data; data.load('embedded')", "train"),
         ("from dqt_core.export import _onnx_graph; _onnx_graph.Writer()", "export"),
-        ("from dqt_core import program; program._resolve('numba')", "fast"),
+        ("from dqt_core.program import program; program._resolve('numba')", "fast"),
     ],
 )
 def test_a_missing_extra_is_named_in_one_line(small_python, statement, extra):

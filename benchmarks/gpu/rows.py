@@ -18,7 +18,7 @@ from dqt_core import cost, integer, nested
 from dqt_core.backends import gpu_calls, gpu_plan
 from dqt_core.backends.analysis import FusedConv, fused
 from dqt_core.backends.gpu_launches import THREADS, Batch, Launch, Launches, blocks
-from dqt_core.operations import out_shape
+from dqt_core.program.operations import out_shape
 
 
 @dataclass(frozen=True)

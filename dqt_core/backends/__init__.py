@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from dqt_core.operations import Choice
+from dqt_core.program.operations import Choice
 
 
 def by_choice(

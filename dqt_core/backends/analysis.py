@@ -11,8 +11,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from dqt_core.contract import Value
-from dqt_core.operations import IMAGE, Choose, Conv, Op, Requantize, Term, inputs
+from dqt_core.program.contract import Value
+from dqt_core.program.operations import IMAGE, Choose, Conv, Op, Requantize, Term, inputs
 
 ALIGNMENT = 256  # bytes; a whole number of every vector load, and of a line of the cache
 Names: TypeAlias = tuple[str, ...]
@@ -154,7 +154,7 @@ def lives(
 
     Examples
     --------
-    >>> from dqt_core.operations import MaxPool
+    >>> from dqt_core.program.operations import MaxPool
     >>> lives([MaxPool(2, 2, 0, "image", "a"), MaxPool(2, 2, 0, "a", "b")])
     {'image': (0, 0), 'a': (0, 1), 'b': (1, 2)}
     """
@@ -170,7 +170,7 @@ def last_reads(steps: Sequence[Step]) -> list[Names]:
 
     Examples
     --------
-    >>> from dqt_core.operations import MaxPool
+    >>> from dqt_core.program.operations import MaxPool
     >>> last_reads([MaxPool(2, 2, 0, "image", "a"), MaxPool(2, 2, 0, "a", "b")])
     [('image',), ('a',)]
     """

@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dqt_core import bounds, integer
+from dqt_core import integer
 from dqt_core.backends import cupy_gpu, gpu_plan
 from dqt_core.backends.gpu_launches import THREADS, Batch, Launch, Launches, blocks
 from dqt_core.kernels.engine import Engine, Kernel
 from dqt_core.nested import MASTER_WIDTH, Rounding, require_codes, require_rounding, require_width
-from dqt_core.operations import out_shape
-from dqt_core.program import IMAGE, Conv, Widths
+from dqt_core.program import IMAGE, Conv, Widths, bounds
+from dqt_core.program.operations import out_shape
 
 CODES_PER_THREAD = 16
 OUTPUTS_PER_BLOCK = 8

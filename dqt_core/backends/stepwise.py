@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dqt_core.backends.analysis import last_reads
-from dqt_core.operations import (
+from dqt_core.program.operations import (
     IMAGE,
     Choose,
     Conv,

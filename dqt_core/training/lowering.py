@@ -10,7 +10,6 @@ from torch import fx
 
 from dqt_core import integer
 from dqt_core.data import normalization_table
-from dqt_core.operations import Shape, inputs, out_shape
 from dqt_core.program import (
     IMAGE,
     Choose,
@@ -24,6 +23,7 @@ from dqt_core.program import (
     SumPool,
     Term,
 )
+from dqt_core.program.operations import Shape, inputs, out_shape
 from dqt_core.training import straight_through
 from dqt_core.training.controller import Controller
 from dqt_core.training.layers import CodedMaxPool, MeanPool, Quantizer, SwitchLayer, add

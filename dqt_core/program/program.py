@@ -14,10 +14,10 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from dqt_core import storage
-from dqt_core.contract import Value, require_program
 from dqt_core.nested import MASTER_WIDTH, Rounding, require_width
-from dqt_core.operations import (
+from dqt_core.program import storage
+from dqt_core.program.contract import Value, require_program
+from dqt_core.program.operations import (
     IMAGE,
     Choice,
     Choose,
@@ -33,7 +33,7 @@ from dqt_core.operations import (
     inputs,
     stored,
 )
-from dqt_core.refusal import ProgramError
+from dqt_core.program.refusal import ProgramError
 
 # A program is told by its operations: who takes one from here takes them too.
 __all__ = [

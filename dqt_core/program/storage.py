@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from dqt_core.operations import KINDS, Term
-from dqt_core.refusal import ProgramError
+from dqt_core.program.operations import KINDS, Term
+from dqt_core.program.refusal import ProgramError
 
 FORMAT = "dqt-program-1"
 METADATA = "dqt_core"

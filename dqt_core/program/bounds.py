@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from dqt_core import integer
 from dqt_core.nested import MASTER_WIDTH, code_range
-from dqt_core.operations import Choice, Term
+from dqt_core.program.operations import Choice, Term
 
 
 def largest_code(signed: bool, width: int = MASTER_WIDTH) -> int:

@@ -19,9 +19,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dqt_core import bounds, integer
+from dqt_core import integer
 from dqt_core.nested import MASTER_WIDTH, Rounding
-from dqt_core.operations import (
+from dqt_core.program import bounds
+from dqt_core.program.operations import (
     IMAGE,
     KINDS,
     Choice,
@@ -37,7 +38,7 @@ from dqt_core.operations import (
     Term,
     out_shape,
 )
-from dqt_core.refusal import LARGEST_VALUE, Place, ProgramError, place
+from dqt_core.program.refusal import LARGEST_VALUE, Place, ProgramError, place
 
 LARGEST_WINDOWS = 2**28  # codes under all windows of a convolution, which the reference collects as int32
 LARGEST_WEIGHT = 2**28
@@ -108,7 +109,7 @@ def require_program(
     --------
     >>> require_program("empty", (), ((8, 8),), (), (1, 1, 3), "half_up")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
-    dqt_core.refusal.ProgramError: the program: ops is (), expected a tuple of operations; correct it, or ...
+    dqt_core.program.refusal.ProgramError: the program: ops is (), expected a tuple of operations; ...
     """
     at = Place("the program")
     at.name("name", name)

@@ -1,0 +1,58 @@
+"""A network as a flat list of integer operations: built by `lower`, run by any backend with the same bits.
+
+`operations`  what a program is made of: frozen dataclasses, and the shape that each makes
+`contract`    what a program must be, checked where one is made or loaded; `bounds` are those of its sums,
+              `refusal` is how an error says it
+`program`     `Program` itself: it runs, it is saved
+`storage`     the file
+"""
+
+from dqt_core.program.operations import (
+    IMAGE,
+    Choice,
+    Choose,
+    Conv,
+    Lookup,
+    MaxPool,
+    Op,
+    Requantize,
+    Scale,
+    SumPool,
+    Term,
+    inputs,
+)
+from dqt_core.program.program import (
+    BACKENDS,
+    BackendName,
+    Program,
+    Result,
+    Widths,
+    execute,
+    load,
+    step_by_step,
+)
+from dqt_core.program.refusal import ProgramError
+
+__all__ = [
+    "BACKENDS",
+    "IMAGE",
+    "BackendName",
+    "Choice",
+    "Choose",
+    "Conv",
+    "Lookup",
+    "MaxPool",
+    "Op",
+    "Program",
+    "ProgramError",
+    "Requantize",
+    "Result",
+    "Scale",
+    "SumPool",
+    "Term",
+    "Widths",
+    "execute",
+    "inputs",
+    "load",
+    "step_by_step",
+]
