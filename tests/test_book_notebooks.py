@@ -122,6 +122,7 @@ def test_the_archive_installs_as_a_package_and_equals_itself(tmp_path):
     command = [sys.executable, "-m", "pip", "install", *options, "..[train,export]"]
     subprocess.run(command, cwd=folder / "book", check=True, capture_output=True)
     assert (tmp_path / "site" / "dqt_core" / "nested.py").is_file()
+    assert (tmp_path / "site" / "dqt_book" / "show.py").is_file()
 
 
 # Links

@@ -12,7 +12,7 @@ from small_nets import seeded
 
 from dqt_book.records import imagenet as imagenet_table
 from dqt_core import load, models, results
-from dqt_core.data import DataError
+from dqt_core.data import DataError, imagenet
 from reproductions.imagenet import evaluate as imagenet_run
 from reproductions.imagenet import pack as pack_imagenet
 from reproductions.imagenet import train as train_imagenet
@@ -219,7 +219,7 @@ def test_a_trained_network_is_lowered_evaluated_and_recorded(trained, tree):
     assert record["training"]["loss"]["first tenth"].keys() == {"consistency"}
     program = load(next(out.glob("*.safetensors")))
     assert program.digest == record["programs"]["trained"]
-    files = imagenet_run.data_imagenet.open_split(tree, "val", is_sample=True)
+    files = imagenet.open_split(tree, "val", is_sample=True)
     images, labels = next(files.sample(len(files)).batches(24))
     hits = program.run(images, 4).classes == labels
     assert hits.tolist() == results.hits(record["rows"][1]).tolist()

@@ -24,7 +24,15 @@ FOLDER = "_notebooks"  # in the built book
 BRANCH = "notebooks"  # where `make publish-notebooks` puts that folder
 ARCHIVE = "nested-integers.zip"
 PACKAGES = '"..[train,export]" matplotlib'  # what chapters import; the path is that of the unpacked archive
-FILES = ("pyproject.toml", "README.md", "LICENSE", "requirements.txt", "dqt_core/**/*", "dqt_book/**/*")
+FILES = (
+    "pyproject.toml",
+    "README.md",
+    "LICENSE",
+    "requirements.txt",
+    "dqt_core/**/*",
+    "dqt_book/**/*",
+    "book/[0-9]*.md",
+)
 FILES += (
     "reproductions/*.json",
     "reproductions/expected/*",
@@ -48,7 +56,6 @@ if not Path("../reproductions/results").exists():
         urllib.request.urlretrieve(ADDRESS, ARCHIVE)
     with zipfile.ZipFile(ARCHIVE) as archive:
         archive.extractall()
-    Path({folder!r}, "book").mkdir(exist_ok=True)  # where the chapters stand
     os.chdir(Path({folder!r}, "book"))
 if not all(map(importlib.util.find_spec, ("dqt_core", "dqt_book", "torch", "onnxruntime", "matplotlib"))):
     %pip install --quiet {packages}
