@@ -1,11 +1,12 @@
 """Backends: each runs every operation of a `Program` with the same bits.
 
 A backend module holds one class, ``Backend(program)``. `numpy_ref` is the definition; it and `torch_cpu`
-have ``upload``, ``download`` and a method for every operation, called as ``method(op, values, choices)``.
+have ``upload``, ``download`` and a method for every operation, and `stepwise` leads them through a program.
 The others plan the whole program and have one method, ``run(images, choices)``: `numba_cpu`, compiled for
 the processor at hand, `cupy_gpu` on a GPU, and `emulated`, the GPU's kernels on a CPU. For these two
 `gpu_plan` says which steps there are and where values lie, and `gpu_launches` makes each step the launch
-of a kernel; `gpu_calls` calls single kernels. `shapes` is what all of them ask of a program.
+of a kernel; `gpu_calls` calls single kernels. `analysis` works out once what all of them ask of a program: who
+reads a value last, which operations become one step, where in memory a value lies.
 """
 
 from collections.abc import Iterator
