@@ -5,8 +5,8 @@ have ``upload``, ``download`` and a method for every operation, and `stepwise` l
 The others plan the whole program and have one method, ``run(images, choices)``: `numba_cpu`, compiled for
 the processor at hand, `cupy_gpu` on a GPU, and `emulated`, the GPU's kernels on a CPU. For these two
 `gpu_plan` says which steps there are and where values lie, and `gpu_launches` makes each step the launch
-of a kernel; `gpu_calls` calls single kernels. `analysis` works out once what all of them ask of a program: who
-reads a value last, which operations become one step, where in memory a value lies.
+of a kernel; `gpu_calls` calls single kernels. `analysis` works out once what all of them ask of a program:
+who reads a value last, which operations become one step, where in memory a value lies.
 """
 
 from collections.abc import Iterator
