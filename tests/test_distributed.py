@@ -18,6 +18,7 @@ from torch import nn
 
 from dqt_core import train
 from dqt_core.training import distributed
+from dqt_core.training.batches import microbatches_of
 
 HERE = Path(__file__).parent
 TORCHRUN = [
@@ -144,7 +145,7 @@ def test_microbatches_that_cannot_be_shared_out_are_refused(batch, micro, proces
     recipe = train.Recipe(1, batch_size=batch, microbatch=micro)
     message = f"evenly among {processes} processes; make it a multiple of {micro * processes}"
     with pytest.raises(ValueError, match=message):
-        train._microbatches(recipe, processes)
+        microbatches_of(recipe, processes)
 
 
 def test_another_number_of_microbatches_is_another_run(tmp_path):

@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import functools
 import os
+import pickle
 import shutil
 import signal
 import subprocess
@@ -19,6 +20,7 @@ from small_nets import CourseNet, assert_equal_states, digits, nested_net, same_
 from torch import nn
 
 from dqt_core import convert, data, models, train
+from dqt_core.training import batches, checkpoint, recipe
 from dqt_core.training.objective import Objective
 
 STEPS, EVERY = 11, 3
@@ -198,17 +200,19 @@ def kill_at(monkeypatch, owner, name, call, after=False):
     monkeypatch.setattr(owner, name, killing)
 
 
+FILES = 3  # of tensors in a checkpoint: the model, two optimizers
 # Saves come after steps 2, 5, 8 and 10. The third one: moves `last` (calls 2 and 4 of replace), then `new`.
 KILLS = {
-    "before anything is written": (train.Accelerator, "save_state", 3, False, 6),
-    "before run.json": (train.Accelerator, "save_state", 3, True, 6),
+    "before anything is written": (checkpoint.Checkpoint, "_write", 3, False, 6),
+    "before run.json": (Path, "write_bytes", FILES * 3, True, 6),
+    "between two files": (Path, "write_bytes", FILES * 2 + 2, False, 6),
     "in the middle of run.json": (Path, "write_text", 3, False, 6),
-    "before the two are swapped": (train.os, "replace", 4, False, 6),
-    "between the two moves": (train.os, "replace", 4, True, 6),
-    "before the second move": (train.os, "replace", 5, False, 6),
-    "after the swap": (train.os, "replace", 5, True, 9),
-    "at the first checkpoint": (train.os, "replace", 1, False, 0),
-    "after the first checkpoint": (train.os, "replace", 1, True, 3),
+    "before the two are swapped": (checkpoint.os, "replace", 4, False, 6),
+    "between the two moves": (checkpoint.os, "replace", 4, True, 6),
+    "before the second move": (checkpoint.os, "replace", 5, False, 6),
+    "after the swap": (checkpoint.os, "replace", 5, True, 9),
+    "at the first checkpoint": (checkpoint.os, "replace", 1, False, 0),
+    "after the first checkpoint": (checkpoint.os, "replace", 1, True, 3),
 }
 
 
@@ -233,6 +237,61 @@ def test_what_a_kill_left_of_a_checkpoint_is_not_used(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["last"]
     assert not (tmp_path / "last" / "stale").exists()
     assert_equal_states(load_file(tmp_path / "last" / "model.safetensors"), weights)
+
+
+def flip_a_bit(path):
+    blob = bytearray(path.read_bytes())
+    blob[len(blob) // 2] ^= 1
+    path.write_bytes(bytes(blob))
+
+
+DAMAGES = {
+    "a bit of the weights": ("model.safetensors", flip_a_bit),
+    "the weights cut short": ("model.safetensors", lambda path: path.write_bytes(path.read_bytes()[:-9])),
+    "a bit of the momentum": ("optimizer-0.safetensors", flip_a_bit),
+    "a file that is missing": ("optimizer-1.safetensors", lambda path: path.unlink()),
+    "run.json cut short": ("run.json", lambda path: path.write_text(path.read_text()[:-9])),
+    "run.json empty": ("run.json", lambda path: path.write_text("")),
+    "run.json of something else": ("run.json", lambda path: path.write_text("[1, 2]")),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_checkpoint_is_named_and_the_previous_one_too(damage, tmp_path, uninterrupted):
+    fitted(nested_net(), out=tmp_path)
+    name, spoil = DAMAGES[damage]
+    spoil(tmp_path / "last" / name)
+    with pytest.raises(ValueError, match=r"last is damaged \(.*\); move it away, .* goes on from .*previous"):
+        fitted(nested_net(), out=tmp_path)
+    shutil.rmtree(tmp_path / "last")
+    assert_continued(tmp_path, uninterrupted, first=9)
+
+
+def test_a_damaged_first_checkpoint_has_no_other(tmp_path):
+    fitted(nested_net(), dataclasses.replace(RECIPE, epochs=1 / 44), out=tmp_path)
+    flip_a_bit(tmp_path / "last" / "model.safetensors")
+    with pytest.raises(ValueError, match=r"model\.safetensors is not what was written\); remove it"):
+        fitted(nested_net(), dataclasses.replace(RECIPE, epochs=1 / 44), out=tmp_path)
+
+
+def test_a_checkpoint_holds_nothing_that_can_run(tmp_path):
+    """Tensors and JSON alone; a planted pickle is not looked at."""
+    fitted(nested_net(), dataclasses.replace(RECIPE, epochs=1 / 44), out=tmp_path)
+    assert {path.suffix for path in (tmp_path / "last").iterdir()} == {".json", ".safetensors"}
+
+    class Planted:
+        def __reduce__(self):
+            return Path.touch, (tmp_path / "it ran",)
+
+    (tmp_path / "last" / "random_states_0.pkl").write_bytes(pickle.dumps(Planted()))
+    fitted(nested_net(), dataclasses.replace(RECIPE, epochs=1 / 44), out=tmp_path)
+    assert not (tmp_path / "it ran").exists()
+
+
+def test_a_file_is_no_folder_for_checkpoints(tmp_path):
+    (tmp_path / "out").touch()
+    with pytest.raises(NotADirectoryError, match="out is a file; give a folder for checkpoints"):
+        fitted(nested_net(), out=tmp_path / "out")
 
 
 def test_a_finished_run_is_loaded_and_goes_no_further(tmp_path, uninterrupted):
@@ -370,7 +429,7 @@ def test_an_incomplete_batch_is_left_out():
 
 def test_schedule_rises_then_falls_as_a_cosine():
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(()))], lr=2.0)
-    schedule = train._schedule(optimizer, train.Recipe(epochs=1, warmup=0.2), steps=20)
+    schedule = recipe.rate_schedule(optimizer, train.Recipe(epochs=1, warmup=0.2), steps=20)
     rates = []
     for _ in range(20):
         rates.append(optimizer.param_groups[0]["lr"])
@@ -451,7 +510,7 @@ def test_augment_repeats_with_the_seed():
 @pytest.mark.parametrize("options", [{"augment": False}, {"flip": False}, {}], ids=str)
 def test_fit_augments_as_its_recipe_says(options, monkeypatch):
     calls, augment = [], train.augment
-    monkeypatch.setattr(train, "augment", lambda x, *how: calls.append(how) or augment(x, *how))
+    monkeypatch.setattr(batches, "augment", lambda x, *how: calls.append(how) or augment(x, *how))
     train.fit(float_net(), digits(), dataclasses.replace(RECIPE, epochs=1 / 44, **options))
     assert calls == ([] if "augment" in options else [(options.get("flip", True), 1.0)])
 
@@ -459,7 +518,7 @@ def test_fit_augments_as_its_recipe_says(options, monkeypatch):
 def test_small_crops_are_cut_at_first_alone(monkeypatch):
     sizes, augment = [], train.augment
     monkeypatch.setattr(
-        train, "augment", lambda *given: sizes.append(augment(*given).shape) or augment(*given)
+        batches, "augment", lambda *given: sizes.append(augment(*given).shape) or augment(*given)
     )
     recipe = dataclasses.replace(RECIPE, epochs=4 / 44, small_crops=0.5)
     train.fit(float_net(), digits(), recipe)

@@ -10,7 +10,8 @@ Along the way of a network:
 `network`          a converted network, which runs at widths that are given or that it chooses
 `controller`       the small head that chooses the widths of each image
 `objective`        the loss over several widths
-`train`            the loop: checkpoints, resume, exact on any number of processes (`distributed`)
+`recipe`           what a run is: length, rates, optimizers; `batches`, the order and the crops of its images
+`train`            the loop, exact on any number of processes (`distributed`), resumed from a `checkpoint`
 `calibration`      steps and statistics from images alone, without training
 `lowering`         the trained network becomes a `dqt_core.program.Program`
 `agreement`        where the network in torch and its program make different codes, and why
