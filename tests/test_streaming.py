@@ -275,6 +275,12 @@ def test_no_image_can_be_decoded(files):
         served(files)
 
 
+def test_labels_of_a_stream_are_class_numbers(files):
+    object.__setattr__(files, "labels", files.labels + 0.5)
+    with pytest.raises(DataError, match="/train: labels are float64"):
+        streaming.ImageStream(files)
+
+
 # What calibration takes
 
 

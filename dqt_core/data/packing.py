@@ -151,11 +151,15 @@ def _unless(reason: str, path: Path) -> bytes:
 
 
 def _keys(files: ImageFiles) -> list[str]:
-    """What each image is called in its shard: WebDataset ends a name at its first dot, and needs it once."""
+    """What each image is called in its shard.
+
+    WebDataset ends a name at its first dot, skips folders like ``__this__``, and needs every name once.
+    """
     found: list[str] = []
     taken: set[str] = set()
     for path in files.paths:
         plain = _printable(f"{path.parent.name}/{path.stem.replace('.', '_')}")
+        plain = f"-{plain}" if plain.startswith("__") else plain
         key, count = plain, 1
         while key in taken:
             count += 1

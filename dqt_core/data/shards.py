@@ -188,7 +188,7 @@ def _read_index(folder: Path) -> dict[str, NDArray[Any]]:
         state = "packing was interrupted; start it again" if unfinished else f"make it with: {COMMAND}"
         raise DataError(f"{path} is missing: {state}")
     try:
-        with np.load(path) as index:
+        with path.open("rb") as file, np.load(file) as index:
             found = {name: index[name] for name in [*ARRAYS, "digest"]}
     except Exception as error:  # a damaged zip file raises whatever its parts do
         reason = " ".join(str(error).split()) or type(error).__name__
