@@ -1,5 +1,6 @@
 """Data sets: what is in them, and what is said of a missing or damaged file."""
 
+import dataclasses
 import hashlib
 import os
 import pickle
@@ -75,6 +76,38 @@ def test_missing_folder(tmp_path, monkeypatch):
             data.load(name)
 
 
+def test_the_inner_folder_is_understood(binary, monkeypatch):
+    monkeypatch.setenv(data.ENVIRONMENT_VARIABLE, str(binary))
+    assert data.load().checksums == data.cifar10(binary.parent).checksums
+    monkeypatch.chdir(binary)
+    assert data.cifar10(".").name == "cifar10"
+    monkeypatch.setenv("HOME", str(binary.parent))
+    assert data.cifar10("~").name == "cifar10"
+
+
+@pytest.mark.parametrize(("name", "kind"), [("test_batch.bin", "bin"), ("test_batch", "py")])
+def test_the_inner_folder_under_another_name(tmp_path, name, kind):
+    (tmp_path / name).write_bytes(b"")
+    message = (
+        rf"holds {name} itself; rename it to cifar-10-batches-{kind}, and set DQT_DATA to the folder around"
+    )
+    with pytest.raises(data.DataError, match=message):
+        data.cifar10(tmp_path)
+
+
+def test_files_that_are_pipes_are_missing(binary):
+    (binary / "test_batch.bin").unlink()
+    os.mkfifo(binary / "test_batch.bin")
+    with pytest.raises(data.DataError, match=r"test_batch\.bin is missing"):
+        data.cifar10(binary.parent)
+
+
+@pytest.mark.parametrize("labels", [[99] * 359, [0.5] * 359, [0] * 358, [-1] * 359])
+def test_labels_of_a_data_set_are_class_numbers(labels):
+    with pytest.raises(data.DataError, match=r"embedded, test: label.*give"):
+        dataclasses.replace(digits(), test_labels=np.array(labels))
+
+
 @pytest.mark.parametrize("name", ["data_batch_4.bin", "test_batch.bin"])
 def test_missing_file(name, binary):
     (binary / name).unlink()
@@ -123,6 +156,7 @@ def pickles(tmp_path, monkeypatch):
 def test_torchvision_layout(pickles):
     folder, pixels = pickles
     dataset = data.cifar10(folder)
+    assert data.cifar10(folder / "cifar-10-batches-py").checksums == dataset.checksums
     expected = np.concatenate([pixels[f"data_batch_{i}"] for i in range(1, 6)]).reshape(50, 3, 32, 32)
     np.testing.assert_array_equal(dataset.train_images, expected.transpose(0, 2, 3, 1))
     np.testing.assert_array_equal(

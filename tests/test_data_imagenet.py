@@ -1,6 +1,7 @@
 """ImageNet from class folders: what is read, and what is said of folders, maps and files that are wrong."""
 
 import re
+import shutil
 import sys
 
 import numpy as np
@@ -132,6 +133,100 @@ def test_the_map_numbers_the_classes(tree):
 def test_a_wrong_label_map(tree, names, count, message):
     listing(tree, names)
     refuses(message, tree, class_count=count)
+
+
+MAP = "".join(f"{name} café, Ärger\n" for name in NAMES)
+MAPS = {
+    "UTF-8": MAP.encode(),
+    "UTF-8 with a mark": MAP.encode("utf-8-sig"),
+    "Latin-1": MAP.encode("latin-1"),
+    "Windows": MAP.replace("\n", "\r\n").encode("cp1252"),
+    "Latin-1 with a byte that ends lines elsewhere": MAP.replace("é", "\x85").encode("latin-1"),
+    "UTF-8 with a letter that ends lines elsewhere": MAP.replace("é", "\u2028").encode(),
+    "UTF-16": MAP.encode("utf-16"),
+    "UTF-16, other end first": b"\xfe\xff" + MAP.encode("utf-16-be"),
+    "old Macintosh": MAP.replace("\n", "\r").encode("mac-roman"),
+}
+
+
+@pytest.mark.parametrize("kind", MAPS)
+def test_a_map_is_read_in_any_usual_encoding(tree, kind):
+    (tree / "synsets.txt").write_bytes(MAPS[kind])
+    assert opened(tree).classes == tuple(NAMES)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-32"])
+def test_a_map_in_no_usual_encoding_is_refused(tree, encoding):
+    (tree / "synsets.txt").write_bytes(MAP.encode(encoding))
+    refuses("synsets.txt is no text in UTF-8; save it as UTF-8", tree, class_count=3)
+
+
+def test_both_splits_have_the_same_classes(tree):
+    """Each is numbered by its own folders: 0 to 2 beside ids would be other classes."""
+    for split in ("train", "val"):
+        shutil.rmtree(tree / split, ignore_errors=True)
+        names = NAMES if split == "train" else ["0", "1", "2"]
+        for name in names:
+            (tree / split / name).mkdir(parents=True)
+            picture(300, 260).save(tree / split / name / "a.png")
+    message = "class 0 is '0' in .*/val and 'n00000001' in .*/train; name the folders alike"
+    refuses(message, tree, class_count=3)
+    refuses("class 0 is 'n00000001' in .*/train and '0' in .*/val", tree, "train", class_count=3)
+
+
+@pytest.mark.parametrize("change", ["one more", "one less", "another", "a sample"])
+def test_splits_that_differ_in_one_class(tree, change):
+    shutil.copytree(tree / "val", tree / "train")
+    options = {"class_count": 3, "is_sample": change == "a sample"}
+    assert len(imagenet.open_split(tree, "train", **options)) == 6
+    if change in ("one more", "another"):
+        shutil.copytree(tree / "val" / NAMES[0], tree / "train" / "n00000002")
+    if change != "one more":
+        shutil.rmtree(tree / "train" / NAMES[1])
+    message = "val has 3 classes, .*/train .; n0000000. in one of them alone"
+    if change == "another":
+        message = "class 1 is 'n00000005' in .*/val and 'n00000002' in .*/train"
+    refuses(message, tree, **options)
+    listing(tree, [*NAMES[:1], "n00000002", *NAMES[1:]])  # a map numbers both splits
+    for split in ("train", "val"):
+        assert len(imagenet.open_split(tree, split, class_count=4, is_sample=True)) >= 4
+
+
+def test_an_empty_folder_is_no_other_split(tree):
+    (tree / "train").mkdir()
+    assert len(opened(tree)) == 6
+
+
+def test_folders_named_by_number_in_another_order(tmp_path):
+    for i in range(11):
+        (tmp_path / "val" / str(i)).mkdir(parents=True)
+    message = "val has folders named by number, and '2' comes after '10'; name them by WordNet id"
+    refuses(message, tmp_path, class_count=11)
+
+
+def test_the_split_itself_given_as_root(tree):
+    refuses(f"val/val is missing; expected .*; give its parent, {tree}$", tree / "val")
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (np.array([0, 1, 99]), r"label 99 of image 3, expected 0\.\.2"),
+        (np.array([0, -1, 1]), r"label -1 of image 2, expected 0\.\.2"),
+        (np.array([0.0, 1.0, 2.0]), r"labels are float64 of shape \(3,\), expected integers of shape \(3,\)"),
+        (
+            np.array([0, 1]),
+            r"int64 of shape \(2,\), expected integers of shape \(3,\); give one class number",
+        ),
+        (np.array([[0, 1, 2]]), r"int64 of shape \(1, 3\)"),
+        (np.array([True, False, True]), "labels are bool"),
+        ([0, 1, 2], "labels are list"),
+    ],
+)
+def test_labels_are_one_class_number_for_each_image(tree, labels, message):
+    files = opened(tree)
+    with pytest.raises(DataError, match=message):
+        imagenet.ImageFiles(files.paths[:3], labels, files.classes, None)
 
 
 def test_a_class_without_images(tree):

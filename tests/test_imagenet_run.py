@@ -1,5 +1,6 @@
 """The ImageNet run in little: a small network on made-up pictures, its record, damage and resumption."""
 
+import dataclasses
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,7 +13,7 @@ from small_nets import seeded
 
 from dqt_book.records import imagenet as imagenet_table
 from dqt_core import load, models, results
-from dqt_core.data import DataError, imagenet
+from dqt_core.data import DataError, imagenet, packing
 from reproductions.imagenet import evaluate as imagenet_run
 from reproductions.imagenet import pack as pack_imagenet
 from reproductions.imagenet import train as train_imagenet
@@ -286,6 +287,18 @@ def test_too_few_images_for_recalibration_are_seen_before_training(tree, tmp_pat
     with pytest.raises(DataError, match=r"--recalibration 99: .*train has 24 images; ask for fewer"):
         train_imagenet.run(train_options(tree, tmp_path, "--recalibration", "99"))
     assert not list(tmp_path.iterdir())
+
+
+def test_shards_of_other_classes_are_seen_before_training(tree, tmp_path):
+    files = imagenet_run.imagenet.open_split(tree, "train", is_sample=True).part(slice(4))
+    other = dataclasses.replace(files, classes=tuple(str(i) for i in range(1000)))
+    packing.pack(other, tmp_path / "shards")
+    arguments = train_options(tree, tmp_path / "run", "--packed", str(tmp_path / "shards"))
+    with pytest.raises(
+        DataError, match=r"class 0 is '0' in .*shards and 'n00000000' in .*val; name the folders"
+    ):
+        train_imagenet.run(arguments)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_controller_is_trained_for_a_budget(tree, tmp_path):

@@ -29,7 +29,7 @@ def test_a_record_without_a_required_key_is_refused(tmp_path, key):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("text", ["", "{", '{"schema": "dqt-result-0"}'])
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"schema": "dqt-result-0"}', '{"schema": NaN}'])
 def test_a_file_that_is_no_record_is_refused(tmp_path, text):
     path = tmp_path / "r.json"
     path.write_text(text)

@@ -16,7 +16,7 @@ from small_nets import assert_equal_states, state
 from torch import nn
 
 from dqt_core import train
-from dqt_core.data import DataError, imagenet, streaming
+from dqt_core.data import DataError, imagenet, packing, shards, streaming
 
 NAMES = ["n00000001", "n00000005", "n00000009"]
 COUNT = 12
@@ -38,7 +38,7 @@ def files(tmp_path):
 
 @pytest.fixture
 def packed(files, tmp_path):
-    return streaming.pack(files, tmp_path / "packed", per_shard=5)
+    return packing.pack(files, tmp_path / "packed", per_shard=5)
 
 
 def keys(count=COUNT, size=4, epoch=0):
@@ -97,7 +97,7 @@ def test_webdataset_itself_reads_the_shards(packed):
 
 
 def test_packing_again_gives_the_same_bytes(files, packed, tmp_path):
-    again = streaming.pack(files, tmp_path / "again", per_shard=5, workers=2)
+    again = packing.pack(files, tmp_path / "again", per_shard=5, workers=2)
     for path in sorted(packed.folder.glob("*.tar")):
         assert (again.folder / path.name).read_bytes() == path.read_bytes()
 
@@ -109,30 +109,30 @@ def test_the_training_does_not_see_how_images_are_stored(files, packed):
 
 def test_an_unreadable_image_is_left_out_of_the_shards_and_named(files, tmp_path):
     name = damage(files, 5)
-    packed = streaming.pack(files, tmp_path / "packed")
+    packed = packing.pack(files, tmp_path / "packed")
     assert len(packed) == COUNT - 1
     assert [path.rsplit("/", 1)[1] for path in packed.left_out] == [name]
-    assert streaming.open_packed(packed.folder).left_out == packed.left_out
+    assert shards.open_packed(packed.folder).left_out == packed.left_out
 
 
 def test_nothing_to_pack(files, tmp_path):
     for i in range(COUNT):
         damage(files, i)
     with pytest.raises(DataError, match=r"none of 12 images can be decoded: .*JPEG .*, \.\.\."):
-        streaming.pack(files, tmp_path / "packed")
+        packing.pack(files, tmp_path / "packed")
 
 
 def test_a_folder_is_not_written_over(files, packed):
     with pytest.raises(DataError, match="packed exists; give a new folder"):
-        streaming.pack(files, packed.folder)
+        packing.pack(files, packed.folder)
 
 
 def test_an_interrupted_packing_is_not_whole(files, packed, tmp_path):
     with pytest.raises(DataError, match=r"index.npz is missing: make it with: python -m repro"):
-        streaming.open_packed(tmp_path / "nowhere")
+        shards.open_packed(tmp_path / "nowhere")
     packed.folder.rename(tmp_path / "other.unfinished")
     with pytest.raises(DataError, match=r"index.npz is missing: packing was interrupted; start it again"):
-        streaming.open_packed(tmp_path / "other")
+        shards.open_packed(tmp_path / "other")
 
 
 @pytest.mark.parametrize("kept", [None, 1000])
@@ -145,13 +145,13 @@ def test_a_shard_that_is_missing_or_short_is_named(packed, kept):
     with pytest.raises(
         DataError, match=rf"000001.tar has {kept or 0} bytes, its 5 images need \d+; copy it again"
     ):
-        streaming.open_packed(packed.folder)
+        shards.open_packed(packed.folder)
 
 
 def test_without_webdataset(files, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "webdataset", None)
     with pytest.raises(ImportError, match=re.escape('pip install "dqt_core[train]"')):
-        streaming.pack(files, tmp_path / "packed")
+        packing.pack(files, tmp_path / "packed")
 
 
 # Streams
@@ -193,7 +193,7 @@ def test_a_stream_trains_resumes_and_repeats(packed, tmp_path):
     net, history = fitted(packed)
     folder, seen = tmp_path / "run", []
 
-    class Stopping(streaming.Packed):
+    class Stopping(shards.Packed):
         def read(self, i):
             seen.append(i)
             if len(seen) == 4 * 5 + 1:
@@ -211,7 +211,7 @@ def test_a_stream_trains_resumes_and_repeats(packed, tmp_path):
 def train_until_a_worker_dies(stored, folder):
     """The only worker is killed while it reads the first image of the last batch."""
 
-    class Mortal(streaming.Packed):
+    class Mortal(shards.Packed):
         def read(self, i):
             marker = folder / "count"
             marker.write_text(str(int(marker.read_text()) + 1 if marker.exists() else 1))
@@ -273,6 +273,12 @@ def test_no_image_can_be_decoded(files):
         damage(files, i)
     with pytest.raises(DataError, match="none of 12 images can be decoded"):
         served(files)
+
+
+def test_labels_of_a_stream_are_class_numbers(files):
+    object.__setattr__(files, "labels", files.labels + 0.5)
+    with pytest.raises(DataError, match="/train: labels are float64"):
+        streaming.ImageStream(files)
 
 
 # What calibration takes

@@ -2,8 +2,11 @@
 
 ============ ==========================================================================
 `datasets`   whole in memory, verified by checksum: CIFAR-10, and digits that need no file
+`decoding`   any image file as a picture, or why it is none
 `imagenet`   ImageNet as it is usually unpacked, read file by file
-`streaming`  packed for a shared disk, and cut at random for training; needs torch
+`packing`    made into a few large files for a shared disk
+`shards`     these files, read by position
+`streaming`  cut at random for training; needs torch
 ============ ==========================================================================
 
 What `datasets` offers is here too: ``data.load("cifar10")``.

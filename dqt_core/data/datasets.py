@@ -61,6 +61,11 @@ class Dataset:
     std: tuple[float, float, float]
     classes: tuple[str, ...]
 
+    def __post_init__(self) -> None:
+        for split in ("train", "test"):
+            images, labels = (getattr(self, f"{split}_{kind}") for kind in ("images", "labels"))
+            require_labels(labels, len(images), len(self.classes), f"{self.name}, {split}")
+
     @functools.cached_property
     def checksums(self) -> dict[str, str]:
         """sha256 of the pixels as (N, H, W, 3) uint8 in C order, and of the labels as int64."""
@@ -69,6 +74,45 @@ class Dataset:
             for split in ("train", "test")
             for kind in ("images", "labels")
         }
+
+
+def require_labels(labels: object, count: int, classes: int | None, place: str) -> None:
+    """Refuse labels that are not one class number for every image.
+
+    Parameters
+    ----------
+    labels : int array, (count,)
+    count : int
+        Images.
+    classes : int or None
+        Labels are 0..classes-1; None: their number is not known.
+    place : str
+        Whose labels they are, for the message.
+
+    Raises
+    ------
+    DataError
+        If they are no integers, not as many as the images, or no class numbers.
+
+    Examples
+    --------
+    >>> require_labels(np.array([0, 99]), 2, 10, "digits")
+    Traceback (most recent call last):
+    dqt_core.data.datasets.DataError: digits: label 99 of image 2, expected 0..9; give its class number
+    """
+    kind, shape = getattr(labels, "dtype", type(labels).__name__), getattr(labels, "shape", None)
+    if not isinstance(labels, np.ndarray) or labels.dtype.kind not in "iu" or shape != (count,):
+        raise DataError(
+            f"{place}: labels are {kind} of shape {shape}, expected integers of shape ({count},); give one "
+            "class number for each image"
+        )
+    wrong = labels < 0 if classes is None else (labels < 0) | (labels >= classes)
+    if wrong.any():
+        i = int(wrong.argmax())
+        most = "" if classes is None else classes - 1
+        raise DataError(
+            f"{place}: label {labels[i]} of image {i + 1}, expected 0..{most}; give its class number"
+        )
 
 
 def load(name: Literal["auto", "cifar10", "embedded"] = "auto") -> Dataset:
@@ -112,7 +156,8 @@ def cifar10(folder: str | Path) -> Dataset:
     Parameters
     ----------
     folder : str or Path
-        Holds ``cifar-10-batches-bin/`` (binary) or ``cifar-10-batches-py/`` (torchvision, md5 verified).
+        Holds ``cifar-10-batches-bin/`` (binary) or ``cifar-10-batches-py/`` (torchvision, md5 verified), or
+        is one of these.
 
     Returns
     -------
@@ -125,7 +170,9 @@ def cifar10(folder: str | Path) -> Dataset:
         If neither layout is there, or a file has the wrong size or the wrong labels, or differs while others
         of its folder are those of the recorded copy.
     """
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
+    if folder.absolute().name in ("cifar-10-batches-bin", "cifar-10-batches-py"):
+        folder = folder.absolute().parent
     binary = folder / "cifar-10-batches-bin"
     if binary.is_dir():
         *batches, test = [_binary_batch(binary / name) for name in RECORDED_COPY]
@@ -133,6 +180,12 @@ def cifar10(folder: str | Path) -> Dataset:
         train = _concatenate(batches)
     elif (folder / "cifar-10-batches-py").is_dir():
         train, test = (_torchvision_split(folder, is_train) for is_train in (True, False))
+    elif renamed := [name for name in ("test_batch.bin", "test_batch") if (folder / name).is_file()]:
+        kind = "bin" if renamed[0].endswith("bin") else "py"
+        raise DataError(
+            f"{folder} holds {renamed[0]} itself; rename it to cifar-10-batches-{kind}, and set "
+            f"{ENVIRONMENT_VARIABLE} to the folder around it"
+        )
     else:
         raise DataError(f"no cifar-10-batches-bin/ or cifar-10-batches-py/ in {folder}; run: {DOWNLOAD}")
     _check_balance(train[1], 5000, folder)

@@ -1,21 +1,21 @@
 """ImageNet from an ordinary tree of class folders, streamed as uint8 batches of 224 x 224."""
 
+import codecs
 import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 
-from dqt_core.data import DataError, Images, Labels
+from dqt_core.data.datasets import DataError, Images, Labels, require_labels
+from dqt_core.data.decoding import CROP, RESIZED, UNREADABLE, cut, decode, pillow, read_file, stated_size
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # those of torchvision's networks
-CROP, RESIZED = 224, 256
 SUFFIXES = (".jpeg", ".jpg", ".png")
-DAMAGE = (OSError, ValueError, SyntaxError)  # what Pillow raises of damaged files
 
 Batch: TypeAlias = tuple[Images, Labels]
 Resize: TypeAlias = Literal["auto"] | int | None
@@ -47,6 +47,9 @@ class ImageFiles:
     missing: tuple[str, ...] = ()
     unreadable: dict[Path, str] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        require_labels(self.labels, len(self.paths), len(self.classes), self.place)
+
     def __len__(self) -> int:
         return len(self.paths)
 
@@ -61,7 +64,7 @@ class ImageFiles:
 
     def read(self, i: int) -> bytes:
         """The file of one image, undecoded."""
-        return self.paths[i].read_bytes()
+        return read_file(self.paths[i])
 
     def part(self, index: slice | Labels) -> "ImageFiles":
         """Some of the files, in the order of `index`; what cannot be read is kept together."""
@@ -116,13 +119,12 @@ class ImageFiles:
         ImportError
             If Pillow is not installed.
         """
-        decode = _decoder()
         for start in range(0, len(self), size):
             read: list[tuple[Images, int]] = []
             for i in range(start, min(start + size, len(self))):
                 try:
-                    read.append((decode(self.paths[i], self.resize), int(self.labels[i])))
-                except DAMAGE as error:
+                    read.append((cut(decode(self.read(i)), self.resize), int(self.labels[i])))
+                except UNREADABLE as error:
                     self._note(i, error, go_on)
             if read:
                 images, labels = zip(*read, strict=True)
@@ -169,15 +171,17 @@ def open_split(
     ------
     DataError
         If the folder is missing or empty, a class has no folder, the label map is not `class_count` sorted
-        WordNet ids, or a folder is not in it.
+        WordNet ids, or a folder is not in it; or, without a map, the other split beside it has other classes,
+        or the classes are numbers that sort otherwise as names.
     """
-    root = Path(root)
+    root = Path(root).expanduser()
     if not (root / split).is_dir() and (root / "imagenet" / split).is_dir():
         root = root / "imagenet"
     folder = root / split
     if not folder.is_dir():
-        raise DataError(f"{folder} is missing; expected {split}/<WordNet id>/<image> in {root}")
-    found = sorted(path.name for path in folder.iterdir() if path.is_dir())
+        inner = f"; give its parent, {root.absolute().parent}" if root.absolute().name == split else ""
+        raise DataError(f"{folder} is missing; expected {split}/<WordNet id>/<image> in {root}{inner}")
+    found = _class_folders(folder)
     classes = _classes(root, folder, found, class_count)
     missing = tuple(name for name in classes if name not in set(found))
     if missing and not is_sample:
@@ -206,16 +210,85 @@ def _classes(root: Path, folder: Path, found: list[str], class_count: int) -> tu
                 f"{folder} has {len(found)} class folders, the network knows {class_count} classes; without "
                 f"all of them {listing} must number them"
             )
+        _require_order(folder, found)
+        _require_other_split(root, folder, found)
         return tuple(found)
-    classes = tuple(line.split()[0] for line in listing.read_text().splitlines() if line.strip())
+    classes = tuple(line.split()[0] for line in _lines(listing) if line.strip())
     _require_map(listing, classes, class_count)
     if unknown := sorted(set(found) - set(classes)):
         raise DataError(f"{folder} has {len(unknown)} folders that {listing} lacks: {_some(unknown)}")
     return classes
 
 
+def _class_folders(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.is_dir())
+
+
+def _require_order(folder: Path, found: list[str]) -> None:
+    """Classes are numbered by sorted name; names that are numbers say another order."""
+    if all(re.fullmatch("[0-9]+", name) for name in found):
+        for before, after in pairwise(found):
+            if int(before) >= int(after):
+                raise DataError(
+                    f"{folder} has folders named by number, and {after!r} comes after {before!r}; name them "
+                    "by WordNet id, as the networks number them"
+                )
+
+
+def _require_other_split(root: Path, folder: Path, found: list[str]) -> None:
+    """Each split is numbered by its own folders, so that both have to be the same ones."""
+    other = root / {"val": "train", "train": "val"}.get(folder.name, folder.name)
+    if other != folder and other.is_dir() and (names := _class_folders(other)):
+        require_same_classes(tuple(found), str(folder), tuple(names), str(other))
+
+
+def require_same_classes(first: tuple[str, ...], place: str, second: tuple[str, ...], other: str) -> None:
+    """Refuse two splits whose classes have other names, or another order.
+
+    Parameters
+    ----------
+    first, second : tuple of str
+        Names in the order of class numbers.
+    place, other : str
+        Where they are from, for the message.
+
+    Raises
+    ------
+    DataError
+
+    Examples
+    --------
+    >>> require_same_classes(("0",), "val", ("n01440764",), "train")
+    Traceback (most recent call last):
+    dqt_core.data.datasets.DataError: class 0 is '0' in val and 'n01440764' in train; name the folders alike
+    """
+    if first == second:
+        return
+    if len(first) != len(second):
+        alone = sorted(set(first) ^ set(second))
+        raise DataError(
+            f"{place} has {len(first)} classes, {other} {len(second)}; {_some(alone)} in one of them alone; "
+            "both need the same folders"
+        )
+    i, one, two = next((i, a, b) for i, (a, b) in enumerate(zip(first, second, strict=True)) if a != b)
+    raise DataError(f"class {i} is {one!r} in {place} and {two!r} in {other}; name the folders alike")
+
+
+def _lines(listing: Path) -> list[str]:
+    """Lines of a text in UTF-8, UTF-16 with a mark, or else Latin-1: ids are the same in all of them."""
+    content = listing.read_bytes()
+    try:
+        is_wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        text = content.decode("utf-16" if is_wide else "utf-8-sig")
+    except UnicodeDecodeError:
+        text = content.decode("latin-1")
+    if "\0" in text:
+        raise DataError(f"{listing} is no text in UTF-8; save it as UTF-8")
+    return text.replace("\r", "\n").split("\n")
+
+
 def _require_map(listing: Path, classes: tuple[str, ...], class_count: int) -> None:
-    wrong = [name for name in classes if not re.fullmatch(r"n\d{8}", name)]
+    wrong = [name for name in classes if not re.fullmatch("n[0-9]{8}", name)]
     if wrong or len(classes) != class_count:
         what = f"{len(wrong)} are no WordNet ids: {_some(wrong)}" if wrong else f"{class_count} are expected"
         raise DataError(f"{listing} names {len(classes)} classes, {what}; line i is the id of class i")
@@ -228,38 +301,11 @@ def _require_map(listing: Path, classes: tuple[str, ...], class_count: int) -> N
 
 def _resize(paths: list[Path]) -> int | None:
     """None where the first images of the split are squares that were cut before."""
-    image = pillow()
-    sizes = set()
-    for path in paths[:16]:
-        try:
-            with image.open(path) as opened:
-                sizes.add(opened.size)
-        except OSError:  # named when it is read
-            continue
-    stored_cut = len(sizes) == 1 and all(CROP <= width == height < RESIZED for width, height in sizes)
+    sizes = {stated_size(path) for path in paths[:16]} - {
+        None
+    }  # what cannot be read is named when it is its turn
+    stored_cut = len(sizes) == 1 and all(CROP <= side[0] == side[1] < RESIZED for side in sizes if side)
     return None if stored_cut else RESIZED
-
-
-def _decoder() -> Any:
-    image = pillow()
-
-    def decode(path: Path, resize: int | None) -> Images:
-        with image.open(path) as opened:
-            return cut(opened.convert("RGB"), resize)
-
-    return decode
-
-
-def cut(picture: Any, resize: int | None) -> Images:
-    """The central square of a Pillow image, as torchvision's Resize and CenterCrop give it."""
-    if resize is not None:
-        size = [resize * side // min(picture.size) for side in picture.size]
-        picture = picture.resize(size, pillow().Resampling.BILINEAR)
-    pixels = np.asarray(picture, np.uint8)
-    if min(pixels.shape[:2]) < CROP:
-        raise ValueError(f"it is {pixels.shape[1]} x {pixels.shape[0]}, at least {CROP} are needed")
-    top, left = (round((side - CROP) / 2) for side in pixels.shape[:2])  # half to even
-    return pixels[top : top + CROP, left : left + CROP]
 
 
 def photographs() -> Images:
@@ -286,15 +332,6 @@ def photographs() -> Images:
         raise ImportError('the photographs need scikit-learn: pip install "dqt_core[train]"') from error
     pictures = [pillow().fromarray(pixels) for pixels in load_sample_images().images]
     return np.stack([cut(picture, RESIZED) for picture in pictures])
-
-
-def pillow() -> Any:
-    """Pillow's `Image`; its absence is an error that names the extra."""
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise ImportError('reading images needs Pillow: pip install "dqt_core[train]"') from error
-    return Image
 
 
 def _is_image(path: Path) -> bool:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dqt_core.data import Dataset
-from dqt_core.evaluation import cost
+from dqt_core.evaluation import consistency, cost
 from dqt_core.evaluation.cascade import Step, cascade
 from dqt_core.program import BackendName, Program, Result, Widths
 
@@ -219,12 +219,12 @@ def provenance() -> Record:
 
 
 def write(record: Mapping[str, Any], path: str | Path) -> Path:
-    """Write a record as JSON, atomically.
+    """Write a record as JSON with its digest, atomically.
 
     Parameters
     ----------
     record : mapping
-        Holds `REQUIRED` but for "schema", which is added.
+        Holds `REQUIRED` but for "schema", which is added, as "digest" is.
     path : str or Path
         Folders are created.
 
@@ -235,10 +235,11 @@ def write(record: Mapping[str, Any], path: str | Path) -> Path:
     Raises
     ------
     ResultError
-        If something required is missing.
+        If something required is missing, or figures contradict one another.
     """
     path = Path(path)
-    record = _require({"schema": SCHEMA, **record}, path)
+    content = {key: value for key, value in record.items() if key != consistency.DIGEST}
+    record = consistency.signed(_require({"schema": SCHEMA, **content}, path))
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f"{path.name}.unfinished")
     unfinished.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
@@ -247,7 +248,7 @@ def write(record: Mapping[str, Any], path: str | Path) -> Path:
 
 
 def read(path: str | Path) -> Record:
-    """Read a record and check its form.
+    """Read a record, and check its form, its digest, and that its figures agree.
 
     Parameters
     ----------
@@ -256,18 +257,21 @@ def read(path: str | Path) -> Record:
     Returns
     -------
     dict
+        Without the digest, which is its file's.
 
     Raises
     ------
     ResultError
-        If the file is not a record of this schema.
+        If the file is not a record of this schema, is not as it was written, or contradicts itself. One
+        without a digest is read; ``python -m reproductions.sign`` adds it.
     """
     path = Path(path)
     try:
-        record = json.loads(path.read_text())
+        record = consistency.parse(path.read_text())
     except (OSError, ValueError) as error:
         raise ResultError(f"{path} is not a readable record ({error}); run the reproduction again") from error
-    return _require(record, path)
+    _require(record, path)
+    return {key: value for key, value in record.items() if key != consistency.DIGEST}
 
 
 def interval(correct: int, images: int, z: float = 1.96) -> tuple[float, float]:
@@ -343,14 +347,13 @@ def hits(row: Mapping[str, Any]) -> NDArray[np.bool_]:
     >>> hits({"hits": "oA==", "images": 3, "correct": 2})
     array([ True, False,  True])
     """
-    bits = np.unpackbits(np.frombuffer(base64.b64decode(row["hits"]), np.uint8)).astype(bool)
-    bits, rest = bits[: row["images"]], bits[row["images"] :]
-    if len(bits) != row["images"] or rest.any() or int(bits.sum()) != row["correct"]:
+    found = consistency.bits(row)
+    if found is None:
         raise ResultError(
-            f"the row counts {row['correct']} correct of {row['images']}, its bits {int(bits.sum())} of "
-            f"{len(bits)}; run the reproduction again"
+            f"the row counts {row['correct']} correct of {row['images']}, its bits say otherwise; run the "
+            "reproduction again"
         )
-    return bits
+    return found
 
 
 def paired(first: NDArray[np.bool_], second: NDArray[np.bool_], z: float = 1.96) -> Record:
@@ -403,11 +406,18 @@ def _two_sided(smaller: int, total: int) -> float:
 
 
 def _require(record: Record, path: Path) -> Record:
+    if not isinstance(record, dict):
+        raise ResultError(f"{path} is not a record of schema {SCHEMA!r}: it holds a {type(record).__name__}")
     missing = [key for key in REQUIRED if key not in record]
     if missing or record["schema"] != SCHEMA:
         raise ResultError(
             f"{path} is not a record of schema {SCHEMA!r}: schema is {record.get('schema')!r}, "
             f"missing: {', '.join(missing) or 'nothing'}"
+        )
+    if problems := consistency.problems(record):
+        raise ResultError(
+            f"{path} contradicts itself: {'; '.join(problems[:3])}; take it from the repository, or run the "
+            "reproduction again"
         )
     return record
 

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from dqt_core import convert, models, results, train
-from dqt_core.data import imagenet, streaming
+from dqt_core.data import imagenet, packing, streaming
 from dqt_core.training.objective import Objective
 
 RECORD = Path(__file__).parents[1] / "results" / "imagenet_training.json"
@@ -108,7 +108,7 @@ def run(chosen: argparse.Namespace) -> Path:
         rows = []
         sets = {"given": files, "photographs": photographs(Path(folder) / "photographs", chosen.images // 8)}
         for name, tree in sets.items():
-            packed = streaming.pack(tree, Path(folder) / name / "packed", per_shard=200)
+            packed = packing.pack(tree, Path(folder) / name / "packed", per_shard=200)
             for workers in (0, 1, 2):
                 for kind, stored in (("folders", tree), ("shards", packed)):
                     rows.append(reading(stored, name, kind, workers, chosen.repeats))

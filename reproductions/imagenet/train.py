@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from dqt_core import convert, cost, lower, results, train
-from dqt_core.data import imagenet, streaming
+from dqt_core.data import imagenet, shards, streaming
 from dqt_core.training import calibration, distributed
 from dqt_core.training.objective import Objective
 from reproductions.imagenet.evaluate import add_common, described, integer_row, load_float
@@ -46,9 +46,9 @@ def recipe_of(options: argparse.Namespace) -> train.Recipe:
     )
 
 
-def _stored(options: argparse.Namespace) -> streaming.Stored:
+def _stored(options: argparse.Namespace) -> imagenet.ImageFiles | shards.Packed:
     if options.packed:
-        return streaming.open_packed(options.packed)
+        return shards.open_packed(options.packed)
     return imagenet.open_split(options.imagenet_root, "train", is_sample=options.sample)
 
 
@@ -78,6 +78,8 @@ def _objective(options: argparse.Namespace, net: Any, teacher: torch.nn.Module) 
 def run(options: argparse.Namespace) -> Path | None:
     """Train, and in the first process lower, evaluate and write the record; returns its path."""
     out, stored = Path(options.out), _stored(options)
+    files = imagenet.open_split(options.imagenet_root, "val", is_sample=options.sample)
+    imagenet.require_same_classes(stored.classes, stored.place, files.classes, files.place)
     most = len(stored.labels)
     recalibration = min(5120, most) if options.recalibration is None else options.recalibration
     if recalibration > most:
@@ -107,7 +109,6 @@ def run(options: argparse.Namespace) -> Path | None:
     train.recalibrate(net.to(device), streaming.central(stored, recalibration, options.seed + 1, 64, go_on))
     program = lower(net.cpu(), f"{options.network}_trained")
     program.save(out)
-    files = imagenet.open_split(options.imagenet_root, "val", is_sample=options.sample)
     files = files.sample(len(files)).part(slice(options.limit))
     record = {
         "name": f"{options.network}_trained",
