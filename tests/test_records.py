@@ -1,4 +1,4 @@
-"""Recorded JSON: an edit anywhere is noticed by the digest, most also by figures that contradict others."""
+"""Recorded JSON: an edit anywhere is noticed, by the digest, and most by figures that contradict another."""
 
 import copy
 import json
