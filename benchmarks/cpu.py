@@ -27,6 +27,7 @@ import torch
 from benchmarks.gpu import networks
 from dqt_core import cost, load, nested, results
 from dqt_core.backends import numba_cpu
+from dqt_core.evaluation.consistency import signed
 from dqt_core.program import Conv
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -102,7 +103,7 @@ class Bench:
         out = self.options.out
         out.parent.mkdir(parents=True, exist_ok=True)
         unfinished = out.with_suffix(".unfinished")
-        unfinished.write_text(json.dumps(self.data, indent=1, sort_keys=True) + "\n")
+        unfinished.write_text(json.dumps(signed(self.data), indent=1, sort_keys=True) + "\n")
         os.replace(unfinished, out)
 
 

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from dqt_core import results
+from dqt_core.evaluation.consistency import signed
 
 SCHEMA = "dqt-gpu-1"
 
@@ -49,7 +50,7 @@ class Record:
         """Replace the file at once."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = self.path.with_suffix(".unfinished")
-        unfinished.write_text(json.dumps(self.data, indent=1, sort_keys=True) + "\n")
+        unfinished.write_text(json.dumps(signed(self.data), indent=1, sort_keys=True) + "\n")
         os.replace(unfinished, self.path)
 
 

@@ -1,9 +1,10 @@
 """What a program costs, how good it is, and which widths its layers should have.
 
-========== ==================================================================================
-`cost`     bit operations, transitions, bytes, by one definition
-`allocate` the best static widths within a budget of bit operations
-`cascade`  looking twice: narrow for all images, wider for the doubtful
-`results`  a program run over a data set, counted, and written down with its provenance
-========== ==================================================================================
+============= ===============================================================================
+`cost`        bit operations, transitions, bytes, by one definition
+`allocate`    the best static widths within a budget of bit operations
+`cascade`     looking twice: narrow for all images, wider for the doubtful
+`results`     a program run over a data set, counted, and written down with its provenance
+`consistency` whether a record is as it was written, and its figures agree
+============= ===============================================================================
 """

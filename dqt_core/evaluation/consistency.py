@@ -5,6 +5,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -227,15 +228,11 @@ def _of_layers(row: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _of_costs(rows: Any) -> Iterator[str]:
-    """The same widths cost the same, and products of wider codes more."""
-    costs = {
-        row["mean_width"]: row["bitops"]
-        for row in rows
-        if isinstance(row, Mapping)
-        and type(row.get("run")) is int
-        and row.get("bitops")
-        and row.get("mean_width")
-    }
-    for width, wider in zip(sorted(costs), sorted(costs)[1:], strict=False):
-        if costs[width] >= costs[wider]:
-            yield f"{costs[width]} BitOPs at {width}, {costs[wider]} at {wider}"
+    """One program at one width costs one number of BitOPs, and at a wider one more."""
+    uniform = [row for row in rows if isinstance(row, Mapping) and type(row.get("run")) is int]
+    costs = sorted(
+        {(str(row.get("program")), row["run"], row["bitops"]) for row in uniform if row.get("bitops")}
+    )
+    for (program, width, cost), (other, wider, more) in pairwise(costs):
+        if program == other and (width == wider or cost >= more):
+            yield f"{cost} BitOPs at {width}, {more} at {wider}"
