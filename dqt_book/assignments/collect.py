@@ -36,7 +36,7 @@ def everything(folder):
         if entry.is_dir():
             rows += of_student(entry, unique(MOODLE.sub("", entry.name), taken))
         elif entry.suffix == ".ipynb":
-            rows.append(Found(entry.stem, entry, reason="it lies beside the students' folders, expected in one"))
+            rows.append(Found(entry.stem, entry, reason="it lies in no student's folder: put it into one"))
         elif entry.suffix in PACKED:
             rows.append(Found(entry.stem, entry, reason="it is an archive, expected a folder: unpack it"))
     return rows
@@ -73,7 +73,8 @@ def of_student(folder, student):
         for row in same:
             if row is not first:
                 row.notebook = None
-                row.reason = f"it is a second {name}, beside {first.path.relative_to(folder)}: leave the one that counts"
+                which = first.path.relative_to(folder)
+                row.reason = f"it is a second {name}, beside {which}: leave the one that counts"
     return rows
 
 

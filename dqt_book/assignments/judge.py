@@ -7,9 +7,7 @@ compares the results here, so that nothing in the notebook can see an expected v
 import contextlib
 import functools
 import io
-import json
 import keyword
-import re
 import sys
 import time
 import traceback
@@ -200,8 +198,8 @@ class Apart(NbGraderPreprocessor):
     """Run a notebook in a process of its own, and its checks in this one."""
 
     seconds = Integer(course.SECONDS, help="for a task, and for a cell").tag(config=True)
-    kind = Any(room.Started)
-    hidden = Any(())
+    kind = Any(room.Started).tag(config=True)
+    hidden = Any((), help="folders that a student must not see").tag(config=True)
 
     def preprocess(self, nb, resources):
         name, root = resources["nbgrader"]["assignment"], Path(self.config.CourseDirectory.get("root", "."))

@@ -62,13 +62,15 @@ def graded(folder, row, submitted, **changes):
 
 def stopped(folder, row):
     """What ended a notebook before its end, in the words of the first cell that says so."""
-    notebook = nbformat.read(folder / "autograded" / row.student / row.name / f"{row.name}.ipynb", as_version=4)
+    there = folder / "autograded" / row.student / row.name
+    notebook = nbformat.read(there / f"{row.name}.ipynb", as_version=4)
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
     return [output.evalue for output in outputs if output.get("ename") == "Stopped"][:1]
 
 
 def last_line(error):
-    return next((line for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)[:200]
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1][:200] if lines else type(error).__name__
 
 
 def grade_all(folder, submitted, **changes):

@@ -56,7 +56,7 @@ def own(cell):
 
 
 def _put_back(cells, order, given):
-    """Insert a cell behind the one that it followed; an answer as a remark, as its stub would undo another."""
+    """Insert a cell behind the one that it followed; an answer as a remark, lest its stub undo another."""
     kept = copy.deepcopy(given)
     if marks_of(kept).get("solution"):
         kept.source = "# this cell was not in the notebook that was handed in"
