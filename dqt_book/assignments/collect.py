@@ -1,6 +1,8 @@
 """Find the notebooks in a folder of submissions, however they came, and say of each what it is."""
 
+import json
 import re
+import warnings
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,12 +88,18 @@ def read(student, path):
         return row
     try:
         text = path.read_text(encoding="utf-8")
-        if re.search(r"^<<<<<<< ", text, re.MULTILINE):
+        if re.search(r"^\s*<<<<<<< ", text, re.MULTILINE):
             row.reason = "it has the marks of a merge conflict (<<<<<<<) in it"
             return row
-        notebook = nbformat.reads(text, as_version=4)
+        json.loads(text)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of cells with one id, which are given new ones
+            notebook = nbformat.reads(text, as_version=4)
         marks = Counter((grade_id(cell) or "").partition("_")[0] for cell in notebook.cells)
         [str(cell.source) + cell.cell_type for cell in notebook.cells]
+    except json.JSONDecodeError as error:
+        row.reason = f"it is cut off or edited by hand (line {error.lineno}: {error.msg}): ask for it again"
+        return row
     except Exception as error:
         told = str(error).splitlines()[0][:100] if str(error) else type(error).__name__
         row.reason = f"it cannot be read as a notebook ({told}): ask for it again"

@@ -26,7 +26,7 @@ from dqt_book.places import ROOT
 HELPERS = Path(__file__).resolve().parent
 SOURCES = ROOT / "book" / "assignments"
 COURSE = ROOT / "_build" / "assignments"
-NAMES = tuple(sorted(path.parent.name for path in SOURCES.glob("*/a[0-9].md")))
+NAMES = tuple(sorted(path.stem for path in SOURCES.glob("*/*.md") if path.stem == path.parent.name))
 SECONDS = 30  # that a student's code may take for a task, and for a cell
 # nbgrader's own steps, without `Execute`
 SANITIZE = ("ClearOutput", "DeduplicateIds", "OverwriteKernelspec", "OverwriteCells", "CheckCellMetadata")
@@ -97,6 +97,8 @@ def instructor(name):
         cell.metadata.clear()
         if given is None:
             continue
+        if not given["grade_id"].startswith(f"{name}_"):
+            raise ValueError(f"{name}.md: a cell has the grade_id {given['grade_id']}, expected {name}_...")
         standard = {"schema_version": 3, "grade": False, "solution": False, "task": False}
         cell.metadata.nbgrader = standard | {"locked": not given.get("solution", False)} | dict(given)
         if given.get("grade"):
@@ -109,6 +111,8 @@ def instructor(name):
 def asked(source, grade_id):
     """(task, function) of a check's cell, whose last line is `check("a1_3", half_up)` for a1_3_check."""
     task = task_of(grade_id)
+    if task == grade_id:
+        raise ValueError(f"a check has the grade_id {grade_id}, expected {grade_id}_check")
     with contextlib.suppress(SyntaxError, ValueError, AttributeError):
         last = ast.parse(source).body[-1].value
         name, function = last.args

@@ -32,7 +32,7 @@ def hand_in(folder, row):
     for path in row.path.parent.iterdir():
         if judge.usable(path):
             shutil.copyfile(path, there / path.name)
-    nbformat.write(row.notebook, there / f"{row.name}.ipynb")
+    shutil.copyfile(row.path, there / f"{row.name}.ipynb")
 
 
 def graded(folder, row, submitted, **changes):

@@ -35,6 +35,7 @@ class Student:
         config.HistoryManager.enabled = False
         InteractiveShell.clear_instance()
         self.shell = InteractiveShell.instance(config=config, colors="nocolor")
+        self.shell.enable_gui = lambda gui=None: None  # what `%matplotlib inline` asks for
         self.shell.showtraceback = self.shell.showsyntaxerror = lambda *arguments, **options: None
         self.graphs, self.kernels = [], {}
 
