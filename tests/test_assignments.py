@@ -55,7 +55,6 @@ def test_the_solution_gets_all_points(made, name, record_property):
     got = graded(made, "solution", name, notebook)
     record_property("graded", [name, "solution", sum(got.values())])
     assert got == points(name)
-    assert sum(got.values()) == 100
 
 
 @pytest.mark.parametrize(("name", "wrong"), KEPT, ids=lambda value: getattr(value, "name", value))
@@ -79,12 +78,11 @@ def test_a_checker_handed_in_beside_the_notebook_is_not_used(made):
     assert (made / "autograded" / "own-checker" / "a2" / "tasks.py").read_text() != YES
 
 
-def test_every_assignment_keeps_six_wrong_submissions_and_one_that_cheats():
+def test_every_task_is_lost_by_a_kept_wrong_submission():
     for name in course.NAMES:
-        kept = submissions.wrong(name)
-        assert len(kept) >= 6
-        assert {"memorised", "caller", "patched", "borrowed"} & {wrong.name for wrong in kept}
-    assert course.NAMES == ("a1", "a2", "a3", "a4", "a5")
+        lost = {task for wrong in submissions.wrong(name) for task in wrong.lost}
+        missing = points(name).keys() - lost
+        assert not missing, f"book/assignments/{name}/wrong.py has no submission that loses {missing}"
 
 
 @pytest.mark.parametrize("name", course.NAMES)
