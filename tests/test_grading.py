@@ -37,6 +37,11 @@ def saved(notebook, path):
     path.write_text(notebook if isinstance(notebook, str) else json.dumps(notebook))
 
 
+def table(folder):
+    with (folder / "points.csv").open(encoding="utf-8", newline="") as file:
+        return [*csv.DictReader(file)]
+
+
 def changed(notebook, name, change):
     made = copy.deepcopy(notebook)
     change(made, next(i for i, cell in enumerate(made.cells) if grade_id(cell) == name))
@@ -132,7 +137,7 @@ def test_every_folder_has_its_row(made, right, tmp_path, monkeypatch, capsys):
     (submitted / ".ipynb_checkpoints").mkdir()
     code = marking.grade_all(made, submitted, kind=room.Forked, seconds=8)
     said = capsys.readouterr().out
-    rows = {row["file"]: row for row in csv.DictReader((made / "grades.csv").open(encoding="utf-8"))}
+    rows = {row["file"]: row for row in table(made)}
     for path, (_, points, lost, reason) in ACCIDENTS.items():
         assert (rows[path]["points"], rows[path]["maximum"]) == (str(points), "100"), rows[path]
         assert rows[path]["lost"] == lost
@@ -158,8 +163,7 @@ def test_a_cheat_gets_nothing_for_what_it_cheats_at(made, right, tmp_path, capsy
         saved(notebook, tmp_path / wrong.name / "a1" / "a1.ipynb")
     assert marking.grade_all(made, tmp_path) == 0
     capsys.readouterr()
-    with (made / "grades.csv").open(encoding="utf-8") as file:
-        lost = {row["student"]: tuple(row["lost"].split()) for row in csv.DictReader(file)}
+    lost = {row["student"]: tuple(row["lost"].split()) for row in table(made)}
     if not room.rights()[0]:
         del lost["walks"]  # without namespaces nothing hides the solutions, and the grader says so
         assert "all files that this user can read" in room.said()

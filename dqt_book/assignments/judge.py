@@ -32,6 +32,7 @@ class Process:
 
     def __init__(self, kind, folder, hidden=(), seconds=course.SECONDS):
         self.process, self.seconds, self.gone = kind(folder, hidden), seconds, ""
+        self.what = "the notebook's start"
         self.until = time.monotonic() + STARTING
         self.ask("cell", "")
 
@@ -51,7 +52,7 @@ class Process:
         except wire.LateError:
             self.gone = f"{self.what} took more than {self.seconds} s"
         except wire.ClosedError:
-            self.gone = f"{getattr(self, 'what', 'the notebook')} ended the notebook's process"
+            self.gone = f"{self.what} ended the notebook's process"
         except (ValueError, RecursionError):
             self.gone = f"{self.what} wrote into what its process says to the judge"
         self.stop()

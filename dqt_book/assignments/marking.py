@@ -91,8 +91,8 @@ def grade_all(folder, submitted, **changes):
         lost = f"lost: {line['lost']}" if line["lost"] else ""
         told = "  ".join(part for part in (lost, line["reason"]) if part)
         print(f"{row.student[:24]:24} {row.name:4} {got:>9}  {told}", flush=True)
-    write(folder / "grades.csv", lines)
-    print(f"\nwhat their cells said: {folder / 'autograded'}; points: {folder / 'grades.csv'}, gradebook.db")
+    write(folder / "points.csv", lines)
+    print(f"\nwhat their cells said: {folder / 'autograded'}; points: {folder / 'points.csv'}, gradebook.db")
     missing = [line for line in lines if not line["points"]]
     if missing:
         print(f"\nnot graded, {len(missing)} of {len(lines)}:")
