@@ -14,7 +14,10 @@ from pathlib import Path
 from dqt_book.places import ROOT
 
 HERE = Path(__file__).resolve().parent
-NAMESPACES = ("--mount", "--pid", "--net", "--fork", "--kill-child")
+# its own /proc too: in the other one are the memory and the files of this process
+NAMESPACES = ("--mount", "--mount-proc", "--pid", "--net", "--fork", "--kill-child")
+# for an interpreter in a folder that root alone may enter, as /root is: nobody may read everything then
+READING = ("--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search")
 # mounts an empty folder over each of its arguments before `--`, then makes the checkout read-only
 HIDE = """
 set -e
@@ -40,21 +43,30 @@ def rights():
     user = ()
     if os.geteuid() == 0:
         nobody = pwd.getpwnam("nobody")
-        user = ("setpriv", f"--reuid={nobody.pw_uid}", f"--regid={nobody.pw_gid}", "--clear-groups")
-        user = (*user, "--no-new-privs", "--")
-        # the interpreter may lie where only root can read
-        user = user if tried(*user, sys.executable, "-c", "") else ()
+        plain = ("setpriv", f"--reuid={nobody.pw_uid}", f"--regid={nobody.pw_gid}", "--clear-groups")
+        same = f"import sys; sys.exit(sys.base_prefix != {sys.base_prefix!r})"
+        for more in ((), READING):
+            command = (*plain, "--no-new-privs", *more, "--")
+            if tried(*command, sys.executable, "-c", same):
+                user = command
+                break
         apart = ("unshare", *NAMESPACES)
     else:
+        # who is root in a namespace of users could take the mounts away again
         apart = ("unshare", "--user", "--map-root-user", *NAMESPACES)
+        user = ("setpriv", "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs", "--")
     names = (*apart, "sh", "-c", HIDE, "sh", str(HERE), "--")
-    return (apart if tried(*names, sys.executable, "-c", "") else ()), user
+    if tried(*names, *user, sys.executable, "-c", ""):
+        return apart, user
+    return (), user if os.geteuid() == 0 else ()
 
 
 def said():
     """One sentence for whoever grades: what keeps students' code apart."""
     apart, user = rights()
-    have = ["as the user nobody" if user else "as you"]
+    have = ["as the user nobody" if user and os.geteuid() == 0 else "as you"]
+    if READING[0] in user:
+        have.append("who may read all files, as this interpreter lies where root alone can")
     have.append(
         "without a network, the solutions and the other submissions out of its sight"
         if apart
@@ -89,7 +101,7 @@ def folder(files):
             shutil.copyfile(path, made / name)
         for name in ("wire.py", "student.py"):
             shutil.copyfile(HERE / name, made / name)
-        if rights()[1]:
+        if rights()[1] and os.geteuid() == 0:
             nobody = pwd.getpwnam("nobody")
             for path in (made, *made.iterdir()):
                 os.chown(path, nobody.pw_uid, nobody.pw_gid)
