@@ -12,7 +12,7 @@ import nbformat
 import numpy as np
 import pytest
 
-from dqt_book.assignments import course, marking, room, submissions
+from dqt_book.assignments import __main__, course, marking, room, submissions
 from dqt_book.exercises import emulation, judging
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -229,13 +229,13 @@ def test_where_a_gpu_answers_it_runs_the_same_text(monkeypatch):
 def test_a_folder_of_submissions_is_graded_by_one_command(made, tmp_path, capsys):
     answered(made, tmp_path / "ann", "a2", {})
     answered(made, tmp_path / "bob", "a2", submissions.solutions("a2"))
-    assert course.main(["grade", str(tmp_path), "--course", str(made)]) == 0
+    assert __main__.main(["grade", str(tmp_path), "--course", str(made)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[:3] for line in lines[3:5]] == [["ann", "a2", "0/100"], ["bob", "a2", "100/100"]]
 
 
 def test_a_folder_without_submissions_is_named(tmp_path):
     with pytest.raises(SystemExit, match=r"expected .*/STUDENT/a1/a1\.ipynb"):
-        course.main(["grade", str(tmp_path), "--course", str(tmp_path)])
+        __main__.main(["grade", str(tmp_path), "--course", str(tmp_path)])
     with pytest.raises(SystemExit, match="grade needs a folder of submissions, got None"):
-        course.main(["grade"])
+        __main__.main(["grade"])

@@ -5,6 +5,7 @@ import csv
 import json
 import os
 import shutil
+import time
 from pathlib import Path
 
 import nbformat
@@ -321,6 +322,15 @@ def test_arrays_cross_as_they_are(dtype):
     assert (got == array).all()
     with pytest.raises(TypeError, match="an array of object cannot be judged"):
         wire.pack(np.array([object()]))
+
+
+def test_who_does_not_read_is_late():
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    with pytest.raises(wire.LateError):
+        wire.send(writing, "x" * 2**20, time.monotonic() + 0.1)
+    os.close(writing)
+    os.close(reading)
 
 
 def test_a_frame_that_is_none_is_noticed():

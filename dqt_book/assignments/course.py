@@ -1,11 +1,10 @@
-"""Make and grade the assignments, with nbgrader: python -m dqt_book.assignments.course --help.
+"""Make the assignments, with nbgrader.
 
-An assignment has one source, `book/assignments/aN/aN.md`, with its solution inside. `make` turns the sources
-into an nbgrader course: `source/` for instructors, `release/` for students. `grade` grades submissions with
-nbgrader's own autograder. Whatever nbgrader does with such a folder works on it too, its formgrader for one.
+An assignment has one source, `book/assignments/NAME/NAME.md`, with its solution inside. `make` turns the
+sources into an nbgrader course: `source/` for instructors, `release/` for students. Whatever nbgrader does
+with such a folder works on it too, its formgrader for one.
 """
 
-import argparse
 import ast
 import contextlib
 import importlib.util
@@ -232,24 +231,3 @@ def make(folder=COURSE, names=NAMES):
             if str(folder) != value:
                 lines.append(f"c.{section}.{trait} = {value!r}")
     (folder / "nbgrader_config.py").write_text("\n".join(lines) + "\n")
-
-
-def main(arguments=None):
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("command", choices=("make", "grade"))
-    parser.add_argument("submissions", nargs="?", type=Path, help="grade: STUDENT/a1/a1.ipynb are below it")
-    parser.add_argument("--course", type=Path, default=COURSE, help="the course folder (%(default)s)")
-    chosen = parser.parse_args(arguments)
-    if chosen.command == "make":
-        make(chosen.course)
-        print(f"for students: {chosen.course / 'release'}\nfor instructors: {chosen.course / 'source'}")
-    elif chosen.submissions is None or not chosen.submissions.is_dir():
-        raise SystemExit(f"grade needs a folder of submissions, got {chosen.submissions}")
-    else:
-        from dqt_book.assignments import marking
-
-        return marking.grade_all(chosen.course.resolve(), chosen.submissions.resolve())
-
-
-if __name__ == "__main__":
-    sys.exit(main())

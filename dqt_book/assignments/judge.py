@@ -8,6 +8,7 @@ import contextlib
 import functools
 import io
 import keyword
+import os
 import sys
 import time
 import traceback
@@ -33,6 +34,7 @@ class Process:
     def __init__(self, kind, folder, hidden=(), seconds=course.SECONDS):
         self.process, self.seconds, self.gone = kind(folder, hidden), seconds, ""
         self.what = "the notebook's start"
+        os.set_blocking(self.process.writing, False)
         self.until = time.monotonic() + STARTING
         self.ask("cell", "")
 
@@ -44,7 +46,7 @@ class Process:
         if self.gone:
             raise Stopped(f"not asked: {self.gone}")
         try:
-            wire.send(self.process.writing, request)
+            wire.send(self.process.writing, request, self.until)
             answer = wire.receive(self.process.reading, self.until)
             if not isinstance(answer, dict):
                 raise ValueError

@@ -66,12 +66,17 @@ def unpack(packed):
     return array if "array" in packed else array[()]
 
 
-def send(descriptor, message):
+def send(descriptor, message, until=None):
+    """Send a frame; `until` is for a descriptor that does not block, as the other side may never read."""
     data = json.dumps(message).encode()
     data = memoryview(struct.pack(">Q", len(data)) + data)
     while data:
         try:
             data = data[os.write(descriptor, data) :]
+        except BlockingIOError:
+            _, ready, _ = select.select([], [descriptor], [], max(until - time.monotonic(), 0))
+            if not ready:
+                raise LateError from None
         except BrokenPipeError:
             raise ClosedError from None
 
