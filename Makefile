@@ -92,10 +92,10 @@ hand-out: book ## print the workshop's hand-out to _build/hand-out.pdf (needs Ch
 	$(RUN) -m dqt_book.pages.hand_out
 
 assignments: $(STAMP) ## write the assignments into _build/assignments: release/ for students, source/ for instructors
-	$(RUN) -m dqt_book.assignments.course make
+	$(RUN) -m dqt_book.assignments make
 
-grade: $(STAMP) ## grade the notebooks in SUBMISSIONS=DIR, which are DIR/STUDENT/a1/a1.ipynb and so on
-	$(RUN) -m dqt_book.assignments.course grade $(SUBMISSIONS)
+grade: $(STAMP) ## grade all notebooks in SUBMISSIONS=DIR, which has a folder for each student
+	$(RUN) -m dqt_book.assignments grade "$(SUBMISSIONS)"
 
 publish-notebooks: ## put the notebooks of the built book on the branch `notebooks` of origin, for Colab and Binder
 	@test -d _build/html/_notebooks || { echo "there are no notebooks yet: make book" >&2; exit 1; }

@@ -1,13 +1,12 @@
-"""Make and grade the assignments, with nbgrader: python -m dqt_book.assignments.course --help.
+"""Make the assignments, with nbgrader.
 
-An assignment has one source, `book/assignments/aN/aN.md`, with its solution inside. `make` turns the sources
-into an nbgrader course: `source/` for instructors, `release/` for students. `grade` grades submissions with
-nbgrader's own autograder. Whatever nbgrader does with such a folder works on it too, its formgrader for one.
+An assignment has one source, `book/assignments/NAME/NAME.md`, with its solution inside. `make` turns the
+sources into an nbgrader course: `source/` for instructors, `release/` for students. Whatever nbgrader does
+with such a folder works on it too, its formgrader for one.
 """
 
-import argparse
+import ast
 import contextlib
-import hashlib
 import importlib.util
 import io
 import logging
@@ -26,18 +25,23 @@ from dqt_book.places import ROOT
 HELPERS = Path(__file__).resolve().parent
 SOURCES = ROOT / "book" / "assignments"
 COURSE = ROOT / "_build" / "assignments"
-NAMES = tuple(sorted(path.parent.name for path in SOURCES.glob("*/a[0-9].md")))
+NAMES = tuple(sorted(path.stem for path in SOURCES.glob("*/*.md") if path.stem == path.parent.name))
+SECONDS = 30  # that a student's code may take for a task, and for a cell
+# nbgrader's own steps, without `Execute`
+SANITIZE = ("ClearOutput", "DeduplicateIds", "OverwriteKernelspec", "OverwriteCells", "CheckCellMetadata")
+AUTOGRADE = (
+    "IgnorePattern",
+    "nbconvert.preprocessors.ClearMetadataPreprocessor",
+    "LimitOutput",
+    "SaveAutoGrades",
+    "AssignLatePenalties",
+    "CheckCellMetadata",
+)
+SANITIZE, AUTOGRADE = (
+    [step if "." in step else f"nbgrader.preprocessors.{step}" for step in steps]
+    for steps in (SANITIZE, AUTOGRADE)
+)
 STUB = 'raise NotImplementedError("write this function")'
-HIDDEN = """
-### BEGIN HIDDEN TESTS
-import hashlib, importlib, pathlib, sys
-for module in {digests}:
-    sys.modules.pop(module, None)
-for module, digest in {digests}.items():
-    file = pathlib.Path(importlib.import_module(module).__file__)
-    assert hashlib.sha256(file.read_bytes()).hexdigest() == digest, f"{{file}} was changed"
-sys.modules["tasks"].grade({call}
-### END HIDDEN TESTS"""
 
 
 def text(name):
@@ -45,7 +49,7 @@ def text(name):
 
 
 def modules(name):
-    """{module: file} of what a notebook imports from beside it; its hidden tests hold their digests."""
+    """{module: file} of what a notebook imports from beside it."""
     found = {
         "tasks": SOURCES / name / "tasks.py",
         "grading": HELPERS / "grading.py",
@@ -56,9 +60,10 @@ def modules(name):
     return found
 
 
-def tasks(name):
-    """The module `tasks` of an assignment, and what it imports, as they are beside its notebook."""
+def tasks(name, folder=None):
+    """The module `tasks` of an assignment, and what it imports, from its sources or from a made `folder`."""
     for module, path in reversed(modules(name).items()):
+        path = folder / path.name if folder else path
         spec = importlib.util.spec_from_file_location(module, path)
         sys.modules[module] = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(sys.modules[module])
@@ -83,25 +88,37 @@ def task_of(grade_id):
 
 
 def instructor(name):
-    """The notebook with solutions and hidden tests, as nbgrader reads it."""
+    """The notebook with solutions, as nbgrader reads it."""
     made = jupytext.reads(text(name), fmt="md:myst")
-    digests = {
-        module: hashlib.sha256(path.read_bytes()).hexdigest() for module, path in modules(name).items()
-    }
     for number, cell in enumerate(made.cells):
         cell["id"] = f"cell-{number}"
         given = cell.metadata.pop("nbgrader", None)
         cell.metadata.clear()
         if given is None:
             continue
+        if not given["grade_id"].startswith(f"{name}_"):
+            raise ValueError(f"{name}.md: a cell has the grade_id {given['grade_id']}, expected {name}_...")
         standard = {"schema_version": 3, "grade": False, "solution": False, "task": False}
         cell.metadata.nbgrader = standard | {"locked": not given.get("solution", False)} | dict(given)
         if given.get("grade"):
-            call = cell.source.splitlines()[-1].removeprefix("check(")
-            cell.source += HIDDEN.format(digests=digests, call=call)
+            asked(cell.source, given["grade_id"])
     made.metadata = {"kernelspec": made.metadata["kernelspec"], "language_info": {"name": "python"}}
     made.nbformat, made.nbformat_minor = 4, 5
     return made
+
+
+def asked(source, grade_id):
+    """(task, function) of a check's cell, whose last line is `check("a1_3", half_up)` for a1_3_check."""
+    task = task_of(grade_id)
+    if task == grade_id:
+        raise ValueError(f"a check has the grade_id {grade_id}, expected {grade_id}_check")
+    with contextlib.suppress(SyntaxError, ValueError, AttributeError):
+        last = ast.parse(source).body[-1].value
+        name, function = last.args
+        if (last.func.id, name.value) == ("check", task) and not last.keywords:
+            return task, function.id
+    line = source.splitlines()[-1] if source else "nothing"
+    raise ValueError(f"the check {grade_id} ends in {line}; expected check({task!r}, FUNCTION), with a name")
 
 
 def markers(name):
@@ -122,8 +139,10 @@ def configuration(folder):
     config.CourseDirectory.course_id = "nested-integers"
     config.CourseDirectory.ignore = [".ipynb_checkpoints", "*.pyc", "__pycache__", ".pytest_cache"]
     config.ClearSolutions.code_stub = {"python": STUB}
-    config.OverwriteCells.add_missing_cells = True
-    config.Execute.timeout = 300
+    judge = "dqt_book.assignments.judge."
+    config.Autograde.sanitize_preprocessors = [judge + "Repair", *SANITIZE]
+    config.Autograde.autograde_preprocessors = [judge + "Apart", *AUTOGRADE]
+    config.Apart.seconds = SECONDS
     return config
 
 
@@ -157,11 +176,46 @@ def require(result, what):
         raise RuntimeError(f"nbgrader could not {what}:\n{result.get('log') or result.get('error')}")
 
 
+def require_same_tasks(folder, name):
+    """Refuse new tasks or points for an assignment that was graded: nbgrader keeps grades by them."""
+    if not (folder / "gradebook.db").is_file():
+        return
+    with quietly(), api(folder).gradebook as book:
+        known = [one for one in book.assignments if one.name == name and one.submissions]
+        if not known:
+            return
+        then = {task_of(cell.name): cell.max_score for one in known for cell in one.notebooks[0].grade_cells}
+    now = {task: points for task, (_, points) in facts(name)["tasks"].items()}
+    if then != now:
+        changed = sorted(task for task in {*then, *now} if then.get(task) != now.get(task))
+        raise SystemExit(
+            f"{name} was graded with other tasks or points ({', '.join(changed)}): nothing was made. Keep "
+            f"{folder / 'gradebook.db'} with its grades elsewhere, or choose another folder with --course"
+        )
+
+
+def stale(folder, name):
+    """Whether a made assignment is missing, or another than its sources make now."""
+    here = folder / "source" / name
+    if not (here / f"{name}.ipynb").is_file() or not (folder / "release" / name).is_dir():
+        return True
+    files = [*modules(name).values(), HELPERS / "run_tasks.py"]
+    if any(
+        not (here / path.name).is_file() or (here / path.name).read_bytes() != path.read_bytes()
+        for path in files
+    ):
+        return True
+    made = nbformat.read(here / f"{name}.ipynb", as_version=4)
+    cells = [(cell.source, cell.metadata) for cell in made.cells]
+    return cells != [(cell.source, cell.metadata) for cell in instructor(name).cells]
+
+
 def make(folder=COURSE, names=NAMES):
     """Write source/ and release/ of a course, and its nbgrader_config.py."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for name in names:
+        require_same_tasks(folder, name)
         here = folder / "source" / name
         shutil.rmtree(here, ignore_errors=True)
         here.mkdir(parents=True)
@@ -177,60 +231,3 @@ def make(folder=COURSE, names=NAMES):
             if str(folder) != value:
                 lines.append(f"c.{section}.{trait} = {value!r}")
     (folder / "nbgrader_config.py").write_text("\n".join(lines) + "\n")
-
-
-def grade(folder, student, name, **changes):
-    """Autograde one submission in submitted/; return {task: points}."""
-    with quietly():
-        nbgrader = api(folder, **changes)
-        require(nbgrader.autograde(name, student, force=True, create=True), f"grade {name} of {student}")
-        with nbgrader.gradebook as book:
-            grades = book.find_submission(name, student).notebooks[0].grades
-            return {task_of(grade.name): grade.score for grade in grades}
-
-
-def submissions(folder):
-    """(student, assignment) of every notebook in DIR/STUDENT/ASSIGNMENT/ASSIGNMENT.ipynb."""
-    found = [(path.parts[-3], path.stem) for path in sorted(Path(folder).glob("*/*/*.ipynb"))]
-    found = [(student, name) for student, name in found if name in NAMES]
-    if not found:
-        raise SystemExit(f"{folder} has no submission: expected {folder}/STUDENT/{NAMES[0]}/{NAMES[0]}.ipynb")
-    return found
-
-
-def grade_all(folder, submitted):
-    found = submissions(submitted)
-    if not (folder / "source").is_dir():
-        make(folder)
-    for student, name in found:
-        there = folder / "submitted" / student / name
-        if there.resolve() != (Path(submitted) / student / name).resolve():
-            shutil.rmtree(there, ignore_errors=True)
-            shutil.copytree(Path(submitted) / student / name, there)
-    print(f"{'student':20} {'':4} {'points':>6}")
-    for student, name in found:
-        points = grade(folder, student, name)
-        lost = [task for task, (_, most) in facts(name)["tasks"].items() if points[task] < most]
-        print(
-            f"{student:20} {name:4} {sum(points.values()):6.0f}  {'lost: ' + ', '.join(lost) if lost else ''}"
-        )
-    print(f"what their cells said: {folder / 'autograded'}; points: {folder / 'gradebook.db'}")
-
-
-def main(arguments=None):
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("command", choices=("make", "grade"))
-    parser.add_argument("submissions", nargs="?", type=Path, help="grade: STUDENT/a1/a1.ipynb are below it")
-    parser.add_argument("--course", type=Path, default=COURSE, help="the course folder (%(default)s)")
-    chosen = parser.parse_args(arguments)
-    if chosen.command == "make":
-        make(chosen.course)
-        print(f"for students: {chosen.course / 'release'}\nfor instructors: {chosen.course / 'source'}")
-    elif chosen.submissions is None or not chosen.submissions.is_dir():
-        raise SystemExit(f"grade needs a folder of submissions, got {chosen.submissions}")
-    else:
-        grade_all(chosen.course.resolve(), chosen.submissions)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

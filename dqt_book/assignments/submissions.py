@@ -63,7 +63,16 @@ def submitted(released, wrong, right):
 
 def wrong(name):
     """The kept wrong submissions of an assignment."""
-    spec = importlib.util.spec_from_file_location(f"wrong_{name}", course.SOURCES / name / "wrong.py")
+    return _kept(course.SOURCES / name / "wrong.py")
+
+
+def cheats():
+    """The kept submissions of A1 that attack the grader."""
+    return _kept(course.SOURCES / "cheats.py")
+
+
+def _kept(path):
+    spec = importlib.util.spec_from_file_location(f"{path.parent.name}_{path.stem}", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module.WRONG
@@ -80,3 +89,10 @@ def emptied(notebook):
 def removed(notebook):
     """Take every check out."""
     notebook.cells = [c for c in notebook.cells if not c.metadata.get("nbgrader", {}).get("grade")]
+
+
+def renamed(notebook):
+    """Give the second check another name, and take the last one out."""
+    checks = [cell for cell in notebook.cells if cell.metadata.get("nbgrader", {}).get("grade")]
+    checks[1].metadata.nbgrader.grade_id += "_done"
+    notebook.cells.remove(checks[-1])

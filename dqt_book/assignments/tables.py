@@ -29,3 +29,9 @@ def mistakes(name):
         lost = sum(most[task][1] for task in wrong.lost)
         rows.append((wrong.what, ", ".join(task.partition("_")[2] for task in wrong.lost), lost))
     return show.Table(("a submission that ...", "tasks lost", "points lost"), rows)
+
+
+def cheats():
+    """The kept submissions that attack the grader, and the task that each of them loses."""
+    rows = [(wrong.what, ", ".join(wrong.lost)) for wrong in submissions.cheats()]
+    return show.Table(("a submission of A1 that ...", "loses"), rows)

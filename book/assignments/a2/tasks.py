@@ -16,9 +16,12 @@ def begin():
 
 def a2_1(register_bits, rng):
     cases = []
-    sizes = [1, 2, 9, 576, 65_793, 65_794, *rng.integers(1, 10**6, 30).tolist()]
-    for terms in sizes:
-        b_w, b_a = (8, 8) if terms in (65_793, 65_794) else rng.integers(1, 9, 2).tolist()
+    # activations of one bit and a power of two of terms: the lowest sum is the register's lowest number
+    layers = [(terms, int(rng.integers(1, 9)), 1) for terms in (1, 2, 512)]
+    layers += [(65_793, 8, 8), (65_794, 8, 8)]
+    for terms in (1, 2, 9, 576, *rng.integers(1, 10**6, 28).tolist()):
+        layers.append((terms, *rng.integers(1, 9, 2).tolist()))
+    for terms, b_w, b_a in layers:
         # the largest magnitudes are of -2**(b_w - 1), and of the highest activation
         lowest = terms * nested.code_range(b_w, True)[0] * nested.code_range(b_a, False)[1]
         highest = terms * nested.code_range(b_w, True)[1] * nested.code_range(b_a, False)[1]

@@ -9,8 +9,9 @@ from dqt_core import data
 
 integer, nested = oracles("integer", "nested")
 # How many of 360 unseen images have to be right at each width. Trained codes reach some 330, at 1 bit some
-# 300; cut ones get about 35 at 1 bit.
-NEEDED = {8: 290, 4: 290, 2: 280, 1: 180}
+# 300, and no less than 278 in twelve splits; there cut ones get about 35, and ones trained at 8 bits alone up
+# to 184.
+NEEDED = {8: 290, 4: 290, 2: 280, 1: 240}
 WIDTHS = tuple(NEEDED)
 TRAINED, HELD_OUT = 900, 360
 torch.set_num_threads(1)

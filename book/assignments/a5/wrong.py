@@ -57,6 +57,8 @@ def best_per_image(loss, cost, budget):
     same = best_static(loss.sum(axis=0), len(loss) * cost, budget)
     return np.tile(same, (len(loss), 1))
 """}),
+    Wrong("strictly-above", "is wide above the threshold alone, not at it", ("a5_5",),
+          changed("a5_5", ("column >= threshold", "column > threshold"))),
     Wrong("caller", "calls dqt_core for the allocation", ("a5_3", "a5_4"), {"a5_3": """
 from dqt_core.evaluation.allocate import allocate
 def best_static(loss, cost, budget):

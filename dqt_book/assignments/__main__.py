@@ -1,0 +1,31 @@
+"""Make and grade the assignments: python -m dqt_book.assignments --help."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from dqt_book.assignments import course, marking
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(
+        prog="python -m dqt_book.assignments", description=__doc__.partition(":")[0]
+    )
+    parser.add_argument("command", choices=("make", "grade"))
+    parser.add_argument("submissions", nargs="?", type=Path, help="grade: has a folder for each student")
+    parser.add_argument("--course", type=Path, default=course.COURSE, help="the course folder (%(default)s)")
+    limit = "grade: seconds for a task, and for a cell (%(default)s)"
+    parser.add_argument("--seconds", type=int, default=course.SECONDS, help=limit)
+    chosen = parser.parse_args(arguments)
+    if chosen.command == "make":
+        course.make(chosen.course)
+        print(f"for students: {chosen.course / 'release'}\nfor instructors: {chosen.course / 'source'}")
+    elif chosen.submissions is None or not chosen.submissions.is_dir():
+        raise SystemExit(f"grade needs a folder of submissions, got {chosen.submissions}")
+    else:
+        folders = chosen.course.resolve(), chosen.submissions.resolve()
+        return marking.grade_all(*folders, seconds=chosen.seconds)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,173 @@
+"""Where students' code runs: a temporary folder outside the course, with the fewest rights to be had here."""
+
+import contextlib
+import functools
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from dqt_book.places import ROOT
+
+HERE = Path(__file__).resolve().parent
+# its own /proc too: in the other one are the memory and the files of this process
+NAMESPACES = ("--mount", "--mount-proc", "--pid", "--net", "--fork", "--kill-child")
+# for an interpreter in a folder that root alone may enter, as /root is: nobody may read everything then
+READING = ("--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search")
+# mounts an empty folder over each of its arguments before `--`, then makes the checkout read-only
+HIDE = """
+set -e
+mount --make-rprivate /
+mount --bind "$1" "$1"; mount -o remount,bind,ro "$1"; shift
+while [ "$1" != -- ]; do mount -t tmpfs -o ro none "$1"; shift; done
+shift
+exec "$@"
+"""
+
+
+def tried(*command):
+    """Whether a command can be run here."""
+    try:
+        return subprocess.run(command, capture_output=True, timeout=60).returncode == 0
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+
+
+@functools.cache
+def rights():
+    """(namespaces, another user): what of it this computer has, as the beginnings of commands."""
+    user = ()
+    if os.geteuid() == 0:
+        nobody = pwd.getpwnam("nobody")
+        plain = ("setpriv", f"--reuid={nobody.pw_uid}", f"--regid={nobody.pw_gid}", "--clear-groups")
+        same = f"import sys; sys.exit(sys.base_prefix != {sys.base_prefix!r})"
+        for more in ((), READING):
+            command = (*plain, "--no-new-privs", *more, "--")
+            if tried(*command, sys.executable, "-c", same):
+                user = command
+                break
+        apart = ("unshare", *NAMESPACES)
+    else:
+        # who is root in a namespace of users could take the mounts away again
+        apart = ("unshare", "--user", "--map-root-user", *NAMESPACES)
+        user = ("setpriv", "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs", "--")
+    names = (*apart, "sh", "-c", HIDE, "sh", str(HERE), "--")
+    if tried(*names, *user, sys.executable, "-c", ""):
+        return apart, user
+    return (), user if os.geteuid() == 0 else ()
+
+
+def said():
+    """One sentence for whoever grades: what keeps students' code apart."""
+    apart, user = rights()
+    have = ["as the user nobody" if user and os.geteuid() == 0 else "as you"]
+    if READING[0] in user:
+        have.append("who may read all files, as this interpreter lies where root alone can")
+    have.append(
+        "without a network, the solutions and the other submissions out of its sight"
+        if apart
+        else "with the network and all files that this user can read: grade in a container"
+    )
+    return f"students' code runs in a temporary folder {', '.join(have)}"
+
+
+def command(hidden=()):
+    """How a student's process is started in its folder; it does not see the `hidden` folders."""
+    apart, user = rights()
+    if apart:
+        python, there = Path(sys.prefix).resolve(), Path(tempfile.gettempdir()).resolve()
+        # the interpreter may belong to another checkout
+        checkouts = [ROOT, *(above for above in python.parents if (above / "book" / "assignments").is_dir())]
+        solved = [above / part for above in checkouts for part in ("book", ".git", "_build")]
+        hide = [
+            str(path.resolve())
+            for path in (*dict.fromkeys(solved), *hidden)
+            if path.is_dir() and not any(kept.is_relative_to(path.resolve()) for kept in (python, there))
+        ]
+        apart = (*apart, "sh", "-c", HIDE, "sh", str(ROOT), *hide, "--")
+    return [*apart, *user, sys.executable, "student.py"]
+
+
+@contextlib.contextmanager
+def folder(files):
+    """A temporary folder with these files, {name: path}, that belongs to the student's user."""
+    made = Path(tempfile.mkdtemp(prefix="graded-"))
+    try:
+        for name, path in files.items():
+            shutil.copyfile(path, made / name)
+        for name in ("wire.py", "student.py"):
+            shutil.copyfile(HERE / name, made / name)
+        if rights()[1] and os.geteuid() == 0:
+            nobody = pwd.getpwnam("nobody")
+            for path in (made, *made.iterdir()):
+                os.chown(path, nobody.pw_uid, nobody.pw_gid)
+        yield made
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+def environment(there):
+    """Little of one's own: no tokens and no home folder."""
+    kept = {name: os.environ[name] for name in ("PATH", "LANG", "PYTHONPATH", "CXX") if name in os.environ}
+    if "PYTHONPATH" in kept:
+        kept["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, kept["PYTHONPATH"].split(os.pathsep)))
+    own = dict.fromkeys(("HOME", "TMPDIR", "XDG_CACHE_HOME", "IPYTHONDIR"), str(there))
+    return kept | own | {"MPLBACKEND": "agg", "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+class Started:
+    """A student's process of its own interpreter."""
+
+    def __init__(self, there, hidden=()):
+        self.process = subprocess.Popen(
+            command(hidden),
+            cwd=there,
+            env=environment(there),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        self.writing, self.reading = self.process.stdin.fileno(), self.process.stdout.fileno()
+
+    def stop(self):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        for pipe in (self.process.stdin, self.process.stdout):
+            with contextlib.suppress(OSError):
+                pipe.close()
+
+
+class Forked:
+    """A student's process that is a fork of this one: quick, and not safe. For the project's own tests."""
+
+    def __init__(self, there, hidden=()):
+        from dqt_book.assignments import student
+
+        theirs, self.writing = os.pipe()
+        self.reading, answers = os.pipe()
+        self.child = os.fork()
+        if self.child == 0:
+            with contextlib.suppress(BaseException):
+                os.setsid()
+                os.close(self.writing)
+                os.close(self.reading)
+                own = environment(there)
+                os.environ.clear()
+                os.environ.update(own)
+                student.serve(theirs, answers, there)
+            os._exit(0)
+        os.close(theirs)
+        os.close(answers)
+
+    def stop(self):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.child, signal.SIGKILL)
+        os.waitpid(self.child, 0)
+        os.close(self.writing)
+        os.close(self.reading)
