@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dqt_core import cost
 from dqt_core.backends.stepwise import Executor, walk
+from dqt_core.evaluation import cost
 from dqt_core.nested import MASTER_WIDTH
 from dqt_core.program import IMAGE, BackendName, Choice, Conv, Op, Program, Scale, Widths, step_by_step
 
