@@ -111,11 +111,12 @@ def test_one_folder_keeps_networks_and_selections_apart(tree, tmp_path, monkeypa
     other = imagenet_run.Run(options(tree, tmp_path))
     other.float_row()
     assert ran == [10, 5, 10, 4], "the ten images that both have are run once"
+    changed = imagenet_run.Run(options(tree, tmp_path))
     with torch.no_grad():
-        other.float_net.fc.bias[3] += 1000
-    other.float_row()
+        changed.float_net.fc.bias[3] += 1000
+    changed.float_row()
     assert ran[4:] == [10, 10, 4]
-    assert other.rows[1]["correct"] == int((other.files.labels == 3).sum())
+    assert changed.rows[0]["correct"] == int((changed.files.labels == 3).sum())
 
 
 def test_a_damaged_image_stops_the_run_by_name_or_is_left_out_and_named(tree, tmp_path):

@@ -196,7 +196,8 @@ def conv_shapes(program):
 def one_conv(bench, network, step, shape, layers):
     """One layer, without its skip: a plain convolution with its requantize."""
     conv, batch = step.conv, bench.sizes.batch
-    x, out = bench.codes((batch, *shape)), bench.xp.empty((batch, *out_shape(conv, shape)), np.uint8)
+    made = out_shape(conv, shape)
+    x, out = bench.codes((batch, *shape)), bench.xp.empty((batch, *made), np.uint8)
     step = replace(step, conv=conv, skip=None)
     values = {conv.x: x, step.out: out}
     group = Batch(bench.xp, batch, conv.layer + 1, len(CHOICES))
@@ -210,7 +211,7 @@ def one_conv(bench, network, step, shape, layers):
     runs = {"ours": switched, "without switch": plain, "fp16": fp16_conv(bench, conv, shape)}
     runs |= int_mm(bench, launches, conv, shape, group)
     times = bench.medians(runs)
-    macs = batch * out_shape[0] * out_shape[1] * conv.weight.size
+    macs = batch * made[0] * made[1] * conv.weight.size
     counted = {"bytes": x.nbytes + out.nbytes + conv.weight.nbytes, "operations": 2 * macs, "layers": layers}
     o, kh, kw, i = conv.weight.shape
     what = f"{network} {i}->{o} {kh}x{kw}/{conv.stride} on {shape[0]}x{shape[1]}, batch {batch}"
