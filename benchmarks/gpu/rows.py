@@ -266,7 +266,7 @@ def int_mm(bench, launches, conv, shape, group):
     ours = launches.of(replace(conv, layer=None), {conv.x: x, conv.out: sums}, group)
     rows, columns = (
         bench.tensor(x).reshape(-1, i),
-        torch.from_numpy(conv.weight.reshape(o, i)).to(bench.device).t(),
+        torch.tensor(conv.weight.reshape(o, i)).to(bench.device).t(),
     )
     ours()
     assert torch.equal(bench.tensor(sums).reshape(-1, o), torch._int_mm(rows, columns)), "1x1 is not exact"
