@@ -10,8 +10,6 @@ import sys
 
 import numpy as np
 import pytest
-from c_program import CHECKED, build, written
-from c_program import run as run_c
 from hypothesis import HealthCheck, given, seed, settings
 from mutations import Mutant, bases, mutant_of
 from program_checks import small_program
@@ -22,6 +20,8 @@ from test_live_demo import answer as by_node
 from dqt_core import ProgramError
 from dqt_core.export.qdq import to_qdq
 from dqt_core.program import Conv, Lookup, Result, Scale, Term
+from reproductions.exports.c_program import CHECKED, build, written
+from reproductions.exports.c_program import run as run_c
 
 IN_PROCESS = "torch", "numba"
 LARGEST = 2**19  # numbers of all values: larger programs are accepted and not run here

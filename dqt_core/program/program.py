@@ -18,47 +18,12 @@ from dqt_core.nested import MASTER_WIDTH, Rounding, require_width
 from dqt_core.program import storage
 from dqt_core.program.contract import Value, require_program
 from dqt_core.program.operations import (
-    IMAGE,
     Choice,
     Choose,
-    Conv,
-    Lookup,
-    MaxPool,
     Op,
-    Requantize,
-    Scale,
     Shape,
-    SumPool,
-    Term,
-    inputs,
     stored,
 )
-from dqt_core.program.refusal import ProgramError
-
-# A program is told by its operations: who takes one from here takes them too.
-__all__ = [
-    "BACKENDS",
-    "IMAGE",
-    "BackendName",
-    "Choice",
-    "Choose",
-    "Conv",
-    "Lookup",
-    "MaxPool",
-    "Op",
-    "Program",
-    "ProgramError",
-    "Requantize",
-    "Result",
-    "Scale",
-    "SumPool",
-    "Term",
-    "Widths",
-    "execute",
-    "inputs",
-    "load",
-    "step_by_step",
-]
 
 Widths: TypeAlias = int | Literal["controller"] | Sequence[int | Choice] | NDArray[np.integer]
 BackendName: TypeAlias = Literal["auto", "numpy", "numba", "torch", "cupy", "emulator"]
