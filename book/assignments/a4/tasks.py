@@ -9,8 +9,8 @@ from dqt_core import data
 
 integer, nested = oracles("integer", "nested")
 # How many of 360 unseen images have to be right at each width. Trained codes reach some 330, at 1 bit some
-# 300, and no less than 278 in twelve splits; there cut ones get about 35, and ones trained at 8 bits alone up
-# to 184.
+# 300, and no less than 278 in twelve splits; there cut ones get about 35. Ones trained at 8 bits alone got up
+# to 184 in thirteen runs, but were seen to pass on another draw: this check does not surely tell them apart.
 NEEDED = {8: 290, 4: 290, 2: 280, 1: 240}
 WIDTHS = tuple(NEEDED)
 TRAINED, HELD_OUT = 900, 360
