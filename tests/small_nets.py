@@ -43,6 +43,33 @@ class CourseNet(nn.Module):
         return self.fc(torch.flatten(x.mean((2, 3), keepdim=True), 1))
 
 
+class Base(nn.Module):
+    """Parts of which `model` makes small networks with one peculiarity each."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = (nn.Conv2d(i, 8, 3, padding=1) for i in (3, 8, 8))
+        self.norm, self.relu = nn.BatchNorm2d(8), nn.ReLU()
+        self.pool, self.mean = nn.MaxPool2d(2), nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(8, 10)
+
+    def tail(self, x):
+        return self.fc(self.mean(x).flatten(1))
+
+    def head(self, x):
+        return self.relu(self.b(self.relu(self.a(x))))
+
+
+def model(forward, **modules):
+    def make():
+        net = type("Model", (Base,), {"forward": forward})()
+        for name, module in modules.items():
+            net.add_module(name, module)
+        return net
+
+    return make
+
+
 def seeded(make, seed=0):
     """A network whose batch norms have statistics of their own, and in which the image reaches the output."""
     torch.manual_seed(seed)

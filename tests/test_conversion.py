@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from small_nets import MEAN, STD, CourseNet, assert_equal_states, images, nested_net, seeded, state
+from small_nets import MEAN, STD, CourseNet, assert_equal_states, images, model, nested_net, seeded, state
 from torch import nn
 from torch.nn import functional
 
@@ -172,31 +172,6 @@ def test_without_controller():
 
 
 # Small models with one peculiarity each
-
-
-class Base(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.a, self.b, self.c = (nn.Conv2d(i, 8, 3, padding=1) for i in (3, 8, 8))
-        self.norm, self.relu = nn.BatchNorm2d(8), nn.ReLU()
-        self.pool, self.mean = nn.MaxPool2d(2), nn.AdaptiveAvgPool2d(1)
-        self.fc = nn.Linear(8, 10)
-
-    def tail(self, x):
-        return self.fc(self.mean(x).flatten(1))
-
-    def head(self, x):
-        return self.relu(self.b(self.relu(self.a(x))))
-
-
-def model(forward, **modules):
-    def make():
-        net = type("Model", (Base,), {"forward": forward})()
-        for name, module in modules.items():
-            net.add_module(name, module)
-        return net
-
-    return make
 
 
 SUPPORTED = {

@@ -12,6 +12,7 @@ from torch.nn import functional
 from dqt_core import cost, lower, nested
 from dqt_core.training import straight_through
 from dqt_core.training.layers import (
+    Addition,
     Coded,
     CodedMaxPool,
     MeanPool,
@@ -19,7 +20,6 @@ from dqt_core.training.layers import (
     Rounded,
     Selection,
     SwitchLayer,
-    add,
     calibrating,
 )
 
@@ -233,9 +233,9 @@ def test_pools_and_addition():
     assert torch.equal(pooled.codes, functional.max_pool2d(x.codes, 3, 2, 1))
     assert (pooled.step, pooled.signed) == (x.step, True)
     torch.testing.assert_close(MeanPool()(x), x.value.mean((2, 3)))
-    torch.testing.assert_close(add(x, torch.ones(())), x.value + 1)
-    torch.testing.assert_close(add(torch.ones(()), x), x.value + 1)
-    torch.testing.assert_close(add(x, x), 2 * x.value)
+    torch.testing.assert_close(Addition()(x, torch.ones(())), x.value + 1)
+    torch.testing.assert_close(Addition()(torch.ones(()), x), x.value + 1)
+    torch.testing.assert_close(Addition()(x, x), 2 * x.value)
 
 
 # The network

@@ -151,25 +151,6 @@ def test_a_sum_at_the_output_is_refused():
         lower(nested(TwoHeads(), controller=False))
 
 
-def test_a_switchable_output_is_refused():
-    """The layer that is called last stays at 8 bits; were it not the output, its widths would be ignored."""
-
-    class Auxiliary(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.stem, self.relu, self.mean = nn.Conv2d(3, 4, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1)
-            self.head, self.auxiliary = nn.Linear(4, 2), nn.Linear(4, 2)
-
-        def forward(self, x):
-            x = self.mean(self.relu(self.stem(x))).flatten(1)
-            y = self.head(x)
-            self.auxiliary(x)
-            return y
-
-    with pytest.raises(ValueError, match="head:sum is switchable; the layer that is called last must make"):
-        lower(nested(Auxiliary(), controller=False))
-
-
 @pytest.mark.parametrize("rounding", ["half_up", "floor"])
 @pytest.mark.parametrize("name", ["mobilenet_v2", "resnet50", "resnet18 with max-pool"])
 def test_other_models(name, rounding):

@@ -5,6 +5,8 @@ Along the way of a network:
 ================== ====================================================================================
 `models`           ResNets and MobileNetV2, as torchvision names their parameters
 `conversion`       a float network becomes a `network.NestedNet` of `layers`, its steps from a few images
+`tracing`          the float network's graph, or why it is none; `inputs`, what goes into it
+`comparison`       the float network beside the converted one, layer by layer
 `straight_through` codes with gradients: quantize, switch, and the batch norm of a switched layer
 `layers`           the layer with one table for every choice of widths; the quantizer of activations
 `network`          a converted network, which runs at widths that are given or that it chooses

@@ -9,12 +9,12 @@ import torch
 from numpy.typing import NDArray
 
 from dqt_core.backends.stepwise import walk
-from dqt_core.data import Images, normalization_table
+from dqt_core.data import Images
 from dqt_core.evaluation import allocate
 from dqt_core.program import IMAGE, Choose, Program, step_by_step
+from dqt_core.training import calibration
 from dqt_core.training.layers import Coded, CodedMaxPool, Quantizer
 from dqt_core.training.network import NestedNet
-from dqt_core.training.train import normalize
 
 Values = dict[str, NDArray[Any]]
 
@@ -107,7 +107,7 @@ def run(net: NestedNet, images: Images, choices: NDArray[np.int64] | None = None
         )
     try:
         with torch.no_grad():
-            logits = net(_inputs(net, images), _weights(net, choices))
+            logits = net(calibration.inputs(net, images), _weights(net, choices))
     finally:
         for hook in hooks:
             hook.remove()
@@ -157,6 +157,8 @@ def differences(
     >>> all(difference.distance < 2e-3 for difference in found)
     True
     """
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size}, expected 1 or more")
     if net.training:
         raise ValueError("the network is in training mode, expected evaluation mode: call net.eval()")
     found = []
@@ -164,7 +166,7 @@ def differences(
         part = images[start : start + batch_size]
         ours = program.run(part, width)  # type: ignore[arg-type]
         with torch.no_grad():
-            theirs = net(_inputs(net, part), width).argmax(1).numpy()
+            theirs = net(calibration.inputs(net, part), width).argmax(1).numpy()
         for i in np.flatnonzero(ours.classes != theirs):
             lead = int(ours.logits[i, ours.classes[i]] - ours.logits[i, theirs[i]])
             given = None if width == "controller" else ours.choices[i : i + 1]
@@ -210,11 +212,6 @@ def _first(
                 distance = from_tie(trace.real[op.out])[is_off].max() if op.out in trace.real else 0.5
                 return op.out, int(np.count_nonzero(is_off)), float(distance)
     return "logits", 0, 0.0
-
-
-def _inputs(net: NestedNet, images: Images) -> torch.Tensor:
-    table = torch.from_numpy(normalization_table(net.mean, net.std))
-    return normalize(torch.from_numpy(images), table)
 
 
 def _weights(net: NestedNet, choices: NDArray[np.int64] | None) -> Any:

@@ -8,9 +8,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from dqt_core.data import normalization_table
 from dqt_core.nested import code_range
 from dqt_core.training import straight_through
+from dqt_core.training.inputs import normalized
 from dqt_core.training.layers import Choice, Quantizer
 from dqt_core.training.network import NestedNet
 
@@ -83,11 +83,17 @@ def set_steps(net: NestedNet, batches: Iterable[Images], rule: Rule = "error") -
     >>> net = convert(models.resnet18(10, 8, small_images=True), images, (0.5,) * 3, (0.25,) * 3)
     >>> set_steps(net, [images[:2], images[2:]], "largest")
     """
-    samples: dict[Quantizer, list[Tensor]] = {m: [] for m in net.graph.modules() if isinstance(m, Quantizer)}
+    names = {module: name for name, module in net.graph.named_modules()}
+    samples: dict[Quantizer, list[Tensor]] = {m: [] for m in names if isinstance(m, Quantizer)}
 
     def keep(quantizer: nn.Module, arguments: tuple[Tensor]) -> None:
         assert isinstance(quantizer, Quantizer)
         x = arguments[0] if isinstance(arguments[0], Tensor) else arguments[0].value
+        if not x.isfinite().all():
+            raise ValueError(
+                f"what `{names[quantizer]}` rounds is NaN or infinite on these images; a weight or a batch "
+                "norm's statistics are: go back to an earlier checkpoint"
+            )
         stride = (x.numel() // SAMPLE) | 1  # odd: an even one can meet the same few columns of every image
         offset = len(samples[quantizer]) % stride  # the batches differ in what they contribute
         samples[quantizer].append(x.flatten()[offset::stride].clone())
@@ -378,8 +384,7 @@ def divergence(
 
 def inputs(net: NestedNet, images: Images) -> Tensor:
     """Normalised float images (n, 3, H, W) of uint8 ones, as the network takes them."""
-    table = torch.from_numpy(normalization_table(net.mean, net.std))
-    return table[torch.arange(3), torch.from_numpy(images).long()].permute(0, 3, 1, 2)
+    return normalized(images, net.mean, net.std)
 
 
 def _run(net: NestedNet, batches: Iterable[Images], settings: Sequence[Sequence[Choice]]) -> None:

@@ -1,37 +1,36 @@
 """Turn an ordinary float torch model into one of nested codes."""
 
 import copy
-import operator
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import fx, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional
 
-from dqt_core.data import normalization_table
-from dqt_core.nested import MASTER_WIDTH, Rounding, require_rounding, require_width
+from dqt_core.nested import MASTER_WIDTH, Rounding, require_rounding
+from dqt_core.training import comparison
 from dqt_core.training.controller import Controller
+from dqt_core.training.inputs import in_float32, normalized
 from dqt_core.training.layers import (
+    Addition,
     Choice,
     CodedMaxPool,
     MeanPool,
     Quantizer,
     Selection,
     SwitchLayer,
-    add,
+    as_choice,
     calibrating,
 )
 from dqt_core.training.network import NestedNet
+from dqt_core.training.tracing import ADDITIONS, FloatGraph, function_of, require_ordinary
 
-_ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
-_RELUS = (functional.relu, torch.relu, torch.relu_, "relu", "relu_")
-_FLATTEN = (torch.flatten, "flatten")
-_MEANS = (torch.mean, "mean")
+_MASTER: Choice = (MASTER_WIDTH, MASTER_WIDTH)
 
 
+@in_float32()
 def convert(
     net: nn.Module,
     images: NDArray[np.uint8],
@@ -47,9 +46,10 @@ def convert(
     Parameters
     ----------
     net : Module
-        Conv2d, BatchNorm2d, Linear, ReLU, ReLU6, additions, max-pools and a global mean; left unchanged.
+        Conv2d, BatchNorm2d, Linear, ReLU, ReLU6, additions, max-pools and a global mean; left unchanged. It
+        is converted as it is in evaluation mode and float32.
     images : uint8 array, (N, H, W, 3)
-        A few hundred training images, for the steps.
+        A few hundred training images, for the steps and for the comparison.
     mean, std : 3 floats each
         The normalisation the float model was trained with.
     widths : sequence of int or (weight bits, input bits)
@@ -66,7 +66,14 @@ def convert(
     Raises
     ------
     ValueError
-        If the model holds an operation that has no integer form here, or an argument is out of range.
+        If the model holds an operation that has no integer form here, is not what a trace of its forward
+        shows, or makes NaN of the images; or an argument is out of range.
+
+    Warns
+    -----
+    ConversionWarning
+        If the converted model, at 8 bits, is not the float model; it names the layer where they part, see
+        `comparison`. `NestedNet.differences` holds the figures.
 
     Examples
     --------
@@ -80,31 +87,41 @@ def convert(
     require_rounding(rounding)
     if batch_norm not in ("per_width", "shared"):
         raise ValueError(f"batch_norm={batch_norm!r} is unknown; choose 'per_width' or 'shared'")
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
-        raise ValueError(f"images must be uint8 (N, H, W, 3), got {images.dtype} {images.shape}")
-    selection = Selection(_choices(widths), rounding)
-    graph = _Conversion(net, selection, batch_norm == "shared").run(controller)
-    nested = NestedNet(graph, selection, mean, std, images.shape[1:])
-    _calibrate(nested, images)
+    choices, x = _choices(widths), normalized(images, mean, std)
+    require_ordinary(net)
+    float_net = copy.deepcopy(net).to("cpu", torch.float32).eval()
+
+    def converted(choices: tuple[Choice, ...], controller: bool) -> tuple[NestedNet, _Conversion]:
+        conversion = _Conversion(float_net, Selection(choices, rounding), batch_norm == "shared", controller)
+        graph = conversion.run(x[:1])
+        return NestedNet(graph, conversion.selection, mean, std, images.shape[1:]).eval(), conversion
+
+    nested, conversion = converted(choices, controller)
+    every = comparison.distance(len(x))
+    expected = comparison.outputs_of(float_net, conversion.float_layers, x[::every].clone())
+    found = _calibrated(nested, conversion, x, every)
+    if choices[-1] != _MASTER:  # steps for narrow codes clip what codes of 8 bits would hold
+        found = _calibrated(*converted((_MASTER,), False), x, every)
+    nested.differences = comparison.differences(expected, found)
     return nested
 
 
-def _choices(widths: Sequence[int | Choice]) -> tuple[Choice, ...]:
-    pairs = [width if isinstance(width, tuple | list) else (width, width) for width in widths]
-    if not pairs or any(len(pair) != 2 for pair in pairs):
-        raise ValueError(f"widths must be one or more ints or (weight bits, input bits), got {widths}")
-    choices = {(require_width(weight_bits), require_width(input_bits)) for weight_bits, input_bits in pairs}
-    return tuple(sorted(choices, key=lambda pair: (pair[0] * pair[1], pair)))
-
-
 @torch.no_grad()
-def _calibrate(nested: NestedNet, images: NDArray[np.uint8]) -> None:
-    table = torch.from_numpy(normalization_table(nested.mean, nested.std))
-    x = table[torch.arange(3), torch.from_numpy(images).long()].permute(0, 3, 1, 2)
-    nested.eval()
-    widest = nested.selection.choices[-1]
+def _calibrated(nested: NestedNet, conversion: "_Conversion", x: Tensor, every: int) -> dict[str, Tensor]:
+    """Take the steps from a pass of the images at the widest choice; a sample of what its layers make."""
+    widths = [nested.selection.choices[-1]] * len(nested.switch_layers)
     with calibrating(nested):
-        nested(x, widths=[widest] * len(nested.switch_layers))
+        return comparison.outputs_of(nested, conversion.nested_layers, x, widths, every=every)
+
+
+def _choices(widths: Iterable[int | Choice]) -> tuple[Choice, ...]:
+    try:
+        choices = {as_choice(width) for width in widths}
+    except TypeError:
+        choices = set()
+    if not choices:
+        raise ValueError(f"widths must be one or more ints or (weight bits, input bits), got {widths}")
+    return tuple(sorted(choices, key=lambda pair: (pair[0] * pair[1], pair)))
 
 
 class _Conversion:
@@ -114,136 +131,212 @@ class _Conversion:
     that a layer or pool reads, or that has several readers, is rounded to codes where it arises.
     """
 
-    def __init__(self, net: nn.Module, selection: Selection, shared_norm: bool) -> None:
-        self.old = _trace(copy.deepcopy(net))
-        self.modules = dict(self.old.named_modules())
-        self.selection, self.shared_norm = selection, shared_norm
-        layers = [node for node in self.old.graph.nodes if self._is_layer(node)]
+    def __init__(self, net: nn.Module, selection: Selection, shared_norm: bool, controller: bool) -> None:
+        self.old = FloatGraph(net)
+        self.selection, self.shared_norm, self.wants_controller = selection, shared_norm, controller
+        self.root, self.graph = nn.Module(), fx.Graph()
+        self.new: dict[fx.Node, fx.Node] = {}
+        self.signed: dict[fx.Node, bool] = {}  # of the new nodes that hold codes
+        # by the layer's name, in the order of the calls: the float module whose output a layer makes, and it
+        self.float_layers: list[tuple[str, nn.Module]] = []
+        self.nested_layers: list[tuple[str, nn.Module]] = []
+
+    def run(self, image: Tensor) -> fx.GraphModule:
+        steps = [(self._step_for(node), node) for node in self.old.nodes]
+        layers = self.old.layers
         if len(layers) < 3:
             raise ValueError(
                 f"the model has {len(layers)} convolution or linear layers; convert needs at least 3"
             )
-        self.first, self.indices = layers[0], {node: i for i, node in enumerate(layers[1:-1])}
-        self.root, self.graph = nn.Module(), fx.Graph()
-        self.new: dict[fx.Node, fx.Node] = {}
-        self.signed: dict[fx.Node, bool] = {}  # of the new nodes that hold codes
-
-    def run(self, controller: bool) -> fx.GraphModule:
-        self.wants_controller = controller
-        for node in self.old.graph.nodes:
-            self._convert_node(node)
+        self.indices = {node: i for i, node in enumerate(layers[1:-1])}
+        self.stem, self.behind_stem = layers[0], self.old.behind(layers[0])
+        self._require_channels(image)
+        self.old.run(image)
+        if self.wants_controller:
+            self._require_map()
+        for step, node in steps:
+            step(node)
         return fx.GraphModule(self.root, self.graph)
 
-    def _convert_node(self, node: fx.Node) -> None:
-        module, function = self._module_of(node), _function(node)
-        if node.op == "placeholder":
-            self._wide(node, self.graph.placeholder(node.name))
-        elif node.op == "output":
-            self._output(node)
-        elif isinstance(module, nn.Conv2d | nn.Linear):
-            self._layer(node, module)
-        elif isinstance(module, nn.ReLU | nn.ReLU6) or function in (*_RELUS, functional.relu6):
-            is_six = isinstance(module, nn.ReLU6) or function is functional.relu6
-            self._codes(node, self._input(node), signed=False, limit=6.0 if is_six else None)
-        elif function in _ADDITIONS:
-            terms = tuple(self.new[term] for term in node.all_input_nodes)
-            if len(terms) != 2 or node.kwargs:
-                raise ValueError(
-                    f"{node.format_node()}: convert can add two tensors, not a tensor and a constant, "
-                    "itself or a multiple"
-                )
-            self._wide(node, self.graph.call_function(add, terms))
-        elif isinstance(module, nn.MaxPool2d):
-            self._max_pool(node, module)
-        elif self._is_global_mean(node):
-            self._mean_pool(node)
-        elif isinstance(module, nn.BatchNorm2d) and self._absorbing_layer(node) is not None:
-            pass  # converted together with the layer before it
-        elif self._is_passed(node):
-            self._pass(node)
-        else:
-            what = node.format_node() if module is None else f"{node.target}: {module}"
+    def _step_for(self, node: fx.Node) -> Callable[[fx.Node], None]:
+        """What converts a node, or a refusal."""
+        module = self.old.module_of(node)
+        if node.op in ("placeholder", "output"):
+            return self._input if node.op == "placeholder" else self._output
+        if self.old.is_layer(node):
+            return self._layer
+        if self.old.is_relu(node):
+            return self._relu
+        if function_of(node) in ADDITIONS:
+            return self._addition
+        if isinstance(module, nn.MaxPool2d):
+            return self._max_pool
+        if self.old.is_global_mean(node):
+            return self._mean_pool
+        if self.old.is_absorbed(node):
+            self._norm(node)
+            return lambda node: None  # converted together with the layer before it
+        if self.old.is_passed(node):
+            return self._pass
+        raise ValueError(
+            f"convert has no integer form for {self.old.describe(node)}; it knows Conv2d, Linear, "
+            "BatchNorm2d after Conv2d, ReLU, ReLU6, addition, MaxPool2d, global mean, flatten and dropout"
+        )
+
+    def _require_channels(self, image: Tensor) -> None:
+        stem = self.old.module_of(self.stem)
+        is_first = self.stem.all_input_nodes[0].op == "placeholder"
+        if isinstance(stem, nn.Conv2d) and is_first and stem.in_channels != image.shape[1]:
             raise ValueError(
-                f"convert has no integer form for `{what}`; it knows Conv2d, Linear, "
-                "BatchNorm2d after Conv2d, ReLU, ReLU6, addition, MaxPool2d, global mean, flatten and dropout"
+                f"`{self.stem.target}` reads {stem.in_channels} channels, and the images have "
+                f"{image.shape[1]}; convert needs a model of {image.shape[1]} channels"
             )
+
+    def _require_map(self) -> None:
+        if len(self.old.shapes[self.stem]) != 4:
+            raise ValueError(
+                f"the first layer, `{self.stem.target}`, makes no map for a controller to read; convert with "
+                "controller=False"
+            )
+        if "controller" in self.old.modules:
+            raise ValueError(
+                "the model has a module `controller`, as convert calls its own; rename it, or convert with "
+                "controller=False"
+            )
+
+    def _input(self, node: fx.Node) -> None:
+        self._wide(node, self.graph.placeholder(node.name))
 
     def _output(self, node: fx.Node) -> None:
-        results = node.all_input_nodes
-        if len(results) != 1 or self.new[results[0]] in self.signed:
+        result = node.args[0]
+        if not isinstance(result, fx.Node) or self.new[result] in self.signed:
             raise ValueError(
-                f"the model returns {node.args[0]}; it must end with one linear layer or global mean"
+                f"the model returns {result}, expected one tensor; it must end with one linear layer or "
+                "global mean"
             )
-        self.graph.output(self.new[results[0]])
+        self._require_flat(result, "the model returns")
+        self.graph.output(self.new[result])
 
-    def _layer(self, node: fx.Node, layer: nn.Conv2d | nn.Linear) -> None:
-        norm_node = self._absorbed_norm(node)
-        norm = None if norm_node is None else self.modules[str(norm_node.target)]
-        if norm is not None and not (norm.affine and norm.track_running_stats):
-            raise ValueError(f"{norm}: convert needs batch norm with affine and track_running_stats")
-        if isinstance(layer, nn.Linear) != self._is_flat(node.all_input_nodes[0]):
+    def _require_flat(self, node: fx.Node, what: str) -> None:
+        """A value that nested codes hold as (N, C) is that in the float model too."""
+        shape = self.old.shapes[node]
+        if len(shape) != 2 or shape[0] != 1:
             raise ValueError(
-                f"`{node.target}` ({layer}): convert needs linear layers after a global mean, such as "
+                f"{what} {shape} for one image, expected (1, C); put a global mean, such as "
+                "AdaptiveAvgPool2d(1), and flatten(1) before it"
+            )
+
+    def _layer(self, node: fx.Node) -> None:
+        layer = self.old.module_of(node)
+        assert isinstance(layer, nn.Conv2d | nn.Linear)
+        norm_node = self.old.absorbed_norm(node)
+        norm = None if norm_node is None else self._norm(norm_node)
+        source = node.all_input_nodes[0]
+        if isinstance(layer, nn.Linear) != self.old.is_flat(source):
+            raise ValueError(
+                f"{self.old.describe(node)}: convert needs linear layers after a global mean, such as "
                 "AdaptiveAvgPool2d(1), and convolutions before it"
             )
+        if isinstance(layer, nn.Linear):
+            self._require_flat(source, f"`{node.target}` reads")
         index = self.indices.get(node)
-        switch_layer = SwitchLayer(layer, norm, self.selection, index, self.shared_norm)
-        out = self._module(node, switch_layer, self._input(node))
+        try:
+            switch_layer = SwitchLayer(layer, norm, self.selection, index, self.shared_norm)
+        except ValueError as error:
+            raise ValueError(f"`{node.target}`: {error}") from error
+        out = self._module(node, switch_layer, self.new[source])
+        self.float_layers.append((str(node.target), norm or layer))
+        self.nested_layers.append((str(node.target), switch_layer))
         self._wide(node if norm_node is None else norm_node, out)
 
-    def _max_pool(self, node: fx.Node, pool: nn.MaxPool2d) -> None:
+    def _norm(self, node: fx.Node) -> nn.BatchNorm2d:
+        norm = self.old.module_of(node)
+        assert isinstance(norm, nn.BatchNorm2d)
+        if not (norm.affine and norm.track_running_stats and norm.running_var is not None):
+            raise ValueError(
+                f"{self.old.describe(node)}: convert needs batch norm with affine and track_running_stats"
+            )
+        return norm
+
+    def _relu(self, node: fx.Node) -> None:
+        is_six = function_of(node) is functional.relu6 or isinstance(self.old.module_of(node), nn.ReLU6)
+        self._codes(node, self._source(node), signed=False, limit=6.0 if is_six else None)
+
+    def _addition(self, node: fx.Node) -> None:
+        terms = node.all_input_nodes
+        if len(terms) != 2 or node.kwargs.get("alpha", 1) != 1:
+            raise ValueError(
+                f"{self.old.describe(node)}: convert can add two tensors, not a tensor and a constant, "
+                "itself or a multiple"
+            )
+        shapes = [self.old.shapes[term][1:] for term in terms]
+        if shapes[0] != shapes[1]:
+            raise ValueError(
+                f"{self.old.describe(node)} adds `{terms[0].name}` of {shapes[0]} and `{terms[1].name}` of "
+                f"{shapes[1]}, expected equal shapes; let one layer make the other's shape"
+            )
+        x, y = (self.new[term] for term in terms)
+        self._wide(node, self._module(node, Addition(), x, y))
+
+    def _max_pool(self, node: fx.Node) -> None:
+        pool = self.old.module_of(node)
+        assert isinstance(pool, nn.MaxPool2d)
         sizes = [size for size in (pool.kernel_size, pool.stride, pool.padding) if isinstance(size, int)]
         if len(sizes) != 3 or pool.dilation != 1 or pool.ceil_mode or pool.return_indices:
             raise ValueError(
-                f"{pool}: convert knows MaxPool2d with one size for both axes, dilation 1, no ceil_mode "
-                "and no return_indices"
+                f"{self.old.describe(node)}: convert knows MaxPool2d with one size for both axes, "
+                "dilation 1, no ceil_mode and no return_indices"
             )
-        x = self._input(node)
+        x = self._source(node)
         self.new[node] = self._module(node, CodedMaxPool(*sizes), x)
         self.signed[self.new[node]] = self.signed[x]
 
     def _mean_pool(self, node: fx.Node) -> None:
-        x = self._input(node)
+        x = self._source(node)
         self._wide(node, self._module(node, MeanPool(), x), signed=self.signed[x])
 
     def _pass(self, node: fx.Node) -> None:
-        is_flatten = isinstance(self._module_of(node), nn.Flatten) or _function(node) in _FLATTEN
-        if is_flatten and not self._is_flat(node):
-            raise ValueError(
-                f"`{node.name}` flattens height and width; convert needs a global mean, such as "
-                "AdaptiveAvgPool2d(1), before it"
-            )
-        self.new[node] = self._input(node)
+        if self.old.is_flatten(node):
+            if not self.old.is_flat(node):
+                raise ValueError(
+                    f"`{node.name}` flattens height and width; convert needs a global mean, such as "
+                    "AdaptiveAvgPool2d(1), before it"
+                )
+            self._require_flat(node, f"`{node.name}` makes")
+        self.new[node] = self._source(node)
 
     def _wide(self, node: fx.Node, out: fx.Node, signed: bool = True) -> None:
         self.new[node] = out
-        readers = list(self._readers(node))
-        if any(not self._takes_wide(reader) for reader in readers) or len(readers) > 1:
+        readers = self.old.readers(node)
+        is_image = node.op == "placeholder"  # a program looks its bytes up, as signed codes
+        if is_image or len(readers) > 1 or not all(map(self._takes_wide, readers)):
             self._codes(node, out, signed)
 
+    def _takes_wide(self, reader: fx.Node) -> bool:
+        is_sum = function_of(reader) in ADDITIONS
+        return is_sum or self.old.is_relu(reader) or reader.op == "output"
+
     def _codes(self, node: fx.Node, x: fx.Node, signed: bool, limit: float | None = None) -> None:
-        is_switched = any(reader in self.indices for reader in self._reading_layers(node))
+        is_switched = any(reader in self.indices for reader in self.old.reading_layers(node))
         widths = tuple(bits for _, bits in self.selection.choices) if is_switched else (MASTER_WIDTH,)
         self.new[node] = self._module(node, Quantizer(signed, limit, widths), x, suffix="codes")
         self.signed[self.new[node]] = signed
-        is_stem = sum(isinstance(module, Quantizer) for module in self.root.modules()) == 2
-        if self.wants_controller and is_stem:
+        if self.wants_controller and node in self.behind_stem:
             self._insert_controller(node, signed)
 
     def _insert_controller(self, node: fx.Node, signed: bool) -> None:
-        channels = len(self.modules[str(self.first.target)].weight)
-        controller = Controller(channels, len(self.indices), self.selection, signed=signed)
+        self.wants_controller = False
+        controller = Controller(self.old.shapes[node][1], len(self.indices), self.selection, signed=signed)
         self.root.add_module("controller", controller)
-        stem = self.new[node]
-        self.new[node] = self.graph.call_module("controller", (stem,))
+        self.new[node] = self.graph.call_module("controller", (self.new[node],))
         self.signed[self.new[node]] = signed
 
-    def _module(self, node: fx.Node, module: nn.Module, x: fx.Node, suffix: str = "") -> fx.Node:
-        name = (
-            str(node.target)
-            if isinstance(module, SwitchLayer)
-            else f"{node.name}_{suffix}".rstrip("_")  # a pool or ReLU may be called twice
-        )
+    def _module(self, node: fx.Node, module: nn.Module, *x: fx.Node, suffix: str = "") -> fx.Node:
+        name = str(node.target)
+        if not isinstance(module, SwitchLayer):  # a pool or ReLU may be called twice
+            name = f"{node.name}_{suffix}".rstrip("_")
+            while isinstance(self.old.modules.get(name), nn.Conv2d | nn.Linear):
+                name += "_"
         *parents, leaf = name.split(".")
         holder = self.root
         for parent in parents:
@@ -255,82 +348,7 @@ class _Conversion:
                 f"module `{name}` is called twice; convert needs a module of its own for every call"
             )
         holder.add_module(leaf, module)
-        return self.graph.call_module(name, (x,))
+        return self.graph.call_module(name, x)
 
-    def _input(self, node: fx.Node) -> fx.Node:
+    def _source(self, node: fx.Node) -> fx.Node:
         return self.new[node.all_input_nodes[0]]
-
-    def _is_layer(self, node: fx.Node) -> bool:
-        return node.op == "call_module" and isinstance(self.modules[str(node.target)], nn.Conv2d | nn.Linear)
-
-    def _absorbed_norm(self, node: fx.Node) -> fx.Node | None:
-        users = list(node.users)
-        is_norm = len(users) == 1 and users[0].op == "call_module"
-        return (
-            users[0] if is_norm and isinstance(self.modules[str(users[0].target)], nn.BatchNorm2d) else None
-        )
-
-    def _absorbing_layer(self, norm: fx.Node) -> fx.Node | None:
-        before = norm.all_input_nodes[0]
-        return before if self._is_layer(before) and self._absorbed_norm(before) is norm else None
-
-    def _readers(self, node: fx.Node) -> list[fx.Node]:
-        """The nodes that read a value, seen through flatten, dropout and identity."""
-        readers = []
-        for user in node.users:
-            readers += self._readers(user) if self._is_passed(user) else [user]
-        return readers
-
-    def _reading_layers(self, node: fx.Node) -> list[fx.Node]:
-        """The layers that read a value's codes, seen through max-pools too."""
-        layers = []
-        for reader in self._readers(node):
-            is_pool = isinstance(self._module_of(reader), nn.MaxPool2d)
-            layers += self._reading_layers(reader) if is_pool else [reader] * self._is_layer(reader)
-        return layers
-
-    def _takes_wide(self, reader: fx.Node) -> bool:
-        is_relu = isinstance(self._module_of(reader), nn.ReLU | nn.ReLU6)
-        functions = (*_RELUS, functional.relu6, *_ADDITIONS)
-        return is_relu or reader.op == "output" or _function(reader) in functions
-
-    def _module_of(self, node: fx.Node) -> nn.Module | None:
-        return self.modules[str(node.target)] if node.op == "call_module" else None
-
-    def _is_passed(self, node: fx.Node) -> bool:
-        is_module = isinstance(self._module_of(node), nn.Identity | nn.Dropout | nn.Flatten)
-        return is_module or _function(node) in _FLATTEN
-
-    def _is_flat(self, node: fx.Node) -> bool:
-        """Whether a value is (N, C), without height and width."""
-        if node.op == "placeholder" or self._is_layer(node):
-            return isinstance(self._module_of(node), nn.Linear)
-        inputs = node.all_input_nodes
-        return self._is_global_mean(node) or (bool(inputs) and self._is_flat(inputs[0]))
-
-    def _is_global_mean(self, node: fx.Node) -> bool:
-        module, function = self._module_of(node), _function(node)
-        if isinstance(module, nn.AdaptiveAvgPool2d):
-            return module.output_size in (1, (1, 1))
-        argument = node.args[1] if len(node.args) > 1 else None
-        if function is functional.adaptive_avg_pool2d:
-            return node.kwargs.get("output_size", argument) in (1, (1, 1), [1, 1])
-        axes = node.kwargs.get("dim", argument)
-        is_plane = isinstance(axes, tuple | list) and {
-            -2 if a == 2 else -1 if a == 3 else a for a in axes
-        } == {-2, -1}
-        return function in _MEANS and is_plane
-
-
-def _function(node: fx.Node) -> Any:
-    """The function, or the name of the method, that a node calls; None where it calls a module."""
-    return node.target if node.op in ("call_function", "call_method") else None
-
-
-def _trace(net: nn.Module) -> fx.GraphModule:
-    try:
-        return fx.symbolic_trace(net)
-    except fx.proxy.TraceError as error:
-        raise ValueError(
-            f"the model's forward cannot be traced ({error}); convert needs one without branches on values"
-        ) from error

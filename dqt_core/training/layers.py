@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dqt_core.nested import MASTER_WIDTH, Rounding, code_range
+from dqt_core.nested import MASTER_WIDTH, Rounding, code_range, require_width
 from dqt_core.training import straight_through
 
 Choice = tuple[int, int]  # bits of the weights, bits of the input
@@ -105,7 +105,7 @@ class Selection:
 
     def index_of(self, width: int | Choice) -> int:
         """Index of a width, or pair of widths, among the choices."""
-        pair = tuple(width) if isinstance(width, tuple | list) else (width, width)
+        pair = as_choice(width)
         if pair not in self.choices:
             raise ValueError(f"width {width} is not among this network's choices {self.choices}")
         return self.choices.index(pair)
@@ -346,9 +346,26 @@ class MeanPool(nn.Module):
         return x.codes.mean((2, 3), dtype=torch.float32) * x.step
 
 
-def add(x: Tensor | Coded, y: Tensor | Coded) -> Tensor:
+class Addition(nn.Module):
     """Sum of real values, of which either may be codes (a shortcut)."""
-    return (x.value if isinstance(x, Coded) else x) + (y.value if isinstance(y, Coded) else y)
+
+    def forward(self, x: Tensor | Coded, y: Tensor | Coded) -> Tensor:
+        return (x.value if isinstance(x, Coded) else x) + (y.value if isinstance(y, Coded) else y)
+
+
+def as_choice(width: Any) -> Choice:
+    """The pair of widths that one width, or (weight bits, input bits), stands for.
+
+    Examples
+    --------
+    >>> as_choice(4), as_choice([2, 4]), as_choice(torch.tensor(8))
+    ((4, 4), (2, 4), (8, 8))
+    """
+    listed = width.tolist() if hasattr(width, "tolist") else width  # of NumPy and torch
+    pair = tuple(listed) if isinstance(listed, tuple | list) else (listed, listed)
+    if len(pair) != 2:
+        raise ValueError(f"widths must be one or more ints or (weight bits, input bits), got {listed}")
+    return require_width(pair[0]), require_width(pair[1])
 
 
 @contextmanager

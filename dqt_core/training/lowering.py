@@ -26,7 +26,8 @@ from dqt_core.program import (
 from dqt_core.program.operations import Shape, inputs, out_shape
 from dqt_core.training import straight_through
 from dqt_core.training.controller import Controller
-from dqt_core.training.layers import CodedMaxPool, MeanPool, Quantizer, SwitchLayer, add
+from dqt_core.training.inputs import in_float32
+from dqt_core.training.layers import Addition, CodedMaxPool, MeanPool, Quantizer, SwitchLayer
 from dqt_core.training.network import NestedNet
 
 Reals = NDArray[np.float64]
@@ -60,6 +61,7 @@ class _CodedValue:
 _Value = _CodedValue | list[_RealTerm] | None
 
 
+@in_float32()
 def lower(net: NestedNet, name: str = "program") -> Program:
     """Turn a trained network into an integer program.
 
@@ -141,9 +143,9 @@ class _Lowering:
         if node.op == "output":
             self._logits(_terms(arguments[0]), "logits")
             return None
-        if node.op == "call_function" and node.target is add:
-            return _terms(arguments[0]) + _terms(arguments[1])
         module = self.net.graph.get_submodule(str(node.target))
+        if isinstance(module, Addition):
+            return _terms(arguments[0]) + _terms(arguments[1])
         return self._lower_module(str(node.target), module, arguments[0])
 
     def _lower_module(self, name: str, module: torch.nn.Module, x: _Value) -> _Value:
@@ -224,10 +226,6 @@ class _Lowering:
     def _logits(self, terms: list[_RealTerm], name: str, controller: bool = False) -> None:
         if len(terms) != 1:
             raise ValueError(f"the output is a sum of {len(terms)} terms; end the model with a linear layer")
-        if terms[0].layer is not None:
-            raise ValueError(
-                f"{terms[0].x} is switchable; the layer that is called last must make the output"
-            )
         r, (term,) = _fixed_point(terms, step=1.0)
         self._append(Scale(term, r, name, controller))
 

@@ -26,6 +26,9 @@ class NestedNet(nn.Module):
         The normalisation of the input.
     image_shape : tuple of int
         (H, W, 3).
+    differences : dict of str to float
+        Relative, of each layer's output and of "the output", from the float model's at 8 bits, as measured
+        when the network was converted.
     """
 
     def __init__(
@@ -39,6 +42,7 @@ class NestedNet(nn.Module):
         super().__init__()
         self.graph, self.selection = graph, selection
         self.mean, self.std, self.image_shape = tuple(mean), tuple(std), image_shape
+        self.differences: dict[str, float] = {}
         self._compiled: Callable[[Tensor], Tensor] | None = None
 
     @property
@@ -67,8 +71,8 @@ class NestedNet(nn.Module):
         images : float32 tensor, (N, 3, H, W)
             Normalised, as the float model took them.
         widths : int, list of L, "controller", or tensor (N, L, K)
-            One width for all switchable layers, one for each, the controller's choice for each image, or
-            weights over the choices for each image.
+            One width for all switchable layers, one (or one pair) for each, the controller's choice for each
+            image, or weights over the choices for each image.
 
         Returns
         -------
@@ -77,9 +81,14 @@ class NestedNet(nn.Module):
         Raises
         ------
         ValueError
-            If a width is not among the network's choices, there are too many or too few, or there is no
-            controller.
+            If the images are no floats of that shape, a width is not among the network's choices, there are
+            too many or too few, or there is no controller.
         """
+        if not images.is_floating_point() or images.ndim != 4 or images.shape[1] != self.image_shape[2]:
+            raise ValueError(
+                f"images are {images.dtype} {tuple(images.shape)}, expected float32 "
+                f"(N, {self.image_shape[2]}, H, W), normalised; see calibration.inputs(net, images)"
+            )
         selection = self.selection
         selection.by_controller = isinstance(widths, str)
         selection.per_layer = per_layer = self._per_layer(widths)
@@ -132,7 +141,7 @@ class NestedNet(nn.Module):
 
     def _per_layer(self, widths: int | str | Sequence[int | Choice] | Tensor) -> list[int] | Tensor:
         layers = len(self.switch_layers)
-        if isinstance(widths, Tensor):
+        if isinstance(widths, Tensor) and (widths.ndim > 1 or widths.is_floating_point()):
             expected = layers, len(self.selection.choices)
             if widths.ndim != 3 or widths.shape[1:] != expected:
                 raise ValueError(
@@ -145,7 +154,21 @@ class NestedNet(nn.Module):
                     f"widths={widths!r}: give an int, a list, or 'controller' on a network with one"
                 )
             return []
-        listed = [widths] * layers if isinstance(widths, int | np.integer) else list(widths)
+        if isinstance(widths, Tensor | np.ndarray | np.generic):
+            widths = widths.tolist()
+        if isinstance(widths, int):
+            widths = [widths] * layers
+        listed = list(widths)
+        if (
+            isinstance(widths, tuple)
+            and layers == 2
+            and widths in self.selection.choices
+            and len(set(widths)) > 1
+        ):
+            raise ValueError(
+                f"widths={widths} may be a width for each of the 2 layers, or a pair for both; give "
+                f"{listed} or [{widths}] * 2"
+            )
         if len(listed) != layers:
             raise ValueError(f"got {len(listed)} widths for {layers} switchable layers")
         return [self.selection.index_of(width) for width in listed]

@@ -144,6 +144,11 @@ class Recipe:
     microbatch: int | None = None
     compiled: bool = False
 
+    def __post_init__(self) -> None:
+        for name, value in (("batch_size", self.batch_size), ("microbatch", self.microbatch)):
+            if value is not None and value < 1:
+                raise ValueError(f"{name}={value}, expected 1 or more")
+
 
 def rate_schedule(
     optimizer: torch.optim.Optimizer, recipe: Recipe, steps: int

@@ -292,6 +292,11 @@ def _straight_through(exact: Tensor, rounded: Tensor) -> Tensor:
 
 def batch_statistics(x: Tensor) -> Statistics:
     """Mean and variance (biased) of every channel of (N, C, H, W), in float32; no gradient."""
+    if x.numel() == x.shape[1]:
+        raise ValueError(
+            f"batch norm has one number a channel to take statistics of, {tuple(x.shape)}; train on batches "
+            "of 2 or more"
+        )
     unused = torch.zeros(x.shape[1], device=x.device)  # its dtype makes the statistics float32
     mean, variance = torch.batch_norm_update_stats(x.detach(), unused, unused, 0.0)
     return mean, variance

@@ -66,13 +66,40 @@ def fit(
         If the loss stops being finite.
     ValueError
         If the folder's checkpoint was made by another run (start, recipe, loss or images), a batch is larger
-        than the training set, `epochs` is not positive, or the microbatches cannot be shared out evenly.
+        than the training set, `epochs` or `checkpoint_every` is not positive, or the microbatches cannot be
+        shared out evenly.
 
     Notes
     -----
     Started by ``torchrun`` or ``accelerate launch``, all processes call this alike, and train one network.
     """
-    AcceleratorState._reset_state()  # a process may train one network in bf16 and the next in float32
+    if checkpoint_every < 1:
+        raise ValueError(f"checkpoint_every={checkpoint_every}, expected 1 or more steps")
+    with _own_accelerator():
+        return _fit(net, dataset, recipe, loss, out, checkpoint_every)
+
+
+@contextmanager
+def _own_accelerator() -> Iterator[None]:
+    """Within, Accelerate starts anew: in bf16 for one network, in float32 for the next, or for the caller."""
+    state = AcceleratorState._shared_state
+    kept = dict(state)
+    AcceleratorState._reset_state()
+    try:
+        yield
+    finally:
+        state.clear()
+        state.update(kept)
+
+
+def _fit(
+    net: nn.Module,
+    dataset: Dataset | ImageStream,
+    recipe: Recipe,
+    loss: Loss,
+    out: str | Path | None,
+    checkpoint_every: int,
+) -> list[dict[str, float]]:
     # several processes without a GPU: Accelerate wants to be told
     on_cpus = "LOCAL_RANK" in os.environ and not torch.accelerator.is_available()
     accelerator = Accelerator(mixed_precision=recipe.precision, cpu=on_cpus)
@@ -209,6 +236,7 @@ def recalibrate(
     >>> int(net.switch_layers[0].norm_of(0).num_batches_tracked)
     2
     """
+    _require_size(batch_size)
     norms = [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
@@ -226,6 +254,11 @@ def recalibrate(
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     net.eval()
+
+
+def _require_size(batch_size: int) -> None:
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size}, expected 1 or more")
 
 
 def _parts(images: Images, size: int) -> Iterator[Images]:
@@ -258,6 +291,7 @@ def evaluate(
     float
         In 0..1.
     """
+    _require_size(batch_size)
     device = torch.device("cpu")
     if isinstance(net, nn.Module):
         net.eval()

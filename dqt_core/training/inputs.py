@@ -1,0 +1,62 @@
+"""What goes into a float network before it has nested codes: images by look-up, in float32."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dqt_core.data import Images, normalization_table
+
+
+def normalized(images: Images, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Bytes to a network's float input, by look-up.
+
+    Parameters
+    ----------
+    images : uint8 array, (n, H, W, 3)
+    mean, std : 3 floats each
+        Finite, of [0, 1] images; std positive.
+
+    Returns
+    -------
+    float32 tensor, (n, 3, H, W), channels_last in memory
+
+    Raises
+    ------
+    ValueError
+        If there are no images, or an argument is no such array or number.
+
+    Examples
+    --------
+    >>> normalized(np.zeros((1, 2, 2, 3), np.uint8), (0.5,) * 3, (0.25,) * 3).shape
+    torch.Size([1, 3, 2, 2])
+    """
+    got = f"{getattr(images, 'dtype', type(images).__name__)} {tuple(getattr(images, 'shape', ()))}"
+    if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.shape[3:] != (3,):
+        raise ValueError(
+            f"images must be uint8 (N, H, W, 3), got {got}; give a NumPy array, of a torch tensor "
+            "(N, 3, H, W) images.permute(0, 2, 3, 1).numpy()"
+        )
+    if images.size == 0:
+        raise ValueError(f"there are no calibration images in {got}; give at least one")
+    numbers = np.array([mean, std], np.float64) if len(mean) == len(std) == 3 else np.array([])
+    if numbers.shape != (2, 3) or not np.isfinite(numbers).all() or not (numbers[1] > 0).all():
+        raise ValueError(f"mean={mean} and std={std}, expected 3 finite numbers each, std positive")
+    table = normalization_table(tuple(mean), tuple(std))
+    return torch.from_numpy(table[np.arange(3), images]).permute(0, 3, 1, 2)
+
+
+@contextmanager
+def in_float32() -> Iterator[None]:
+    """Within, arithmetic is float32 on the CPU, whatever the caller has switched on."""
+    dtype, precision = torch.get_default_dtype(), torch.get_float32_matmul_precision()
+    torch.set_default_dtype(torch.float32)
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.device("cpu"), torch.autocast("cpu", enabled=False), torch.inference_mode(False):
+            yield
+    finally:
+        torch.set_default_dtype(dtype)
+        torch.set_float32_matmul_precision(precision)
