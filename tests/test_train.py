@@ -15,6 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 from small_nets import CourseNet, assert_equal_states, digits, nested_net, same_loss, seeded, state, tensors
 from torch import nn
@@ -121,6 +123,14 @@ def test_precisions_may_follow_each_other(precision):
         train.fit(float_net(), digits(), recipe, loss)
     dtypes = {"no": torch.float32, "bf16": torch.bfloat16}
     assert seen == [dtypes[precision], torch.float32, torch.bfloat16]
+
+
+def test_the_callers_accelerator_keeps_its_precision():
+    own = Accelerator(mixed_precision="no", cpu=True)
+    train.fit(float_net(), digits(), dataclasses.replace(RECIPE, precision="bf16", epochs=1 / 44))
+    assert own.mixed_precision == "no"
+    assert own.state.mixed_precision == "no"
+    AcceleratorState._reset_state()
 
 
 def test_a_copy_of_a_trained_network_has_weights_of_its_own():
@@ -352,6 +362,14 @@ def test_another_teacher_is_another_run(tmp_path):
     assert run(0) == history
     with pytest.raises(ValueError, match=r"another run: teacher='[0-9a-f]{64}', this one has teacher='"):
         run(1)
+
+
+def test_sizes_of_0_are_refused():
+    with pytest.raises(ValueError, match="checkpoint_every=0, expected 1 or more steps"):
+        train.fit(float_net(), digits(), RECIPE, checkpoint_every=0)
+    for function in (train.recalibrate, train.evaluate):
+        with pytest.raises(ValueError, match="batch_size=0, expected 1 or more"):
+            function(nested_net(), digits(), batch_size=0)
 
 
 def test_epochs_must_be_positive():

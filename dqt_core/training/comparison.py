@@ -15,6 +15,7 @@ OUTPUT = "the output"
 BOUND = 0.2  # of the output
 JUMP = 0.12  # of a layer, if it is `_GROWTH` times all before it
 _GROWTH = 4
+_SEEN = 0.01  # of the output: untrained, the images may not reach it, and noise is all that a layer holds
 _IMAGES = 64  # compared, of all that are given
 _NUMBERS = 1 << 16  # compared, of a layer's output
 
@@ -104,9 +105,10 @@ def differences(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> 
     {'a': 0.04}
     """
     result = {name: round(_relative(expected[name], found[name]), 4) for name in found}
+    is_seen = result.get(OUTPUT, 0.0) > _SEEN
     start, largest = None, 0.0
     for name, value in result.items():
-        if start is None and value > JUMP and value > _GROWTH * largest:
+        if start is None and is_seen and value > JUMP and value > _GROWTH * largest:
             start = name
         largest = max(largest, value)
     if start is None and result.get(OUTPUT, 0.0) > BOUND:
