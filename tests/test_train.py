@@ -649,7 +649,7 @@ def test_recalibrate_takes_each_widths_statistics_at_that_width():
         net.train()
         with torch.no_grad():
             for start in (0, 12):
-                net(images[start : start + 12], [net.selection.choices[choice]] * len(net.switch_layers))
+                net(images[start : start + 12], [net.choices[choice]] * len(net.switch_layers))
         hook.remove()
         expected.append(torch.stack([x.mean((0, 2, 3)) for x in seen]).mean(0))
     for norm in layer.norms:

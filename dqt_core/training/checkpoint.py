@@ -39,7 +39,7 @@ def description(
         run |= {"images": dataset.checksums["train_images"], "labels": dataset.checksums["train_labels"]}
     run |= {"mean": dataset.mean, "std": dataset.std, "start": distributed.digest(net)}
     if isinstance(net, NestedNet):
-        run |= {"choices": net.selection.choices, "rounding": net.selection.rounding}
+        run |= {"choices": net.choices, "rounding": net.rounding}
     plain: dict[str, Any] = json.loads(json.dumps(run))
     return plain
 

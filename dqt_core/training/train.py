@@ -140,8 +140,8 @@ def _prepared(
 def _passes(model: nn.Module, recipe: Recipe) -> Iterator[Any]:
     """What the loss calls: the network, compiled where the recipe says so."""
     if recipe.compiled and isinstance(model, NestedNet):  # it compiles its passes, one for each width
-        with model.compiled():
-            yield model
+        with model.compiled() as compiled:
+            yield compiled
     else:
         yield torch.compile(model, dynamic=False) if recipe.compiled else model
 
@@ -221,7 +221,7 @@ def recalibrate(
         dataset = _parts(dataset.train_images[:images], batch_size)
     for part in dataset:
         x = normalize(torch.from_numpy(part).to(device), table)
-        for choice in net.selection.choices:
+        for choice in net.choices:
             net(x, [choice] * len(net.switch_layers))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
