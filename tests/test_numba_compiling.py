@@ -5,7 +5,7 @@ from guarded_numba import in_a_process
 from numba.core.event import Event, EventStatus
 from program_checks import saturated
 
-from dqt_core.backends import _numba_kernels, numba_cpu
+from dqt_core.backends import _numba_cache, _numba_kernels, numba_cpu
 
 CODE = """
 import numpy as np
@@ -28,12 +28,12 @@ def test_it_is_said_once_and_kept(tmp_path):
 
 
 def test_where_nothing_can_be_kept(monkeypatch, capsys):
-    def refuse(dispatcher):
+    def refuse(function):
         raise RuntimeError("cannot cache function 'doubled': no locator available for file 'x.py'")
 
-    monkeypatch.setattr(type(_numba_kernels.run), "enable_caching", refuse)
+    monkeypatch.setattr(_numba_cache, "_Cache", refuse)
 
-    @_numba_kernels.kept()
+    @_numba_cache.kept()
     def doubled(x):
         return 2 * x
 
