@@ -1,6 +1,7 @@
 """Records of runs: what they hold, and that a difference is seen."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -110,3 +111,12 @@ def test_a_comparison_with_itself_finds_nothing():
     assert (found["difference"], found["low"], found["high"], found["p"]) == (0, 0, 0, 1)
     with pytest.raises(ValueError, match="same images"):
         results.paired(same, same[:2])
+
+
+def test_several_writers_of_one_record(tmp_path):
+    """Each has an unfinished file of its own."""
+    record = RECORD | {"schema": results.SCHEMA}
+    with ThreadPoolExecutor(4) as pool:
+        for _ in pool.map(lambda _: results.write(record, tmp_path / "record.json"), range(40)):
+            assert results.read(tmp_path / "record.json") == record
+    assert [path.name for path in tmp_path.iterdir()] == ["record.json"]

@@ -15,6 +15,7 @@ from guarded_numba import in_a_process
 from program_checks import CHOICES, mixed_choices, small_images, small_program
 
 from dqt_core.backends import numba_cpu
+from dqt_core.program import program
 
 BACKENDS = "numpy", "torch", "numba", "emulator"
 SCRIPT = Path(__file__).with_name("in_forks.py")
@@ -22,24 +23,24 @@ SCRIPT = Path(__file__).with_name("in_forks.py")
 
 def asked(count):
     """Images, widths and batch sizes that differ, with the digest of their logits."""
-    program, rng = small_program(), np.random.default_rng(0)
+    own, rng = small_program(), np.random.default_rng(0)
     for i in range(count):
         images = rng.permutation(small_images(12))[: 12 - i % 3]
         widths = (8, 2, "controller", np.array(CHOICES)[mixed_choices(len(images))])[i % 4]
-        yield images, widths, program.run(images, widths, "numpy").digest
+        yield images, widths, own.run(images, widths, "numpy").digest
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_threads_run_one_program(backend):
     """All begin at once, with a program that no backend has seen."""
-    questions, program = list(asked(4)), replace(small_program())
+    questions, fresh = list(asked(4)), replace(small_program())
     barrier, interval = threading.Barrier(len(questions)), sys.getswitchinterval()
 
     def answers(i):
         images, widths, _ = questions[i]
         barrier.wait(60)
         rounds = 4 if backend == "emulator" else 8
-        return [program.run(images, widths, backend, batch_size=5 + i).digest for _ in range(rounds)]
+        return [fresh.run(images, widths, backend, batch_size=5 + i).digest for _ in range(rounds)]
 
     sys.setswitchinterval(1e-5)
     try:
@@ -83,12 +84,12 @@ def test_an_interrupted_run_leaves_the_next_one_right(backend):
     """Ctrl-C wherever Python sees it: while weights are laid out, plans made, buffers filled."""
     (first, other), line = asked(2), 1
     while True:
-        program, ended = replace(small_program()), False
-        program.run(first[0], 2, backend)  # what follows is of a width that is new
+        fresh, ended = replace(small_program()), False
+        fresh.run(first[0], 2, backend)  # what follows is of a width that is new
         with contextlib.suppress(KeyboardInterrupt):
-            ended = not at_line(line, interrupted, lambda p=program: p.run(first[0], first[1], backend))
+            ended = not at_line(line, interrupted, lambda p=fresh: p.run(first[0], first[1], backend))
         for images, widths, digest in (first, other):
-            assert program.run(images, widths, backend).digest == digest
+            assert fresh.run(images, widths, backend).digest == digest
         if ended:
             break
         line += 1 + line // 4
@@ -98,11 +99,12 @@ def test_an_interrupted_run_leaves_the_next_one_right(backend):
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_run_within_a_run(backend):
     """A signal's handler may run the program that it interrupts."""
-    (outer, inner), program, found = asked(2), replace(small_program()), []
+    (outer, inner), fresh, found = asked(2), replace(small_program()), []
 
     def handler(*_):
-        found.append(program.run(inner[0], inner[1], backend).digest)
+        found.append(fresh.run(inner[0], inner[1], backend).digest)
 
+    small_program().run(inner[0], 8, backend)  # Python cannot import within an import of the same
     before = signal.signal(signal.SIGUSR1, handler)
     try:
         for line in (30, 120, 250):
@@ -110,7 +112,7 @@ def test_a_run_within_a_run(backend):
             at_line(
                 line,
                 lambda: signal.raise_signal(signal.SIGUSR1),
-                lambda done=done: done.append(program.run(outer[0], outer[1], backend).digest),
+                lambda done=done: done.append(fresh.run(outer[0], outer[1], backend).digest),
             )
             assert done == [outer[2]]
     finally:
@@ -145,3 +147,25 @@ def test_a_fork_waits_for_what_is_being_compiled():
     over.set()
     thread.join()
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_a_fork_does_not_wait_for_a_program_that_is_being_checked(monkeypatch):
+    held, over, check = threading.Event(), threading.Event(), program.require_program
+
+    def halting(*fields):
+        if threading.current_thread() is thread:
+            held.set()
+            over.wait(60)
+        return check(*fields)
+
+    monkeypatch.setattr(program, "require_program", halting)
+    thread = threading.Thread(target=small_program)
+    thread.start()
+    held.wait(60)
+    if (child := os.fork()) == 0:
+        signal.alarm(20)
+        os._exit(0 if small_program().digest else 1)
+    status = os.waitpid(child, 0)[1]
+    over.set()
+    thread.join()
+    assert os.waitstatus_to_exitcode(status) == 0

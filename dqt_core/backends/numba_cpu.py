@@ -45,6 +45,7 @@ from dqt_core.program import (
     SumPool,
     Term,
     is_forked,
+    once,
 )
 
 Picks = NDArray[np.int64]
@@ -212,7 +213,7 @@ class Weights:
         self._switched: dict[int, tuple[NDArray[Any], NDArray[np.int32]]] = {}
         self._made: dict[tuple[int, int, bool], tuple[NDArray[Any], NDArray[np.int32]]] = {}
 
-    @functools.cached_property
+    @once
     def _packed(self) -> NDArray[np.int8]:
         """(groups, blocks of 16 channels, lines, 16 channels, 4 bytes), channels padded to whole products."""
         op, size = self.op, self.unit // 16

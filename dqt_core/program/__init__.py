@@ -30,6 +30,7 @@ from dqt_core.program.program import (
     execute,
     is_forked,
     load,
+    once,
     step_by_step,
 )
 from dqt_core.program.refusal import ProgramError
@@ -56,5 +57,6 @@ __all__ = [
     "inputs",
     "is_forked",
     "load",
+    "once",
     "step_by_step",
 ]

@@ -10,7 +10,7 @@ import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,8 @@ from dqt_core.program.operations import (
 Widths: TypeAlias = int | Literal["controller"] | Sequence[int | Choice] | NDArray[np.integer]
 BackendName: TypeAlias = Literal["auto", "numpy", "numba", "torch", "cupy", "emulator"]
 
+T = TypeVar("T")
+
 BACKENDS = {
     "numpy": "dqt_core.backends.numpy_ref",
     "numba": "dqt_core.backends.numba_cpu",
@@ -38,6 +40,21 @@ BACKENDS = {
 }
 
 _PROCESS = os.getpid()
+
+
+class once(functools.cached_property[T]):
+    """A property that is worked out once, without the lock of Python 3.11.
+
+    A fork would inherit that lock from a thread that it does not have. Of two threads that work the same out,
+    both go on with the value of the first.
+    """
+
+    def __get__(self, instance: Any, owner: type[Any] | None = None) -> T:  # type: ignore[override]
+        """Work it out; not called again, as the value then hides this."""
+        if instance is None:
+            return self  # type: ignore[return-value]
+        value: T = instance.__dict__.setdefault(self.attrname, self.func(instance))
+        return value
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,7 +125,7 @@ class Program:
         # A copy and what comes out of a pickle are checked too, and hold no backend.
         return Program, tuple(getattr(self, field.name) for field in dataclasses.fields(self))
 
-    @functools.cached_property
+    @once
     def values(self) -> Mapping[str, Value]:
         """What is known of every value by name, the image included."""
         fields = self.name, self.ops, self.choices, self.layers, self.image_shape, self.rounding
@@ -119,12 +136,12 @@ class Program:
         """Whether ``widths="controller"`` is possible."""
         return any(isinstance(op, Choose) for op in self.ops)
 
-    @functools.cached_property
+    @once
     def digest(self) -> str:
         """sha256 of everything the program is: the list of operations and every table."""
         return storage.digest_of(*storage.encode(self))
 
-    @functools.cached_property
+    @once
     def _executors(self) -> dict[str, Any]:
         """Backends that hold this program: its weights are switched and laid out once, not at every run."""
         return {}
