@@ -1,5 +1,6 @@
 """The GPU's backend on the emulator: its plans, calls and shipped programs; what it says without a GPU."""
 
+import os
 import sys
 import types
 import warnings
@@ -346,19 +347,35 @@ def test_one_sentence_says_what_is_missing(monkeypatch, name):
     assert "\n" not in str(caught.value)
 
 
+def test_a_fork_does_not_take_its_parents_gpu_along(monkeypatch):
+    machine(monkeypatch, run=right)
+    for asked in (cupy_gpu.engine, cupy_gpu.available):
+        assert asked()
+    status = {True: 0, False: 1}
+    if (child := os.fork()) == 0:
+        try:
+            cupy_gpu.engine()
+        except cupy_gpu.GpuError as error:
+            os._exit(status["before this process was forked" in str(error) and not cupy_gpu.available()])
+        os._exit(2)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    cupy_gpu._available.cache_clear()
+    cupy_gpu._engine.cache_clear()
+
+
 def test_backend_auto_needs_no_gpu(monkeypatch):
     program, images = small_program(), small_images(1)
     program.run(
         images, [CHOICES[0]] * LAYERS
     )  # Numba asks for the real machine's packages when it is imported
-    cupy_gpu.available.cache_clear()
+    cupy_gpu._available.cache_clear()
     machine(monkeypatch, driver=0)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert program.run(images, [CHOICES[0]] * LAYERS).backend in ("numba", "torch", "numpy")
     with pytest.raises(ImportError, match="no NVIDIA driver"):
         program.run(images, [CHOICES[0]] * LAYERS, "cupy")
-    cupy_gpu.available.cache_clear()
+    cupy_gpu._available.cache_clear()
 
 
 def test_headers_are_written_out():
