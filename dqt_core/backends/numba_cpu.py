@@ -19,13 +19,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numba
 import numpy as np
-from llvmlite import binding
-from numba.core import event
 from numpy.typing import NDArray
 
 from dqt_core import integer, nested
+from dqt_core._extras import needed
+
+with needed('backend "numba"', "fast"):
+    import numba
+    from llvmlite import binding
+    from numba.core import event
+
 from dqt_core.backends import _numba_kernels as kernels
 from dqt_core.backends import drops_of, rows_of
 from dqt_core.backends.analysis import FusedConv, Step, fused, lives, places

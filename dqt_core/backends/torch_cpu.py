@@ -4,13 +4,16 @@ import functools
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.nn import functional
 
+from dqt_core._extras import needed
 from dqt_core.backends import by_choice, drops_of, rows_of
 from dqt_core.program import Choose, Conv, Lookup, MaxPool, Program, Requantize, Scale, SumPool, Term
+
+with needed('backend "torch"', "train"):
+    import torch
+    from torch import Tensor
+    from torch.nn import functional
 
 Values = dict[str, Tensor]
 Picks = NDArray[np.int64]
