@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import tomllib
 import zipfile
 from pathlib import Path
@@ -18,6 +19,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
+import dqt_core
 from dqt_core import _extras
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -85,9 +87,17 @@ def test_environment_adds_nothing_of_its_own():
     assert SpecifierSet(PROJECT["requires-python"]).contains(f"{version}.0")
 
 
+def test_the_repositorys_address_is_said_alike():
+    config = yaml.safe_load((ROOT / "_config.yml").read_text())["sphinx"]["config"]
+    assert PROJECT.get("urls", {}).get("Repository", "") == config["notebook_repository"]
+
+
 def test_versions_are_in_step():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
-    assert citation["version"] == PROJECT["version"]
+    assert citation["version"] == PROJECT["version"] == dqt_core.__version__
+    for page in ("README.md", "book/assignments/index.md"):
+        named = re.findall(r"dqt_core-(\S+)-py3-none-any.whl", (ROOT / page).read_text())
+        assert set(named) == {PROJECT["version"]}
     assert citation["license"] == PROJECT["license"] == "Apache-2.0"
 
 
@@ -206,8 +216,10 @@ def wheel(tmp_path_factory):
     source = folder / "source"
     for package in PACKAGES:
         shutil.copytree(ROOT / package, source / package, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "README.md", "LICENSE", "MANIFEST.in"):
         shutil.copy(ROOT / name, source)
+    (source / "tests").mkdir()
+    (source / "tests" / "test_alone.py").touch()
     options = ["--quiet", "--no-deps", "--no-index", "--no-build-isolation"]
     run(sys.executable, "-m", "pip", "wheel", *options, "--wheel-dir", folder, source)
     return next(folder.glob("*.whl"))
@@ -244,6 +256,21 @@ def test_wheel_holds_every_file_of_the_package(wheel):
     with zipfile.ZipFile(wheel) as archive:
         packed = {name for name in archive.namelist() if ".dist-info/" not in name}
     assert packed == files
+
+
+def test_a_source_distribution_holds_the_package_and_no_tests(wheel, tmp_path):
+    make = f"from setuptools import build_meta; build_meta.build_sdist({str(tmp_path)!r})"
+    subprocess.run([sys.executable, "-c", make], cwd=wheel.parent / "source", check=True, capture_output=True)
+    with tarfile.open(next(tmp_path.glob("*.tar.gz"))) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert {"pyproject.toml", "dqt_core/nested.py", "dqt_book/show.py"} <= names
+    assert not [name for name in names if name.startswith("tests")]
+
+
+def test_a_wheel_alone_has_something_to_run(small_python):
+    program = "import dqt_core; print(dqt_core.load('digits').digest)"
+    record = (ROOT / "reproductions" / "results" / "resnet18_cifar" / "embedded.json").read_text()
+    assert f'"trained": "{run(small_python, "-I", "-c", program).stdout.strip()}"' in record
 
 
 def test_wheel_works_with_numpy_and_safetensors_alone(small_python):
