@@ -6,6 +6,10 @@
 
 Every row of a seed starts from the same float network and takes the same number of steps of the same recipe. A
 run that was interrupted goes on from its last checkpoint; `--all` leaves out the rows whose record exists.
+
+On another processor a row becomes another program, `--row cut` too: training and conversion run in float32, whose last
+bits depend on the machine. Its counts then lie near the recorded ones, its digests differ. The recorded program itself
+has the recorded digests everywhere.
 """
 
 import argparse
