@@ -28,7 +28,7 @@ RESULT := _build/reproduce/$(NOTEBOOK)
 NOTEBOOKS := $(wildcard reproductions/*.ipynb)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv reproduce test slow lint format outputs export book book-report hand-out assignments grade publish-notebooks bench gpu gpu-train clean
+.PHONY: help venv reproduce test slow lowest lint format outputs export book book-report hand-out assignments grade publish-notebooks bench gpu gpu-train clean
 .DELETE_ON_ERROR:
 
 help: ## show this list
@@ -60,6 +60,17 @@ test: $(STAMP) lint ## style, types, unit tests, doctests, the reproduction note
 
 slow: $(STAMP) ## what `make test` leaves out: 5,000 programs with mistakes, on every way of running (SEED=n repeats one)
 	$(RUN) -m pytest -m slow -s tests
+
+LOWEST := import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; e = p["optional-dependencies"]; \
+	print(*p["dependencies"], *e["train"], *e["fast"], *e["export"], sep="\n")
+QUICK := nested integer program contract backends selftest export qdq conversion lowering objective allocate data shards streaming
+
+lowest: ## the quick tests with the lowest versions that pyproject.toml allows, in .venv-lowest
+	$(PYTHON) -m venv --clear .venv-lowest
+	.venv-lowest/bin/python -c '$(LOWEST)' | sed 's/>=/==/' > .venv-lowest/lowest.txt
+	.venv-lowest/bin/pip install --quiet -r .venv-lowest/lowest.txt pytest filelock hypothesis "setuptools>=77"
+	.venv-lowest/bin/pip install --quiet --no-deps --no-build-isolation -e .
+	.venv-lowest/bin/python -m pytest $(QUICK:%=tests/test_%.py)
 
 lint: $(STAMP) ## style, types, and which room imports which
 	$(BIN)/ruff check .

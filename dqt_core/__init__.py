@@ -13,6 +13,7 @@ to run.
 """
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 from dqt_core import data, integer, nested, program
@@ -66,6 +67,8 @@ def __getattr__(name: str) -> Any:
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        message = f'dqt_core.{name} needs {error.name}: pip install "dqt_core[train]"'
-        raise ImportError(message) from error
+        # `from dqt_core import train` passes this error on; to `hasattr` a name that cannot be had is none.
+        if sys._getframe(1).f_globals.get("__name__") == "importlib._bootstrap":
+            raise
+        raise AttributeError(str(error), name=name, obj=sys.modules[__name__]) from error
     return module if attribute is None else getattr(module, attribute)

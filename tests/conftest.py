@@ -14,6 +14,7 @@ from typing import Any
 import filelock
 import pytest
 
+from dqt_book.places import network
 from dqt_core import data, results
 from dqt_core.backends import cupy_gpu
 from dqt_core.kernels.emulator import NoCompilerError
@@ -119,8 +120,7 @@ def shipped() -> Callable[..., Program]:
 
     def program(name: str, kind: str = "trained") -> Program:
         record = results.read(REPRODUCTIONS / "results" / "resnet18_cifar" / f"{name}.json")
-        digest = record["programs"][kind][:12]
-        return load(next((REPRODUCTIONS / "checkpoints").glob(f"*-{digest}.safetensors")))
+        return load(network(record, kind))
 
     return program
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import workshop
 
+import dqt_core
 from dqt_book.pages.browser import THEMES, browser, chromium, pages, served, visit
 from dqt_book.records import exports as export_records
 from dqt_book.widgets import controller_explorer, live_demo
@@ -157,7 +158,7 @@ def test_controller_explorer_answers_the_keyboard(running, address):
 
 @pytest.fixture(scope="module")
 def demo_program():
-    return controller_explorer.shipped_program()
+    return dqt_core.load("digits")
 
 
 def state_of(page):

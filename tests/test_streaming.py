@@ -150,12 +150,6 @@ def test_a_shard_that_is_missing_or_short_is_named(packed, kept):
         shards.open_packed(packed.folder)
 
 
-def test_without_webdataset(files, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "webdataset", None)
-    with pytest.raises(ImportError, match=re.escape('pip install "dqt_core[train]"')):
-        packing.pack(files, tmp_path / "packed")
-
-
 # Streams
 
 

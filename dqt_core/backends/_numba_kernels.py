@@ -11,10 +11,14 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-from llvmlite import ir
-from numba import get_thread_id, njit, prange, types
-from numba.core import cgutils
-from numba.extending import intrinsic
+
+from dqt_core._extras import needed
+
+with needed('backend "numba"', "fast"):
+    from llvmlite import ir
+    from numba import get_thread_id, njit, prange, types
+    from numba.core import cgutils
+    from numba.extending import intrinsic
 
 from dqt_core.backends._numba_cache import kept
 

@@ -18,7 +18,7 @@ from dqt_core.backends import gpu_plan
 from dqt_core.kernels.engine import Sizes
 from dqt_core.program import Program
 
-INSTALL = 'pip install "dqt_core[gpu]" for CUDA 13, or pip install cupy-cuda12x for CUDA 12'
+INSTALL = "pip install cupy-cuda13x for CUDA 13, or cupy-cuda12x for CUDA 12"
 PROBE = 'extern "C" __global__ void probe(int* x) { x[threadIdx.x] = 7 * threadIdx.x + PROBE; }'
 NULL = np.uintp(0)
 

@@ -20,14 +20,18 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numba
 import numpy as np
-from llvmlite import binding
-from numba.core import event
-from numba.core.compiler_lock import global_compiler_lock
 from numpy.typing import NDArray
 
 from dqt_core import integer, nested
+from dqt_core._extras import needed
+
+with needed('backend "numba"', "fast"):
+    import numba
+    from llvmlite import binding
+    from numba.core import event
+    from numba.core.compiler_lock import global_compiler_lock
+
 from dqt_core.backends import _numba_kernels as kernels
 from dqt_core.backends import drops_of, rows_of
 from dqt_core.backends.analysis import FusedConv, Step, fused, lives, places

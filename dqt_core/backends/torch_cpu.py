@@ -4,11 +4,9 @@ import functools
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.nn import functional
 
+from dqt_core._extras import needed
 from dqt_core.backends import by_choice, drops_of, rows_of
 from dqt_core.program import (
     Choose,
@@ -22,6 +20,11 @@ from dqt_core.program import (
     Term,
     is_forked,
 )
+
+with needed('backend "torch"', "train"):
+    import torch
+    from torch import Tensor
+    from torch.nn import functional
 
 Values = dict[str, Tensor]
 Picks = NDArray[np.int64]

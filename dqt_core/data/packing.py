@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dqt_core._extras import needed
 from dqt_core.data.datasets import DataError
 from dqt_core.data.decoding import DecodingError, decode, read_file, some_reasons
 from dqt_core.data.holding import held
@@ -168,10 +169,8 @@ def _printable(name: str) -> str:
 
 
 def _shard_writer(folder: Path, per_shard: int) -> Any:
-    try:
+    with needed("packing", "train"):
         import webdataset
-    except ImportError as error:
-        raise ImportError('packing needs webdataset: pip install "dqt_core[train]"') from error
     pattern = str(folder.absolute()).replace("%", "%%") + "/%06d.tar"
     # the time of writing would make every packing another one
     return webdataset.ShardWriter(pattern, maxcount=per_shard, maxsize=1e12, verbose=0, mtime=0)

@@ -41,7 +41,7 @@ def read(path: Path, make: Callable[..., Made]) -> Made:
         As `dqt_core.load`.
     """
     if not path.is_file():
-        raise ProgramError(f"{path} does not exist; shipped programs are in reproductions/checkpoints/")
+        raise ProgramError(f'{path} does not exist; give the path of a program, or "digits"')
     try:
         with safe_open(path, framework="numpy") as file:
             text = (file.metadata() or {}).get(METADATA, "{}")

@@ -67,6 +67,12 @@ def convert(
     ValueError
         If the model holds an operation that has no integer form here, or an argument is out of range.
 
+    Notes
+    -----
+    The steps come from a run in torch's float32, whose last bits depend on the processor, the number of
+    threads and the version of torch. A network converted elsewhere may so become a program of another
+    digest. What is the same everywhere is a lowered program: to have the same bits, pass on its file.
+
     Examples
     --------
     >>> from dqt_core import models

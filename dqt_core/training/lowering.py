@@ -87,6 +87,9 @@ def lower(net: NestedNet, name: str = "program") -> Program:
     -----
     The multipliers, offsets and shifts do not depend on the widths, apart from the per-width batch norm.
 
+    This is the last time that floats are computed, some of them in torch's float32, whose last bits depend on
+    the machine. From here on nothing does: to have the same bits elsewhere, pass on the program's file.
+
     Examples
     --------
     >>> from dqt_core import models, convert

@@ -12,10 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from torch import Tensor, nn
-from tqdm import tqdm
+
+from dqt_core._extras import needed
+
+with needed("dqt_core.train", "train"):
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+    from tqdm import tqdm
 
 from dqt_core.data import Dataset, Images, normalization_table
 from dqt_core.data.streaming import ImageStream

@@ -6,6 +6,10 @@
 
 Every row of a seed starts from the same float network and takes the same number of steps of the same recipe. A
 run that was interrupted goes on from its last checkpoint; `--all` leaves out the rows whose record exists.
+
+On another processor a row becomes another program, `--row cut` too: training and conversion run in float32, whose last
+bits depend on the machine. Its counts then lie near the recorded ones, its digests differ. The recorded program itself
+has the recorded digests everywhere.
 """
 
 import argparse
@@ -24,6 +28,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from dqt_book.places import network
 from dqt_core import allocate, convert, cost, data, lower, models, results, train
 from dqt_core.evaluation.cascade import thresholds_for
 from dqt_core.program import Program
@@ -37,7 +42,6 @@ from reproductions.cifar10.train import load_float, save_float
 
 ROOT = Path(__file__).resolve().parents[2]
 RECORDS = ROOT / "reproductions" / "results" / "resnet18_cifar"
-CHECKPOINTS = ROOT / "reproductions" / "checkpoints"
 WIDTHS, BUDGETS = (2, 3, 4, 6, 8), (3, 4, 5)
 CALIBRATION = 5120  # training images behind batch-norm statistics, and the controller's budget
 SENSITIVITY = 512  # training images behind the sensitivities
@@ -264,8 +268,7 @@ def _shipped_float(settings: Settings) -> Path | None:
     """The committed float network, where it has the channels that are asked for."""
     if (settings.dataset, settings.channels) != ("embedded", 8):
         return None
-    digest = results.read(RECORDS / f"{settings.dataset}.json")["programs"]["float"]
-    return next(CHECKPOINTS.glob(f"*-{digest[:12]}.safetensors"))
+    return network(results.read(RECORDS / f"{settings.dataset}.json"), "float")
 
 
 @torch.no_grad()
