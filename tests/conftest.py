@@ -85,6 +85,17 @@ def pytest_runtest_call(item: pytest.Item) -> Any:
         pytest.skip(str(cause))
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item: pytest.Item) -> Any:
+    """A notebook's kernel starts without data, as it did where its outputs were stored."""
+    folder = os.environ.pop(data.ENVIRONMENT_VARIABLE, None) if item.path.suffix == ".ipynb" else None
+    try:
+        return (yield)
+    finally:
+        if folder is not None:
+            os.environ[data.ENVIRONMENT_VARIABLE] = folder
+
+
 @functools.cache
 def prepared() -> None:
     """Compile the kernels before a notebook runs, whose outputs are compared: that it is done is said."""
