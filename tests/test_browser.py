@@ -54,21 +54,24 @@ def faults(opened):
     ]
 
 
+DESK, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 900}
+
+
 @pytest.mark.parametrize("name", pages())
 def test_page_is_whole_and_accessible(running, address, name):
     """Opened once: on a desk, as narrow as a phone, in the light and in the dark theme."""
     with visit(running, f"{address}/{name}.html") as opened:
         assert faults(opened) == []
-        opened.page.set_viewport_size({"width": 390, "height": 900})
+        opened.page.set_viewport_size(PHONE)
         assert faults(opened) == []
-        opened.page.set_viewport_size({"width": 1280, "height": 900})
+        opened.page.set_viewport_size(DESK)
         assert opened.axe() == []
         assert opened.axe_in_dark() == []
 
 
 @pytest.mark.parametrize("theme", THEMES)
 def test_page_opens_on_a_phone_in_the_theme_that_was_chosen(running, address, theme):
-    with visit(running, f"{address}/book/02-nested-codes.html", theme, width=390) as opened:
+    with visit(running, f"{address}/book/02-nested-codes.html", theme, PHONE["width"]) as opened:
         assert opened.page.evaluate("document.documentElement.dataset.theme") == theme
         assert faults(opened) == []
 
@@ -386,6 +389,14 @@ def test_a_faulty_page_is_caught(running, tmp_path, body, complaint):
     (tmp_path / "page.html").write_text(WHOLE.format(body))
     with served(tmp_path) as host, visit(running, f"{host}/page.html") as opened:
         assert any(complaint in fault for fault in faults(opened)), faults(opened)
+
+
+def test_a_page_too_wide_for_a_phone_alone_is_caught(running, tmp_path):
+    (tmp_path / "page.html").write_text(WHOLE.format("<div style='width: 600px'>wide</div>"))
+    with served(tmp_path) as host, visit(running, f"{host}/page.html") as opened:
+        assert faults(opened) == []
+        opened.page.set_viewport_size(PHONE)
+        assert any("wider than the window" in fault for fault in faults(opened))
 
 
 @pytest.mark.parametrize(
