@@ -42,7 +42,11 @@ def test_the_cifar10_record_holds_on_the_reference(cifar10, shipped):
     check("cifar10", cifar10, shipped, 100, "numpy")
 
 
-@pytest.mark.parametrize("limit", [1000, pytest.param(None, marks=pytest.mark.slow)])
+def test_the_cifar10_record_holds_on_the_fast_backend(cifar10, shipped):
+    check("cifar10", cifar10, shipped, 1000, "torch")
+
+
+@pytest.mark.parametrize("limit", [100, pytest.param(None, marks=pytest.mark.slow)])
 def test_the_notebook_equals_its_records_on_cifar10(cifar10, tmp_path, limit):
     """It compares: the rows of the trained and the cut network, and of the comparison's shipped programs."""
     source, parameters = FOLDER / "resnet18_cifar.ipynb", {"dataset": "cifar10", "limit": limit}
