@@ -25,8 +25,7 @@ ROOMS = {
     ),
     "training": (
         ("dqt_core/training/*",),
-        "agreement calibration conversion distributed layers lowering models objective straight_through "
-        "train",
+        "agreement calibration conversion layers lowering models objective straight_through train",
     ),
     "exercises": (("dqt_book/exercises/*", "book/[0-9]*.md"), "book_checks book_kernels"),
     "assignments": (("dqt_book/assignments/*", "book/assignments/*"), "own_assignment grading"),
@@ -41,8 +40,8 @@ ROOMS = {
 }
 # Of all rooms, or of what takes minutes: `make test` alone runs them.
 LATER = (
-    "assignments book book_notebooks browser contract_mutants kernel_mutants numba_memory project "
-    "reproductions workshop"
+    "assignments book book_notebooks browser contract_mutants distributed kernel_mutants numba_memory "
+    "project reproductions workshop"
 )
 
 
