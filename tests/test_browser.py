@@ -306,13 +306,14 @@ def test_deck_is_whole_and_fits_its_slides(running, address, name):
         assert unreadable(page) == []
 
 
+@pytest.mark.parametrize("theme", THEMES)
 @pytest.mark.parametrize("name", DECKS)
-def test_deck_is_accessible_on_all_slides_at_once(running, address, name):
-    with visit(running, f"{address}/slides/{name}.html?view=print") as opened:
-        assert started(opened).evaluate("document.documentElement.dataset.theme") == "light"
+def test_deck_is_accessible_on_all_slides_at_once(running, address, name, theme):
+    """Opened for each theme, as reveal.js keeps the ground of a printed slide that it found at first."""
+    with visit(running, f"{address}/slides/{name}.html?view=print", theme) as opened:
+        assert started(opened).evaluate("document.documentElement.dataset.theme") == theme
         # For print reveal.js lays hidden slides out and leaves them marked as hidden.
         assert [line for line in opened.axe() if not line.startswith("aria-hidden-focus")] == []
-        assert opened.axe_in_dark() == []
         assert opened.problems == []
 
 
