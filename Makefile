@@ -1,4 +1,4 @@
-# Two commands matter: `make reproduce` and `make test`. Both need Python 3.11 or later and make, nothing else.
+# Three commands matter: `make reproduce`, `make check` and `make test`. They need Python 3.11 or later and make, nothing else.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -28,7 +28,7 @@ RESULT := _build/reproduce/$(NOTEBOOK)
 NOTEBOOKS := $(wildcard reproductions/*.ipynb)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv reproduce test slow lowest lint format outputs export book book-report hand-out assignments grade publish-notebooks bench gpu gpu-train clean
+.PHONY: help venv reproduce check test slow mutants lowest lint format outputs export book book-report hand-out assignments grade publish-notebooks bench gpu gpu-train clean
 .DELETE_ON_ERROR:
 
 help: ## show this list
@@ -58,7 +58,10 @@ test: $(STAMP) lint ## style, types, unit tests, doctests, the reproduction note
 		--numprocesses $(WORKERS) --no-loadscope-reorder \
 		--nbval --nbval-current-env --nbval-sanitize-with tests/sanitize.cfg
 
-slow: $(STAMP) ## what `make test` leaves out: 5,000 programs with mistakes, on every way of running (SEED=n repeats one)
+check: $(STAMP) lint ## style, types, doctests and unit tests of the rooms touched since main (ROOM="backends export" names them)
+	$(RUN) -m pytest --numprocesses $(WORKERS) $$($(RUN) tests/touched.py $(ROOM))
+
+slow: $(STAMP) ## what `make test` leaves out: 5,000 programs with mistakes (SEED=n repeats one), all of CIFAR-10
 	$(RUN) -m pytest -m slow -s tests
 
 LOWEST := import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; e = p["optional-dependencies"]; \
@@ -71,6 +74,10 @@ lowest: ## the quick tests with the lowest versions that pyproject.toml allows, 
 	.venv-lowest/bin/pip install --quiet -r .venv-lowest/lowest.txt pytest filelock hypothesis "setuptools>=77"
 	.venv-lowest/bin/pip install --quiet --no-deps --no-build-isolation -e .
 	.venv-lowest/bin/python -m pytest $(QUICK:%=tests/test_%.py)
+
+mutants: $(STAMP) ## small mistakes in Python, one at a time: how many the tests notice (MODULES="dqt_core.nested*")
+	$(RUN) -m pytest -m mutants tests
+	$(RUN) tests/mutants.py $(MODULES)
 
 lint: $(STAMP) ## style, types, and which room imports which
 	$(BIN)/ruff check .
@@ -130,4 +137,4 @@ gpu-train: ## train ResNet-18 at full width on this machine's GPU (PYTHON, DQT_D
 		--nested-epochs 20 --out runs/resnet18_cifar_64
 
 clean: ## remove what was built; the environment stays
-	rm -rf _build build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf _build build dist mutants *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

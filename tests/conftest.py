@@ -32,10 +32,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "cifar10" in getattr(item, "fixturenames", ()):
             item.add_marker("data")
-        if item.path.suffix == ".ipynb":
-            prepared()
         if item.get_closest_marker("gpu") and (reason := without_gpu()):
             item.add_marker(pytest.mark.skip(reason=reason))
+    for notebook in {item.parent for item in items if item.path.suffix == ".ipynb"}:
+        prepared()
+        notebook.setup = functools.partial(without_data, notebook.setup)
     if "PYTEST_XDIST_WORKER" in os.environ:
         items.sort(key=lambda item: (rank(item.nodeid), part(item.nodeid)))
 
@@ -84,6 +85,13 @@ def pytest_runtest_call(item: pytest.Item) -> Any:
         if cause is None or os.environ.get("CI"):
             raise
         pytest.skip(str(cause))
+
+
+def without_data(start: Callable[[], None]) -> None:
+    """Start a notebook's kernel as it was started where its outputs were stored."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv(data.ENVIRONMENT_VARIABLE, raising=False)
+        start()
 
 
 @functools.cache

@@ -227,4 +227,4 @@ def test_shipped_cifar_program(shipped, folder, kind):
 
 
 def test_shipped_program_on_cifar_images(shipped, folder, cifar10):
-    check_shipped(shipped("cifar10"), cifar10.test_images[:200], folder)
+    check_shipped(shipped("cifar10"), cifar10.test_images[:50], folder)

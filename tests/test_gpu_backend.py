@@ -11,12 +11,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from plan_checks import PLAN_CHECKS
 from program_checks import CHOICES, LAYERS, mixed_choices, small_images, small_program
 from small_nets import MEAN, STD, WIDTHS, seeded
 from strategies import runs
 
 from dqt_core import convert, integer, lower, models, nested
-from dqt_core.backends import analysis, cupy_gpu, emulated, gpu_calls, gpu_plan
+from dqt_core.backends import analysis, cupy_gpu, emulated, gpu_calls, gpu_plan, numba_cpu
 from dqt_core.backends.analysis import FusedConv
 from dqt_core.backends.gpu_launches import Launch
 from dqt_core.program import Conv, Requantize, inputs
@@ -26,6 +27,12 @@ few = settings(deadline=None, derandomize=True, max_examples=200)
 
 
 # The plan
+
+
+@pytest.mark.parametrize("module", [emulated, numba_cpu], ids=["emulator", "numba"])
+@pytest.mark.parametrize("check", PLAN_CHECKS, ids=lambda check: check.__name__)
+def test_plan(module, check):
+    check(module)
 
 
 def test_a_convolution_joins_the_requantize_that_alone_reads_it():

@@ -3,6 +3,7 @@
 import ast
 import doctest
 import importlib.metadata
+import json
 import os
 import re
 import shutil
@@ -13,7 +14,9 @@ import tomllib
 import zipfile
 from pathlib import Path
 
+import mutants
 import pytest
+import touched
 import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
@@ -394,6 +397,54 @@ def test_api_page_lists_every_public_module():
     public -= {package.removeprefix("dqt_core/") for package in packages("dqt_core")} - {"kernels"}
     assert len(listed) == len(set(listed))
     assert set(listed) == public, "book/api.md and dqt_core/ differ"
+
+
+@pytest.mark.parametrize("path", sorted(Path(__file__).parent.glob("*_checks.py")), ids=lambda p: p.stem)
+def test_every_check_is_in_a_list(path):
+    tree = ast.parse(path.read_text())
+    checks = {node.name for node in tree.body if getattr(node, "name", "").startswith("check_")}
+    lists = [
+        node
+        for node in tree.body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]).endswith("CHECKS")
+    ]
+    assert checks == {
+        name.id for node in lists for name in ast.walk(node.value) if isinstance(name, ast.Name)
+    }
+
+
+def test_every_file_of_tests_is_of_one_room_or_left_to_the_whole_suite():
+    lists = [
+        touched.tests(names) for names in (*(names for _, names in touched.ROOMS.values()), touched.LATER)
+    ]
+    assert sorted(name for names in lists for name in names) == sorted(touched.tests("*"))
+
+
+@pytest.mark.parametrize(
+    ("file", "rooms"),
+    [
+        ("dqt_core/integer.py", ["numbers"]),
+        ("dqt_core/backends/torch_cpu.py", ["backends"]),
+        ("tests/test_qdq.py", ["export"]),
+        ("book/02-nested-codes.md", ["exercises"]),
+        ("README.md", []),
+    ],
+)
+def test_a_file_has_its_rooms(file, rooms):
+    assert touched.rooms_of([file]) == rooms
+    for argument in touched.arguments(rooms):
+        assert (ROOT / argument).exists()
+
+
+def test_every_module_is_in_a_room():
+    modules = [path.relative_to(ROOT).as_posix() for path in (ROOT / "dqt_core").rglob("*.py")]
+    assert [file for file in modules if not touched.rooms_of([file])] == ["dqt_core/__init__.py"]
+
+
+def test_the_count_of_mutants_is_that_of_its_record():
+    page = (ROOT / "CONTRIBUTING.md").read_text()
+    assert mutants.within(page) == mutants.table(json.loads(mutants.RECORD.read_text()))
+    assert mutants.within(mutants.within(page, "other\n")) == "other\n"
 
 
 # What is tracked
