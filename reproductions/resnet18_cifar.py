@@ -48,7 +48,7 @@ import matplotlib.pyplot as plt
 import dqt_core
 from dqt_book import show
 from dqt_book.places import ROOT
-from dqt_core import data, results
+from dqt_core import data, results, statistics
 
 SHIPPED = ROOT / "reproductions" / "checkpoints"
 RECORDS = ROOT / "reproductions" / "results" / "resnet18_cifar"
@@ -70,7 +70,7 @@ def percent(row):
 
 
 def interval(row):
-    low, high = results.interval(row["correct"], row["images"])
+    low, high = statistics.interval(row["correct"], row["images"])
     return f"{low:.1%} to {high:.1%}"
 
 

@@ -57,9 +57,9 @@ def test_a_baseline_rounds_all_but_the_first_input():
     layers = [m for m in net.modules() if isinstance(m, baselines.QuantLayer)]
     switched = [layer for layer in layers if layer.current is not None]
     assert (len(layers), len(switched)) == (21, 19)
-    assert [layer.alpha is None for layer in layers] == [True] + [False] * 20
+    assert [layer.clips is None for layer in layers] == [True] + [False] * 20
     net.calibrate(tensors(4, 32))
-    assert all(layer.alpha.item() != 1 for layer in layers[1:])
+    assert all(layer.clips.item() != 1 for layer in layers[1:])
     seen = {}
     for i, layer in enumerate(switched):
         layer._product = functools.partial(_keep, seen, i, layer._product)
@@ -82,6 +82,20 @@ def test_a_switchable_baseline_has_a_norm_for_every_width():
         norm.norms[0].weight.data.zero_()
     assert torch.equal(net(tensors(), 8), wide)
     assert not torch.equal(net(tensors(), 2), narrow)
+
+
+@pytest.mark.parametrize(("method", "learns"), [("pact", True), ("dorefa", False), ("any-precision", False)])
+def test_clips_start_where_they_round_best_at_each_width_and_pact_learns_them(method, learns):
+    net = baselines.BaselineNet(seeded(CourseNet), method, (2, 8))
+    net.calibrate(tensors(8))
+    layer = next(
+        m for m in net.modules() if isinstance(m, baselines.QuantLayer) and m.current and m.clips is not None
+    )
+    narrow, wide = layer.clips.tolist()
+    assert 0 < narrow < wide, "few levels are worth a tighter clip"
+    loss, _ = baselines.BaselineLoss(method)(net, tensors(), torch.tensor([0, 1, 2, 3]), 0.0)
+    loss.backward()
+    assert (layer.clips.grad is not None) == learns
 
 
 def test_narrow_widths_learn_from_the_next_wider():

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from dqt_core import results
+from dqt_core import results, statistics
 
 WIDTHS, BUDGETS = (8, 6, 4, 3, 2), (3, 4, 5)
 
@@ -183,7 +183,7 @@ def spread(rows: Sequence[results.Record]) -> str:
     if len(rows) > 1:
         deviation = 100 * np.std([row["correct"] / row["images"] for row in rows], ddof=1)
         return f"{accuracy(rows):.2f} % ± {deviation:.2f}"
-    low, high = results.interval(rows[0]["correct"], rows[0]["images"])
+    low, high = statistics.interval(rows[0]["correct"], rows[0]["images"])
     return f"{accuracy(rows):.2f} % ({100 * low:.1f} to {100 * high:.1f})"
 
 
@@ -222,7 +222,7 @@ def duels(records: Records) -> list[dict[str, Any]]:
             for seed, first, second in records.pairs(looks, other):
                 if starts[looks.row, seed] != starts[other.row, seed]:
                     continue
-                test = results.paired(results.hits(first), results.hits(second))
+                test = statistics.paired(results.hits(first), results.hits(second))
                 ratio = first["bitops"] / second["bitops"]
                 found.append({"bits": bits, "opponent": opponent, "seed": seed, "bitops": ratio, **test})
     return found
