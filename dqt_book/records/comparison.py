@@ -27,6 +27,20 @@ def _switchable(label: str, row: str, ending: str = "") -> list[Line]:
     return [Line(f"{label}, {width} bits", row, f"{width}{ending}") for width in WIDTHS]
 
 
+SHUFFLED = "another image's widths"
+DECISIONS = {
+    "right": "the narrowest width that is right",
+    "losses": "the loss at each width",
+    "offset": "the loss around learned widths",
+    "margin": "a cascade's second look",
+}
+PLACES = (
+    "nothing (dealt)",
+    "the stem",
+    *(f"stage {i}" for i in (1, 2, 3, 4)),
+    "the margin",
+    "the labels (no decision can)",
+)
 DEALT = "the same passes dealt to other images"
 MAIN = [
     Line("float", "float", "float"),
@@ -53,6 +67,13 @@ ABLATIONS = {
     "the controller's input": [
         Line(f"controller that sees nothing, {b}-bit BitOPs", f"blind-{b}", "blind") for b in BUDGETS
     ],
+    "one decision an image, by what it is trained on": [
+        Line(f"{what}, {b}-bit BitOPs{dealt}", f"{row}-{b}", result)
+        for b in BUDGETS
+        for row, what in DECISIONS.items()
+        for result, dealt in (("controller", ""), (SHUFFLED, ", dealt to other images"))
+    ],
+    "where a gain can be foreseen": [Line(f"seen from {p}", "foresight", f"seen from {p}") for p in PLACES],
     "consistency": [
         Line(f"{name}, {label}", row, result)
         for name, row in (("alpha = 1", "joint"), ("alpha = 0", "no-consistency"))
@@ -199,7 +220,7 @@ def pareto(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
 # The question: does looking at the image help?
 
 UNIFORM = "the uniform width, trained further"
-BLIND, SHUFFLED = "a controller that sees nothing", "another image's widths"  # all but the look at the image
+BLIND = "a controller that sees nothing"  # it and `SHUFFLED` have all but the look at the image
 OPPONENTS = {
     "the best static widths": lambda b: Line("", f"mixed-{b}", "mixed"),
     BLIND: lambda b: Line("", f"blind-{b}", "blind"),
