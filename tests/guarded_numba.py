@@ -74,14 +74,14 @@ class Guard:
         module._memory, module.places = self.memory, self.places
         guard = self
 
-        class Backend(module.Backend):
+        class Workspace(module.Workspace):
             """Values that live at different times share no memory, nor does one run with the next."""
 
-            def _on_threads(self, plan, images, choices):
-                self._arena = guard.arena(plan)
-                return super()._on_threads(plan, images, choices)
+            def run(self, plan, images, choices):
+                self.arena = guard.arena(plan)
+                return super().run(plan, images, choices)
 
-        self.Backend = Backend
+        self.Backend, module.Workspace = module.Backend, Workspace
 
     def memory(self, size, dtype, alignment=numba_cpu.LINE):
         count = size * np.dtype(dtype).itemsize

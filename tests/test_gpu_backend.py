@@ -113,7 +113,7 @@ def test_a_smaller_batch_is_padded():
             logits, some = backend.run(images[:n], None if choices is None else choices[:n])
             np.testing.assert_array_equal(logits, whole[:n])
             np.testing.assert_array_equal(some, chosen[:n])
-    assert sorted(backend._plans) == sorted((n, mode) for n in (1, 4, 8, 12) for mode in (False, True))
+    assert sorted(backend._idle) == sorted((n, mode) for n in (1, 4, 8, 12) for mode in (False, True))
     other = 255 - images  # other images beyond the batch, and other choices
     backend.run(other, (picks + 1) % len(CHOICES))
     np.testing.assert_array_equal(backend.run(images[:9], picks[:9])[0], backend.run(images, picks)[0][:9])

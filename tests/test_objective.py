@@ -34,8 +34,7 @@ def expected_bitops(probabilities):
 
 
 def cost(net):
-    net(tensors(), "controller")
-    return expected_bitops(net.selection.probabilities)
+    return expected_bitops(net.run(tensors(), "controller")[1].probabilities)
 
 
 WIDEST = 64 * (sum(SWITCHED_MACS) + FIXED_MACS)
@@ -79,8 +78,7 @@ def test_target_is_a_hinge(net, share):
 
 
 def test_cost_trains_the_controller_alone_and_towards_narrow(net):
-    net(tensors(), "controller")
-    Objective()._cost(net).backward()
+    Objective()._cost(net, net.run(tensors(), "controller")[1].probabilities).backward()
     reached = {name for name, parameter in net.named_parameters() if parameter.grad is not None}
     assert all(name.startswith("graph.controller.") for name in reached)
     by_bias = net.controller.fc2.bias.grad.unflatten(0, (2, 3))
@@ -130,7 +128,6 @@ def test_controllers_pass_may_take_a_part_of_the_batch(net):
     _, figures = Objective(alpha=0, controller_share=0.3)(net, tensors(), LABELS, 0.5)
     part = functional.cross_entropy(net(tensors()[:2], "controller"), LABELS[:2])
     assert figures["task"] == pytest.approx(part.item(), abs=1e-4)
-    assert len(net.selection.probabilities) == 2
 
 
 @pytest.mark.parametrize("share", [0, -0.5, 1.5])

@@ -51,8 +51,8 @@ PLAN_MUTANTS = {
         "_on_host(plan.logits[-len(images) :])",
     ),
     "plans of both modes mixed up": (
-        "if (batch, given) not in self._plans:",
-        "given = True\n        if (batch, given) not in self._plans:",
+        "self._idle.setdefault((batch, given), [])",
+        "self._idle.setdefault((batch, given := True), [])",
     ),
 }
 

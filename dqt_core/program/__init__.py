@@ -28,6 +28,7 @@ from dqt_core.program.program import (
     Result,
     Widths,
     execute,
+    is_forked,
     load,
     step_by_step,
 )
@@ -53,6 +54,7 @@ __all__ = [
     "Widths",
     "execute",
     "inputs",
+    "is_forked",
     "load",
     "step_by_step",
 ]

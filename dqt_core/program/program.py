@@ -5,6 +5,7 @@ import functools
 import hashlib
 import importlib
 import importlib.util
+import os
 import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -35,6 +36,8 @@ BACKENDS = {
     "cupy": "dqt_core.backends.cupy_gpu",
     "emulator": "dqt_core.backends.emulated",
 }
+
+_PROCESS = os.getpid()
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,7 +148,7 @@ class Program:
         backend : {"auto", "numpy", "numba", "torch", "cupy", "emulator"}
             "numba" compiles for this processor, once, at its first use. "cupy" runs on an NVIDIA GPU,
             "emulator" the same kernels on the CPU, slowly. "auto" is cupy where a GPU answers it, else numba
-            or torch where one is installed, else numpy. All return the same bits.
+            where it may compile, else torch where it is installed, else numpy. All return the same bits.
         batch_size : int
             Images at a time; the result does not depend on it.
 
@@ -159,6 +162,11 @@ class Program:
             If the images or the widths do not fit the program.
         ImportError
             If the backend is not installed, or there is no GPU for it.
+
+        Notes
+        -----
+        Any number of threads may run one program; runs that are under way at the same time each have memory
+        of their own. A forked process runs on one thread, and not on a GPU that it was forked from.
         """
         self._require_images(images)
         if batch_size < 1:
@@ -166,9 +174,9 @@ class Program:
         chosen = self._choices_of(widths, len(images))
         backend_name = _resolve(backend)
         module = importlib.import_module(BACKENDS[backend_name])
-        if backend_name not in self._executors:
-            self._executors[backend_name] = module.Backend(self)
-        executor = self._executors[backend_name]
+        executor = self._executors.get(backend_name)
+        if executor is None:  # two threads that come here go on with the same one
+            executor = self._executors.setdefault(backend_name, module.Backend(self))
         # A backend that plans the whole program runs it; others are led through it operation by operation.
         run_batch = getattr(executor, "run", None) or functools.partial(execute, self, executor)
         logits, picks = [], []
@@ -300,7 +308,7 @@ def _resolve(backend: str) -> str:
     if backend == "auto":
         if importlib.util.find_spec("cupy") and importlib.import_module(BACKENDS["cupy"]).available():
             return "cupy"
-        return next((name for name in ("numba", "torch") if importlib.util.find_spec(name)), "numpy")
+        return "numba" if _compiles() else "torch" if importlib.util.find_spec("torch") else "numpy"
     if backend not in BACKENDS:
         raise ValueError(f"backend {backend!r} is unknown; choose 'auto', {', '.join(map(repr, BACKENDS))}")
     if backend == "torch" and not importlib.util.find_spec("torch"):
@@ -308,6 +316,19 @@ def _resolve(backend: str) -> str:
     if backend == "numba" and not importlib.util.find_spec("numba"):
         raise ImportError('backend "numba" needs Numba: pip install "dqt_core[fast]"')
     return backend
+
+
+def _compiles() -> bool:
+    """Whether Numba is there and may compile."""
+    return (
+        importlib.util.find_spec("numba") is not None
+        and not importlib.import_module("numba").config.DISABLE_JIT
+    )
+
+
+def is_forked() -> bool:
+    """Whether this process is a fork of the one that imported this module: it has none of its threads."""
+    return os.getpid() != _PROCESS
 
 
 def _as_pairs(widths: int | Sequence[int | Choice] | NDArray[np.integer], layers: int) -> NDArray[np.int64]:

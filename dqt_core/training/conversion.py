@@ -22,7 +22,6 @@ from dqt_core.training.layers import (
     Selection,
     SwitchLayer,
     add,
-    calibrating,
 )
 from dqt_core.training.network import NestedNet
 
@@ -82,9 +81,9 @@ def convert(
         raise ValueError(f"batch_norm={batch_norm!r} is unknown; choose 'per_width' or 'shared'")
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
         raise ValueError(f"images must be uint8 (N, H, W, 3), got {images.dtype} {images.shape}")
-    selection = Selection(_choices(widths), rounding)
-    graph = _Conversion(net, selection, batch_norm == "shared").run(controller)
-    nested = NestedNet(graph, selection, mean, std, images.shape[1:])
+    choices = _choices(widths)
+    graph = _Conversion(net, choices, rounding, batch_norm == "shared").run(controller)
+    nested = NestedNet(graph, choices, rounding, mean, std, images.shape[1:])
     _calibrate(nested, images)
     return nested
 
@@ -101,10 +100,17 @@ def _choices(widths: Sequence[int | Choice]) -> tuple[Choice, ...]:
 def _calibrate(nested: NestedNet, images: NDArray[np.uint8]) -> None:
     table = torch.from_numpy(normalization_table(nested.mean, nested.std))
     x = table[torch.arange(3), torch.from_numpy(images).long()].permute(0, 3, 1, 2)
-    nested.eval()
-    widest = nested.selection.choices[-1]
-    with calibrating(nested):
-        nested(x, widths=[widest] * len(nested.switch_layers))
+    widest = [len(nested.choices) - 1] * len(nested.switch_layers)
+    layers = nested.switch_layers + nested.fixed_layers
+    handles = [layer.register_forward_hook(_count) for layer in layers]
+    nested.eval().graph(x, Selection(widest, is_calibrating=True))
+    for handle in handles:
+        handle.remove()
+
+
+def _count(layer: nn.Module, arguments: tuple[Any, ...], out: torch.Tensor) -> None:
+    assert isinstance(layer, SwitchLayer)
+    layer.macs = layer.weight.numel() * out[0, 0].numel()
 
 
 class _Conversion:
@@ -114,10 +120,12 @@ class _Conversion:
     that a layer or pool reads, or that has several readers, is rounded to codes where it arises.
     """
 
-    def __init__(self, net: nn.Module, selection: Selection, shared_norm: bool) -> None:
+    def __init__(
+        self, net: nn.Module, choices: tuple[Choice, ...], rounding: Rounding, shared_norm: bool
+    ) -> None:
         self.old = _trace(copy.deepcopy(net))
         self.modules = dict(self.old.named_modules())
-        self.selection, self.shared_norm = selection, shared_norm
+        self.choices, self.rounding, self.shared_norm = choices, rounding, shared_norm
         layers = [node for node in self.old.graph.nodes if self._is_layer(node)]
         if len(layers) < 3:
             raise ValueError(
@@ -137,7 +145,8 @@ class _Conversion:
     def _convert_node(self, node: fx.Node) -> None:
         module, function = self._module_of(node), _function(node)
         if node.op == "placeholder":
-            self._wide(node, self.graph.placeholder(node.name))
+            images, self.selection = (self.graph.placeholder(name) for name in (node.name, "selection"))
+            self._wide(node, images)
         elif node.op == "output":
             self._output(node)
         elif isinstance(module, nn.Conv2d | nn.Linear):
@@ -187,7 +196,7 @@ class _Conversion:
                 "AdaptiveAvgPool2d(1), and convolutions before it"
             )
         index = self.indices.get(node)
-        switch_layer = SwitchLayer(layer, norm, self.selection, index, self.shared_norm)
+        switch_layer = SwitchLayer(layer, norm, self.choices, self.rounding, index, self.shared_norm)
         out = self._module(node, switch_layer, self._input(node))
         self._wide(node if norm_node is None else norm_node, out)
 
@@ -223,7 +232,7 @@ class _Conversion:
 
     def _codes(self, node: fx.Node, x: fx.Node, signed: bool, limit: float | None = None) -> None:
         is_switched = any(reader in self.indices for reader in self._reading_layers(node))
-        widths = tuple(bits for _, bits in self.selection.choices) if is_switched else (MASTER_WIDTH,)
+        widths = tuple(bits for _, bits in self.choices) if is_switched else (MASTER_WIDTH,)
         self.new[node] = self._module(node, Quantizer(signed, limit, widths), x, suffix="codes")
         self.signed[self.new[node]] = signed
         is_stem = sum(isinstance(module, Quantizer) for module in self.root.modules()) == 2
@@ -232,10 +241,10 @@ class _Conversion:
 
     def _insert_controller(self, node: fx.Node, signed: bool) -> None:
         channels = len(self.modules[str(self.first.target)].weight)
-        controller = Controller(channels, len(self.indices), self.selection, signed=signed)
+        controller = Controller(channels, len(self.indices), self.choices, self.rounding, signed=signed)
         self.root.add_module("controller", controller)
         stem = self.new[node]
-        self.new[node] = self.graph.call_module("controller", (stem,))
+        self.new[node] = self.graph.call_module("controller", (stem, self.selection))
         self.signed[self.new[node]] = signed
 
     def _module(self, node: fx.Node, module: nn.Module, x: fx.Node, suffix: str = "") -> fx.Node:
@@ -255,7 +264,8 @@ class _Conversion:
                 f"module `{name}` is called twice; convert needs a module of its own for every call"
             )
         holder.add_module(leaf, module)
-        return self.graph.call_module(name, (x,))
+        takes_selection = isinstance(module, Quantizer | SwitchLayer)
+        return self.graph.call_module(name, (x, self.selection) if takes_selection else (x,))
 
     def _input(self, node: fx.Node) -> fx.Node:
         return self.new[node.all_input_nodes[0]]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dqt_core.training.layers import Choice
+from dqt_core.training.layers import Choice, Shared
 from dqt_core.training.network import NestedNet
 
 
@@ -100,17 +100,19 @@ class Objective:
         widths = self._widths(net)
         layers = len(net.switch_layers)
         soft = self._soft_labels(images)
-        with net.shared_masters():
-            terms = {}
-            if self.alpha:
-                losses = [self._task(net(images, [width] * layers), labels, soft) for width in widths]
-                terms["consistency"] = torch.stack(losses).sum()
-            if net.controller is not None and progress >= self.controller_from:
-                net.controller.temperature = self._temperature(progress)
-                part = slice(math.ceil(self.controller_share * len(images)))
-                own = None if soft is None else soft[part]
-                terms["task"] = self._task(net(images[part], "controller"), labels[part], own)
-                terms["cost"] = self._cost(net)
+        shared: Shared = {}
+        terms = {}
+        if self.alpha:
+            losses = [self._task(net(images, [width] * layers, shared), labels, soft) for width in widths]
+            terms["consistency"] = torch.stack(losses).sum()
+        if net.controller is not None and progress >= self.controller_from:
+            net.controller.temperature = self._temperature(progress)
+            part = slice(math.ceil(self.controller_share * len(images)))
+            own = None if soft is None else soft[part]
+            logits, selection = net.run(images[part], "controller", shared)
+            assert selection.probabilities is not None, "the controller fills them in its pass"
+            terms["task"] = self._task(logits, labels[part], own)
+            terms["cost"] = self._cost(net, selection.probabilities)
         if not terms:
             raise ValueError(
                 "there is no loss: alpha is 0 and no controller's pass joins; "
@@ -122,7 +124,7 @@ class Objective:
 
     def _widths(self, net: NestedNet) -> Sequence[int | Choice]:
         """Those of this step's consistency term, the sampled ones from torch's generator."""
-        widths = net.selection.choices if self.consistency_widths is None else self.consistency_widths
+        widths = net.choices if self.consistency_widths is None else self.consistency_widths
         if self.sampled_widths is None or self.sampled_widths >= len(widths):
             return widths
         drawn = torch.randperm(len(widths) - 2)[: self.sampled_widths - 2] + 1
@@ -148,9 +150,7 @@ class Objective:
         first, last = self.temperature
         return first * (last / first) ** progress
 
-    def _cost(self, net: NestedNet) -> Tensor:
-        probabilities = net.selection.probabilities
-        assert probabilities is not None, "the controller fills the probabilities in its pass"
+    def _cost(self, net: NestedNet, probabilities: Tensor) -> Tensor:
         expected = net.bitops(probabilities).mean()
         if self.target_bitops is not None:
             return functional.relu(expected / self.target_bitops - 1)

@@ -21,7 +21,7 @@ from dqt_core.data import Dataset, Images, normalization_table
 from dqt_core.data.streaming import ImageStream
 from dqt_core.training import distributed
 from dqt_core.training.batches import Batches, augment, normalize
-from dqt_core.training.checkpoint import Checkpoint, description
+from dqt_core.training.checkpoint import Checkpoint, alone, description
 from dqt_core.training.network import NestedNet
 from dqt_core.training.recipe import CrossEntropy, Loss, Recipe, optimizers, rate_schedule
 
@@ -67,6 +67,10 @@ def fit(
     ValueError
         If the folder's checkpoint was made by another run (start, recipe, loss or images), a batch is larger
         than the training set, `epochs` is not positive, or the microbatches cannot be shared out evenly.
+    DataError
+        If another run is training in the folder; it is named.
+    OSError
+        If a checkpoint cannot be written; the last one is left as it is.
 
     Notes
     -----
@@ -76,6 +80,19 @@ def fit(
     # several processes without a GPU: Accelerate wants to be told
     on_cpus = "LOCAL_RANK" in os.environ and not torch.accelerator.is_available()
     accelerator = Accelerator(mixed_precision=recipe.precision, cpu=on_cpus)
+    with alone(accelerator, out):
+        return _fit(net, dataset, recipe, loss, out, checkpoint_every, accelerator)
+
+
+def _fit(
+    net: nn.Module,
+    dataset: Dataset | ImageStream,
+    recipe: Recipe,
+    loss: Loss,
+    out: str | Path | None,
+    checkpoint_every: int,
+    accelerator: Accelerator,
+) -> list[dict[str, float]]:
     batches = Batches(dataset, recipe, accelerator)
     optimizers_ = optimizers(net, recipe.lr, recipe.weight_decay, recipe.bias_rate)
     schedules = [rate_schedule(optimizer, recipe, batches.steps) for optimizer in optimizers_]
@@ -140,8 +157,8 @@ def _prepared(
 def _passes(model: nn.Module, recipe: Recipe) -> Iterator[Any]:
     """What the loss calls: the network, compiled where the recipe says so."""
     if recipe.compiled and isinstance(model, NestedNet):  # it compiles its passes, one for each width
-        with model.compiled():
-            yield model
+        with model.compiled() as compiled:
+            yield compiled
     else:
         yield torch.compile(model, dynamic=False) if recipe.compiled else model
 
@@ -221,7 +238,7 @@ def recalibrate(
         dataset = _parts(dataset.train_images[:images], batch_size)
     for part in dataset:
         x = normalize(torch.from_numpy(part).to(device), table)
-        for choice in net.selection.choices:
+        for choice in net.choices:
             net(x, [choice] * len(net.switch_layers))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum

@@ -51,15 +51,15 @@ class Scores:
     def rows(self, net: NestedNet, layer: int) -> list[int]:
         """The rows of the controller's last layer that say how good each allocation is for a layer."""
         widths = [allocation[layer] for allocation in self.allocations]
-        return [layer * len(net.selection.choices) + net.selection.index_of(width) for width in widths]
+        return [layer * len(net.choices) + net.index_of(width) for width in widths]
 
     def __call__(self, net: NestedNet, images: Tensor) -> tuple[Tensor, list[Tensor]]:
         """The controller's scores (N, D), and the logits of each allocation, which no gradient reaches."""
         controller = net.controller
         assert controller is not None
-        with torch.no_grad(), _inputs(controller) as stems:
+        with torch.no_grad(), _inputs(controller) as given:
             outputs = [net(images, list(allocation)).float() for allocation in self.allocations]
-        logits = controller.logits(stems[0]).float().flatten(1)
+        logits = controller.logits(*given[0]).float().flatten(1)
         return logits[:, self.rows(net, self.speaker)], outputs
 
     @torch.no_grad()
@@ -67,7 +67,7 @@ class Scores:
         """Let every layer follow the speaker, each allocation's score lowered by its price (D,)."""
         controller = net.controller
         assert controller is not None
-        last, choices = controller.fc2, len(net.selection.choices)
+        last, choices = controller.fc2, len(net.choices)
         spoken = self.rows(net, self.speaker)
         weight, step = last.weight[spoken].clone(), last.log_step[spoken].clone()
         bias = last.bias[spoken] - prices.to(last.bias)
@@ -84,9 +84,9 @@ class Scores:
 
 @contextmanager
 def _inputs(module: nn.Module) -> Iterator[list[Any]]:
-    """Within, what a module is given."""
+    """Within, what a module is given, call by call."""
     seen: list[Any] = []
-    handle = module.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    handle = module.register_forward_pre_hook(lambda _, given: seen.append(given))
     try:
         yield seen
     finally:

@@ -168,8 +168,8 @@ def opponents(run: Run, program: Program, usual: list[int], budget: float) -> li
 @torch.no_grad()
 def _picks(net: NestedNet, x: Tensor) -> tuple[Tensor, Tensor]:
     """The controller's logits and decisions (N, L, K)."""
-    net.eval()(x, "controller")
-    probabilities, picks = net.selection.probabilities, net.selection.per_layer
+    _, selection = net.eval().run(x, "controller")
+    probabilities, picks = selection.probabilities, selection.per_layer
     assert probabilities is not None
     assert isinstance(picks, Tensor)
     return probabilities.log(), picks
@@ -184,7 +184,7 @@ def meet_budget(net: NestedNet, batches: list[Tensor], budget: float) -> float:
     assert controller is not None
     logits = torch.cat([_picks(net, x)[0] for x in batches])
     macs = torch.tensor([float(layer.macs) for layer in net.switch_layers])
-    costs = macs[:, None] * torch.tensor([float(w * a) for w, a in net.selection.choices])
+    costs = macs[:, None] * torch.tensor([float(w * a) for w, a in net.choices])
     costs = costs / costs.max()
 
     def spent(multiple: float) -> float:
