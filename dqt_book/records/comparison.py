@@ -28,7 +28,9 @@ def _switchable(label: str, row: str, ending: str = "") -> list[Line]:
 
 
 SHUFFLED = "another image's widths"
-DECISIONS = {
+REMEDIES = {
+    "paths": "random mixed paths in the consistency term",
+    "rates": "a rate of two widths in each layer",
     "right": "the narrowest width that is right",
     "losses": "the loss at each width",
     "offset": "the loss around learned widths",
@@ -67,10 +69,10 @@ ABLATIONS = {
     "the controller's input": [
         Line(f"controller that sees nothing, {b}-bit BitOPs", f"blind-{b}", "blind") for b in BUDGETS
     ],
-    "one decision an image, by what it is trained on": [
+    "remedies for a controller that does not look": [
         Line(f"{what}, {b}-bit BitOPs{dealt}", f"{row}-{b}", result)
         for b in BUDGETS
-        for row, what in DECISIONS.items()
+        for row, what in REMEDIES.items()
         for result, dealt in (("controller", ""), (SHUFFLED, ", dealt to other images"))
     ],
     "where a gain can be foreseen": [Line(f"seen from {p}", "foresight", f"seen from {p}") for p in PLACES],

@@ -31,6 +31,11 @@ from reproductions.cifar10.static_rows import (
 )
 
 BUDGETS = (3, 4, 5)
+# what differs from the rows `dynamic`, and in words
+CONTROLLERS: dict[str, tuple[dict[str, Any], str]] = {
+    "paths": ({"mixed_paths": 1}, "with a random mixed path in the consistency term"),
+    "rates": ({"around": (2, 6)}, "asked for a rate of 2 and of 6 bits in each layer"),
+}
 # what a decision is trained on, the uniform widths among which it is made (None: around learned widths), in words
 DECISIONS: dict[str, tuple[Any, tuple[int, ...] | None, str]] = {
     "right": ("right", WIDTHS, "trained by itself on the narrowest width that is right"),
@@ -68,6 +73,10 @@ def _rows() -> dict[str, Row]:
         rows[f"dynamic-{bits}"] = Row(dynamic, looks, {"bits": bits})
         sees = f"the same training as dynamic-{bits}, the controller sees nothing: learned static widths"
         rows[f"blind-{bits}"] = Row(dynamic, sees, {"bits": bits, "is_blind": True}, ablation=True)
+        for name, (options, differs) in CONTROLLERS.items():
+            rows[f"{name}-{bits}"] = Row(
+                dynamic, f"{looks}, {differs}", {"bits": bits, **options}, ablation=True
+            )
         for name, (target, uniform, learns) in DECISIONS.items():
             what = f"one decision an image at the BitOPs of uniform {bits} bits, {learns}"
             rows[f"{name}-{bits}"] = Row(looking, what, {"bits": bits, "target": target, "uniform": uniform})

@@ -1,5 +1,6 @@
 """Rows that look at the image: cascades, controllers, and the controls beside them."""
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 from typing import Literal
@@ -22,6 +23,7 @@ PAIRS = ((2, 4), (3, 4), (3, 6))  # steps of the cascades along whose shares a c
 SHARES = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5)
 RESERVE = 0.9  # of the share that a budget allows: unseen images have smaller margins than those of training
 BETA = 4.0  # of the cost term, which is zero below the target
+RATES_WEIGHT = 2.0  # of the cost term that asks for rates, as in convnet-aig
 
 
 class Blind(nn.Module):
@@ -73,16 +75,24 @@ def dealt(run: Run, program: Program, row: results.Record) -> results.Record:
     return run.integer(program, widths, label) | {"bitops": row["bitops"], "passes": row["passes"]}
 
 
-def dynamic(run: Run, bits: int, is_blind: bool = False) -> list[results.Record]:
+def dynamic(
+    run: Run, bits: int, is_blind: bool = False, mixed_paths: int = 0, around: tuple[int, int] | None = None
+) -> list[results.Record]:
     """The controller at the BitOPs of a uniform width, from the same network as `mixed` starts from.
 
-    A blind one is trained in the same way and sees no image: it learns one static choice of widths.
+    A blind one is trained in the same way and sees no image: it learns one static choice of widths. With two
+    widths `around` that of the budget, the cost term asks each layer for a rate of both instead of for the budget.
     """
     net = run.static()
     if is_blind:
         net.controller.pool = Blind()
     budget = allocate.uniform_bitops(lower(net), bits)
-    run.fit(net, Objective(beta=BETA, target_bitops=budget, sampled_widths=SAMPLED))
+    objective = Objective(beta=BETA, sampled_widths=SAMPLED, mixed_paths=mixed_paths)
+    if around is None:
+        objective = dataclasses.replace(objective, target_bitops=budget)
+    else:
+        objective = dataclasses.replace(objective, beta=RATES_WEIGHT, target_rates=rates(bits, around))
+    run.fit(net, objective)
     train.recalibrate(net, run.images, run.settings.calibration)
     batches = batches_of(run.images, run.images.train_images[: run.settings.calibration])
     run.training["bias for the budget"] = meet_budget(net, batches, budget)
@@ -92,6 +102,13 @@ def dynamic(run: Run, bits: int, is_blind: bool = False) -> list[results.Record]
     if is_blind:
         return [run.integer(program, [program.choices[k][0] for k in usual], "blind", budget=budget)]
     return opponents(run, program, usual, budget)
+
+
+def rates(bits: int, around: tuple[int, int]) -> tuple[float, ...]:
+    """Of each width: how often, so that a narrow and a wide one cost as much as one between them."""
+    narrow, wide = around
+    share = (bits**2 - narrow**2) / (wide**2 - narrow**2)
+    return tuple({narrow: 1 - share, wide: share}.get(width, 0.0) for width in WIDTHS)
 
 
 def looking(
