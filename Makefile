@@ -97,7 +97,7 @@ outputs: $(STAMP) ## run the notebooks anew, without data, and store their outpu
 			--ExecutePreprocessor.record_timing=False $$notebook || exit 1; done
 
 export: $(STAMP) ## the shipped network for digits as an ONNX and a C file, in _build/export
-	$(RUN) -m dqt_core.export reproductions/checkpoints/resnet18_embedded-*.safetensors \
+	$(RUN) -m dqt_core.export dqt_core/program/resnet18_embedded-*.safetensors \
 		--onnx _build/export/digits.onnx --c _build/export/digits.c
 
 book: $(STAMP) ## build the book and its slides into _build/html

@@ -20,7 +20,7 @@ from dqt_core import data, integer, nested, program
 from dqt_core.program import Program, ProgramError, load
 
 if TYPE_CHECKING:
-    from dqt_core.evaluation import allocate, cost, results
+    from dqt_core.evaluation import allocate, cost, results, statistics
     from dqt_core.evaluation.cascade import cascade
     from dqt_core.training import models, objective, train
     from dqt_core.training.conversion import convert
@@ -43,6 +43,7 @@ __all__ = [
     "objective",
     "program",
     "results",
+    "statistics",
     "train",
 ]
 
@@ -56,6 +57,7 @@ _AT_FIRST_USE = {
     "models": ("dqt_core.training.models", None),
     "objective": ("dqt_core.training.objective", None),
     "results": ("dqt_core.evaluation.results", None),
+    "statistics": ("dqt_core.evaluation.statistics", None),
     "train": ("dqt_core.training.train", None),
 }
 

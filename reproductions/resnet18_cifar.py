@@ -51,7 +51,7 @@ import matplotlib.pyplot as plt
 import dqt_core
 from dqt_book import parameters, show
 from dqt_book.places import CHECKPOINTS, ROOT, network
-from dqt_core import data, results
+from dqt_core import data, results, statistics
 
 RECORDS = ROOT / "reproductions" / "results" / "resnet18_cifar"
 show.style()
@@ -86,7 +86,7 @@ def percent(row):
 
 
 def interval(row):
-    low, high = results.interval(row["correct"], row["images"])
+    low, high = statistics.interval(row["correct"], row["images"])
     return f"{low:.1%} to {high:.1%}"
 
 

@@ -63,7 +63,7 @@ from dqt_book.records.imagenet import (
     short_rows,
     training_facts,
 )
-from dqt_core import results
+from dqt_core import results, statistics
 
 RECORDS = ROOT / "reproductions" / "results" / "resnet50_imagenet"
 
@@ -136,7 +136,7 @@ def plot(records):
             ]
             x = [row["bitops"] / 1e9 for row in rows]
             y = [100 * row["correct"] / row["images"] for row in rows]
-            spans = [results.interval(row["correct"], row["images"]) for row in rows]
+            spans = [statistics.interval(row["correct"], row["images"]) for row in rows]
             low = [v - 100 * span[0] for v, span in zip(y, spans, strict=True)]
             high = [100 * span[1] - v for v, span in zip(y, spans, strict=True)]
             axis.errorbar(x, y, (low, high), ls="", marker=marker, label=kind or "one width", capsize=3)

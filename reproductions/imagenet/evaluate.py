@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from dqt_core import allocate, convert, cost, lower, models, results
+from dqt_core import allocate, convert, cost, lower, models, results, statistics
 from dqt_core.data import imagenet, normalization_table
 from dqt_core.program.storage import write_whole
 from dqt_core.training import calibration
@@ -242,7 +242,7 @@ class Run:
         self.integer_row(f"mixed at {bits}-bit BitOPs", own, widths, f"mixed {bits}")
 
     def add(self, row: dict[str, Any]) -> None:
-        low, high = results.interval(row["correct"], row["images"])
+        low, high = statistics.interval(row["correct"], row["images"])
         print(f"{row['widths']}: {row['correct']} of {row['images']}, {low:.1%} to {high:.1%}", flush=True)
         self.rows.append(row)
         self.write()
