@@ -1,4 +1,4 @@
-# Two commands matter: `make reproduce` and `make test`. Both need Python 3.11 or later and make, nothing else.
+# Three commands matter: `make reproduce`, `make check` and `make test`. They need Python 3.11 or later and make, nothing else.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -28,7 +28,7 @@ RESULT := _build/reproduce/$(NOTEBOOK)
 NOTEBOOKS := $(wildcard reproductions/*.ipynb)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv reproduce test slow lint format outputs export book book-report hand-out assignments grade publish-notebooks bench gpu gpu-train clean
+.PHONY: help venv reproduce check test slow mutants lowest lint format outputs export book book-report hand-out assignments grade publish-notebooks bench gpu gpu-train clean
 .DELETE_ON_ERROR:
 
 help: ## show this list
@@ -58,8 +58,26 @@ test: $(STAMP) lint ## style, types, unit tests, doctests, the reproduction note
 		--numprocesses $(WORKERS) --no-loadscope-reorder \
 		--nbval --nbval-current-env --nbval-sanitize-with tests/sanitize.cfg
 
-slow: $(STAMP) ## what `make test` leaves out: 5,000 programs with mistakes, on every way of running (SEED=n repeats one)
+check: $(STAMP) lint ## style, types, doctests and unit tests of the rooms touched since main (ROOM="backends export" names them)
+	$(RUN) -m pytest --numprocesses $(WORKERS) $$($(RUN) tests/touched.py $(ROOM))
+
+slow: $(STAMP) ## what `make test` leaves out: 5,000 programs with mistakes (SEED=n repeats one), all of CIFAR-10
 	$(RUN) -m pytest -m slow -s tests
+
+LOWEST := import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; e = p["optional-dependencies"]; \
+	print(*p["dependencies"], *e["train"], *e["fast"], *e["export"], sep="\n")
+QUICK := nested integer program contract backends selftest export qdq conversion lowering objective allocate data shards streaming
+
+lowest: ## the quick tests with the lowest versions that pyproject.toml allows, in .venv-lowest
+	$(PYTHON) -m venv --clear .venv-lowest
+	.venv-lowest/bin/python -c '$(LOWEST)' | sed 's/>=/==/' > .venv-lowest/lowest.txt
+	.venv-lowest/bin/pip install --quiet -r .venv-lowest/lowest.txt pytest filelock hypothesis "setuptools>=77"
+	.venv-lowest/bin/pip install --quiet --no-deps --no-build-isolation -e .
+	.venv-lowest/bin/python -m pytest $(QUICK:%=tests/test_%.py)
+
+mutants: $(STAMP) ## small mistakes in Python, one at a time: how many the tests notice (MODULES="dqt_core.nested*")
+	$(RUN) -m pytest -m mutants tests
+	$(RUN) tests/mutants.py $(MODULES)
 
 lint: $(STAMP) ## style, types, and which room imports which
 	$(BIN)/ruff check .
@@ -79,7 +97,7 @@ outputs: $(STAMP) ## run the notebooks anew, without data, and store their outpu
 			--ExecutePreprocessor.record_timing=False $$notebook || exit 1; done
 
 export: $(STAMP) ## the shipped network for digits as an ONNX and a C file, in _build/export
-	$(RUN) -m dqt_core.export reproductions/checkpoints/resnet18_embedded-*.safetensors \
+	$(RUN) -m dqt_core.export dqt_core/program/resnet18_embedded-*.safetensors \
 		--onnx _build/export/digits.onnx --c _build/export/digits.c
 
 book: $(STAMP) ## build the book and its slides into _build/html
@@ -119,4 +137,4 @@ gpu-train: ## train ResNet-18 at full width on this machine's GPU (PYTHON, DQT_D
 		--nested-epochs 20 --out runs/resnet18_cifar_64
 
 clean: ## remove what was built; the environment stays
-	rm -rf _build build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf _build build dist mutants *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -243,8 +243,9 @@ def shares_of(bench, program, batch):
     backend = numba_cpu.Backend(program)
     choices = np.full((batch, len(program.layers)), len(program.choices) - 1)
     backend.run(images, choices)
-    plan = backend._plans[True]
-    memory = plan._addresses(backend._arena, backend._scratch)
+    (workspace,) = backend.idle
+    plan = workspace.plans[True]
+    memory = plan._addresses(workspace.arena, workspace.scratch)
     steps, flat, rest = (plan.records.copy() for _ in range(3))
     for records in (flat, rest):
         records["kernel_height"][records["kind"] == kernels.CONV] = 0  # no row of a window is collected
@@ -322,7 +323,12 @@ def growth(bench):
             seconds = min_seconds(bench, lambda b=backend, i=images, c=choices: b.run(i, c))
             weights = sum(op.weight.nbytes for op in program.ops if isinstance(op, Conv))
             macs = sum(size.macs for size in cost.layer_sizes(program)) * len(images)
-            point = {"axis": axis, "value": value, "ms": 1e3 * seconds, "arena_bytes": len(backend._arena)}
+            point = {
+                "axis": axis,
+                "value": value,
+                "ms": 1e3 * seconds,
+                "arena_bytes": len(backend.idle[0].arena),
+            }
             bench.data["growth"].append(point | {"weight_bytes": weights, "macs": macs})
             bench.write()
 

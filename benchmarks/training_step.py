@@ -69,8 +69,7 @@ def step(net, loss, images, labels):
 
 def compiled(net, stack):
     """A network of nested codes whose passes are compiled until the stack is closed."""
-    stack.enter_context(net.compiled())
-    return net
+    return stack.enter_context(net.compiled())
 
 
 def rows(channels, batch, stack):

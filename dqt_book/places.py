@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from dqt_core import program
+
 
 def checkout():
     """The folder that holds `reproductions/`: at or above the current one, else above this file.
@@ -17,4 +19,14 @@ def checkout():
     )
 
 
+def network(record, kind):
+    """The file of a network that a record names: a shipped one's name ends in its digest."""
+    name = f"*-{record['programs'][kind][:12]}.safetensors"
+    for folder in (CHECKPOINTS, Path(program.__file__).parent):
+        for path in folder.glob(name):
+            return path
+    raise FileNotFoundError(f"no {name} in {CHECKPOINTS}; get it from the repository, or train it anew")
+
+
 ROOT = checkout()
+CHECKPOINTS = ROOT / "reproductions" / "checkpoints"

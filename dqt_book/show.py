@@ -36,6 +36,14 @@ def style():
     plt.rcParams.update(STYLE)
 
 
+def page(path, title, *tables):
+    """Write tables as a page that needs no other file, and return its path."""
+    head = f'<!DOCTYPE html><html lang="en"><meta charset="utf-8"><title>{escape(title)}</title>'
+    body = "\n".join(table._repr_html_() for table in tables)
+    path.write_text(f"{head}\n<h1>{escape(title)}</h1>\n{body}\n</html>\n")
+    return path
+
+
 class Table:
     """A table that a page shows as HTML and a terminal as aligned text."""
 

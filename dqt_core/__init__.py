@@ -13,13 +13,14 @@ to run.
 """
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 from dqt_core import data, integer, nested, program
 from dqt_core.program import Program, ProgramError, load
 
 if TYPE_CHECKING:
-    from dqt_core.evaluation import allocate, cost, results
+    from dqt_core.evaluation import allocate, cost, results, statistics
     from dqt_core.evaluation.cascade import cascade
     from dqt_core.training import models, objective, train
     from dqt_core.training.conversion import convert
@@ -42,6 +43,7 @@ __all__ = [
     "objective",
     "program",
     "results",
+    "statistics",
     "train",
 ]
 
@@ -55,6 +57,7 @@ _AT_FIRST_USE = {
     "models": ("dqt_core.training.models", None),
     "objective": ("dqt_core.training.objective", None),
     "results": ("dqt_core.evaluation.results", None),
+    "statistics": ("dqt_core.evaluation.statistics", None),
     "train": ("dqt_core.training.train", None),
 }
 
@@ -66,6 +69,8 @@ def __getattr__(name: str) -> Any:
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        message = f'dqt_core.{name} needs {error.name}: pip install "dqt_core[train]"'
-        raise ImportError(message) from error
+        # `from dqt_core import train` passes this error on; to `hasattr` a name that cannot be had is none.
+        if sys._getframe(1).f_globals.get("__name__") == "importlib._bootstrap":
+            raise
+        raise AttributeError(str(error), name=name, obj=sys.modules[__name__]) from error
     return module if attribute is None else getattr(module, attribute)

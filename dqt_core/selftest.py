@@ -28,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dqt_core import __version__
+from dqt_core._extras import install
 from dqt_core.nested import Rounding
 from dqt_core.program import (
     Choose,
@@ -193,19 +194,19 @@ def _backend(name: str) -> Runner:
 
 def _torch(folder: Path) -> Runner:
     if not importlib.util.find_spec("torch"):
-        raise NotHereError('pip install "dqt_core[train]"')
+        raise NotHereError(install("train"))
     return _backend("torch")
 
 
 def _numba(folder: Path) -> Runner:
     if not importlib.util.find_spec("numba"):
-        raise NotHereError('pip install "dqt_core[fast]"')
+        raise NotHereError(install("fast"))
     return _backend("numba")
 
 
 def _cupy(folder: Path) -> Runner:
     if not importlib.util.find_spec("cupy"):
-        raise NotHereError('on a machine with an NVIDIA GPU: pip install "dqt_core[gpu]"')
+        raise NotHereError(f"on a machine with an NVIDIA GPU: {install('gpu')}")
     gpu = importlib.import_module("dqt_core.backends.cupy_gpu")
     try:
         gpu.require_gpu()
@@ -217,7 +218,7 @@ def _cupy(folder: Path) -> Runner:
 def _onnx(folder: Path) -> Runner:
     missing = [name for name in ("onnx", "onnxruntime") if not importlib.util.find_spec(name)]
     if missing:
-        raise NotHereError('pip install "dqt_core[export]"')
+        raise NotHereError(install("export"))
     runtime, export = importlib.import_module("onnxruntime"), importlib.import_module("dqt_core.export")
 
     def run(program: Program, pictures: NDArray[np.uint8], widths: Widths) -> Result:

@@ -25,35 +25,51 @@
 # machine: on CIFAR-10 where `DQT_DATA` is set, else on the small embedded set of digits, and the table's
 # title says which. Because results are integers, a live run does not come close to the record: it equals it.
 #
-# Run it with other parameters through papermill, for instance
-# `papermill reproductions/resnet18_cifar.ipynb out.ipynb -p dataset cifar10 -p limit 1000`.
+# Run it with other parameters through papermill, from any folder, for instance
+#
+#     papermill reproductions/resnet18_cifar.ipynb out.ipynb -p dataset cifar10 -p limit 1000
+#
+# The second name is where papermill keeps the notebook with its outputs; without it there is none. The record of the
+# run and a page with its table are written to the folder `out` in any case.
 
 # %% tags=["parameters"]
 dataset = "auto"  # "auto", "cifar10" or "embedded"
 profile = "evaluate"  # "evaluate" the shipped program, or "train" one first
-limit = None  # first test images only; None: all
+limit = None  # first test images only, 100 at least to compare with the record; None: all
 epochs = 24  # of the float network (profile "train")
 nested_epochs = None  # of the nested codes after it; None: a tenth of `epochs`
 width_multiplier = 0.25  # 1 is the 64-channel network
 seed = 0
 backend = "auto"  # "numpy" is the reference, "torch" is fast
-out = "runs/resnet18_cifar"  # where the record and checkpoints go
+out = "runs/resnet18_cifar"  # where the record and checkpoints go: in the checkout, or an absolute path
 
 # %%
 import warnings
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 
 import dqt_core
-from dqt_book import show
-from dqt_book.places import ROOT
-from dqt_core import data, results
+from dqt_book import parameters, show
+from dqt_book.places import CHECKPOINTS, ROOT, network
+from dqt_core import data, results, statistics
 
-SHIPPED = ROOT / "reproductions" / "checkpoints"
 RECORDS = ROOT / "reproductions" / "results" / "resnet18_cifar"
 show.style()
 warnings.filterwarnings("ignore", "IProgress")  # a progress bar in text will do
+
+parameters.check(
+    globals(),
+    dataset=parameters.choice("auto", "cifar10", "embedded"),
+    profile=parameters.choice("evaluate", "train"),
+    limit=parameters.optional(parameters.whole(100 if profile == "evaluate" else 1)),
+    epochs=parameters.POSITIVE,
+    nested_epochs=parameters.optional(parameters.POSITIVE),
+    width_multiplier=parameters.POSITIVE,
+    seed=parameters.whole(0),
+    backend=parameters.choice("auto", *dqt_core.program.BACKENDS),
+    out=parameters.TEXT,
+)
+folder, images = parameters.output(ROOT / out), data.load(dataset)
 
 
 # %% [markdown]
@@ -70,7 +86,7 @@ def percent(row):
 
 
 def interval(row):
-    low, high = results.interval(row["correct"], row["images"])
+    low, high = statistics.interval(row["correct"], row["images"])
     return f"{low:.1%} to {high:.1%}"
 
 
@@ -329,10 +345,9 @@ def pictures(group, bits, pixels):
     plt.show()
 
 
-own = data.load(dataset)
-if own.name == "cifar10":
+if images.name == "cifar10":
     for group in groups:
-        pictures(group, 4, own.test_images)
+        pictures(group, 4, images.test_images)
 else:
     print("the pictures need CIFAR-10: set DQT_DATA")
 
@@ -394,19 +409,9 @@ show.Table(["method", "network", "float", "2 bits", "4 bits", "8 bits", "source"
 # The package ships a second, smaller program for scikit-learn's digits. Wherever this notebook runs, these
 # counts and digests are the same.
 
-
 # %%
-def shipped(record, kind):
-    """The file of a recorded network: its name ends in its digest."""
-    pattern = f"*-{record['programs'][kind][:12]}.safetensors"
-    found = list(SHIPPED.glob(pattern))
-    assert found, f"no {pattern} in {SHIPPED}; get it from the repository, or use profile='train'"
-    return found[0]
-
-
-digits = data.embedded()
+digits, digits_program = data.embedded(), dqt_core.load("digits")
 digits_record = results.read(RECORDS / "embedded.json")
-digits_program = dqt_core.load(shipped(digits_record, "trained"))
 check = [results.evaluate(digits_program, digits, w, backend=backend) for w in (8, 4, 2, "controller")]
 by_widths = {row["widths"]: row for row in digits_record["rows"]}
 assert not [d for row in check for d in results.differences(row, by_widths[row["widths"]])]
@@ -421,7 +426,6 @@ show.Table(
 # First the data and the programs: shipped ones, or, with `profile="train"`, networks trained here.
 
 # %% tags=["nbval-ignore-output"]
-images = data.load(dataset)
 names = {
     "cifar10": "CIFAR-10",
     "embedded": "scikit-learn's digits (embedded; set DQT_DATA for CIFAR-10)",
@@ -434,15 +438,13 @@ print(f"of {names[images.name]}")
 from reproductions.cifar10.train import load_float, train_resnet18
 
 if profile == "train":
-    trained = train_resnet18(images, ROOT / out, width_multiplier, epochs, nested_epochs, seed)
+    trained = train_resnet18(images, folder, width_multiplier, epochs, nested_epochs, seed)
     float_net, cut, program = trained.float_net, trained.cut, trained.program
-elif profile == "evaluate":
-    record_of_data = results.read(RECORDS / f"{images.name}.json")
-    float_net = load_float(shipped(record_of_data, "float"), len(images.classes))
-    cut = dqt_core.load(shipped(record_of_data, "cut"))
-    program = dqt_core.load(shipped(record_of_data, "trained"))
 else:
-    raise ValueError(f"profile is {profile!r}; choose 'evaluate' or 'train'")
+    record_of_data = results.read(RECORDS / f"{images.name}.json")
+    float_net = load_float(network(record_of_data, "float"), len(images.classes))
+    cut = dqt_core.load(network(record_of_data, "cut"))
+    program = dqt_core.load(network(record_of_data, "trained"))
 channels = len(float_net.conv1.weight)
 title = f"ResNet-18, {channels} channels, on {names[images.name]}"
 print(f"program {program.name}-{program.digest[:12]}: {len(program.ops)} integer operations")
@@ -490,7 +492,7 @@ else:
 # %% tags=["nbval-ignore-output"]
 def rechecked(record):
     for row in record["rows"]:
-        paths = list(SHIPPED.glob(f"*-{row['program'][:12]}.safetensors")) if "run" in row else []
+        paths = list(CHECKPOINTS.glob(f"*-{row['program'][:12]}.safetensors")) if "run" in row else []
         if paths:
             again = results.evaluate(
                 dqt_core.load(paths[0]), images, row["run"], limit, backend, row["widths"]
@@ -524,8 +526,9 @@ else:
     live["programs"] = trained.digests
     live["training"] = {"description": trained.description, "seed": seed}
 live["provenance"] = results.provenance()
-path = results.write(live, ROOT / out / f"{images.name}-{profile}.json")
-print(f"record: {Path(out) / path.name}")
+path = results.write(live, folder / f"{images.name}-{profile}.json")
+parameters.say("record", path)
+parameters.say("page", show.page(path.with_suffix(".html"), title, table(live)))
 
 # %% [markdown]
 # ## What this shows, and what it does not

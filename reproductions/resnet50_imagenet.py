@@ -24,8 +24,10 @@
 #
 #     papermill reproductions/resnet50_imagenet.ipynb out.ipynb -p imagenet_root DIR -p weights torchvision
 #
-# where `DIR` holds `val/<WordNet id>/` and `train/<WordNet id>/`, as ImageNet is usually unpacked. `-p profile train`
-# trains nested codes from the float network; on many GPUs `reproductions.imagenet.train` does the same.
+# where `DIR` holds `val/<WordNet id>/` and `train/<WordNet id>/`, as ImageNet is usually unpacked. The second name is
+# where papermill keeps the notebook with its outputs; without it there is none. The record of the run is written to
+# the folder `out` in any case. `-p profile train` trains nested codes from the float network; on many GPUs
+# `reproductions.imagenet.train` does the same.
 
 # %% tags=["parameters"]
 profile = "auto"  # "evaluate", "train", "embedded", or "auto": evaluate where imagenet_root is given
@@ -41,7 +43,7 @@ epochs = 90  # of the profile "train"
 batch_size = 256  # of "train"; batch norm sees 32 images at a time
 trained_widths = [2, 3, 4, 6, 8]  # of "train"
 packed = ""  # training images in shards, made by reproductions.imagenet.pack; "": from imagenet_root
-out = "runs/resnet50_imagenet"  # a run that was interrupted goes on from here
+out = "runs/resnet50_imagenet"  # in the checkout, or an absolute path; an interrupted run goes on from here
 
 # %%
 import json
@@ -49,7 +51,7 @@ import warnings
 
 import matplotlib.pyplot as plt
 
-from dqt_book import show
+from dqt_book import parameters, show
 from dqt_book.places import ROOT
 from dqt_book.records import imagenet_plan
 from dqt_book.records.imagenet import (
@@ -61,12 +63,32 @@ from dqt_book.records.imagenet import (
     short_rows,
     training_facts,
 )
-from dqt_core import results
+from dqt_core import results, statistics
 
 RECORDS = ROOT / "reproductions" / "results" / "resnet50_imagenet"
 
 show.style()
 warnings.filterwarnings("ignore", "IProgress")  # a progress bar in text will do
+
+parameters.check(
+    globals(),
+    profile=parameters.choice("auto", "evaluate", "train", "embedded"),
+    imagenet_root=parameters.place() if profile in ("evaluate", "train") else parameters.place(""),
+    network=parameters.choice("resnet50", "mobilenet_v2"),
+    weights=parameters.place("torchvision"),
+    pads_after=parameters.FLAG,
+    is_sample=parameters.FLAG,
+    skip_unreadable=parameters.FLAG,
+    calibration_images=parameters.whole(1),
+    limit=parameters.optional(parameters.whole(1)),
+    epochs=parameters.POSITIVE,
+    batch_size=parameters.whole(1),
+    trained_widths=parameters.WIDTHS,
+    packed=parameters.place(""),
+    out=parameters.TEXT,
+)
+profile = ("evaluate" if imagenet_root else "embedded") if profile == "auto" else profile
+folder = parameters.output(ROOT / (f"{out}_trained" if profile == "train" else out))
 
 # %% [markdown]
 # ## What was recorded
@@ -114,7 +136,7 @@ def plot(records):
             ]
             x = [row["bitops"] / 1e9 for row in rows]
             y = [100 * row["correct"] / row["images"] for row in rows]
-            spans = [results.interval(row["correct"], row["images"]) for row in rows]
+            spans = [statistics.interval(row["correct"], row["images"]) for row in rows]
             low = [v - 100 * span[0] for v, span in zip(y, spans, strict=True)]
             high = [100 * span[1] - v for v, span in zip(y, spans, strict=True)]
             axis.errorbar(x, y, (low, high), ls="", marker=marker, label=kind or "one width", capsize=3)
@@ -265,29 +287,30 @@ show.Table(["row", "why", "what would run it"], not_attempted_rows(expected["not
 # same bits, and what each width costs, does not depend on the weights.
 
 # %% tags=["nbval-ignore-output"]
-profile = ("evaluate" if imagenet_root else "embedded") if profile == "auto" else profile
-if profile not in ("evaluate", "train", "embedded"):
-    raise ValueError(f"profile is {profile!r}; choose 'auto', 'evaluate', 'train' or 'embedded'")
 if profile != "embedded":
     arguments = ["--imagenet-root", imagenet_root, "--network", network, "--weights", weights]
+    arguments += ["--out", str(folder)]
     arguments += ["--calibration", str(calibration_images)]
     arguments += ["--limit", str(limit)] * (limit is not None) + ["--sample"] * is_sample
     arguments += ["--pads-after"] * pads_after + ["--skip-unreadable"] * skip_unreadable
 if profile == "evaluate":
     from reproductions.imagenet import evaluate as imagenet_run
 
-    arguments += ["--out", str(ROOT / out)]
-    shown(results.read(imagenet_run.run(imagenet_run.options(arguments))))
+    path = imagenet_run.run(imagenet_run.options(arguments))
+    shown(results.read(path))
 
 # %% tags=["nbval-ignore-output"]
 if profile == "train":
     from reproductions.imagenet import train as train_imagenet
 
-    arguments += ["--out", str(ROOT / f"{out}_trained"), "--epochs", str(epochs)]
-    arguments += ["--widths", *map(str, trained_widths)] + ["--packed", packed] * bool(packed)
+    arguments += ["--epochs", str(epochs), "--widths", *map(str, trained_widths)] + [
+        "--packed",
+        packed,
+    ] * bool(packed)
     arguments += ["--batch-size", str(batch_size), "--microbatch", str(min(32, batch_size))]
     arguments += ["--restore-statistics"]  # changes nothing where they were not folded in
-    live = results.read(train_imagenet.run(train_imagenet.options(arguments)))
+    path = train_imagenet.run(train_imagenet.options(arguments))
+    live = results.read(path)
     display(show.Table(["of this training", ""], training_facts(live)))
     for row in live["rows"]:
         print(
@@ -328,7 +351,15 @@ if profile == "embedded":
             ]
         )
     print("the reference and the fast backend agree on every logit of both photographs")
-    display(show.Table(["width", "G BitOPs", "M transitions", "MB of weights read"], rows))
+    costs = show.Table(["width", "G BitOPs", "M transitions", "MB of weights read"], rows)
+    display(costs)
+
+# %% tags=["nbval-ignore-output"]
+if profile == "embedded":
+    title = f"{network} with random weights: what a photograph costs"
+    parameters.say("page", show.page(folder / f"{network}_random.html", title, costs))
+else:
+    parameters.say("record", path)
 
 # %% [markdown]
 # ## What this shows, and what it does not

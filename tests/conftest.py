@@ -14,6 +14,7 @@ from typing import Any
 import filelock
 import pytest
 
+from dqt_book.places import network
 from dqt_core import data, results
 from dqt_core.backends import cupy_gpu
 from dqt_core.kernels.emulator import NoCompilerError
@@ -31,10 +32,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "cifar10" in getattr(item, "fixturenames", ()):
             item.add_marker("data")
-        if item.path.suffix == ".ipynb":
-            prepared()
         if item.get_closest_marker("gpu") and (reason := without_gpu()):
             item.add_marker(pytest.mark.skip(reason=reason))
+    for notebook in {item.parent for item in items if item.path.suffix == ".ipynb"}:
+        prepared()
+        notebook.setup = functools.partial(without_data, notebook.setup)
     if "PYTEST_XDIST_WORKER" in os.environ:
         items.sort(key=lambda item: (rank(item.nodeid), part(item.nodeid)))
 
@@ -85,6 +87,13 @@ def pytest_runtest_call(item: pytest.Item) -> Any:
         pytest.skip(str(cause))
 
 
+def without_data(start: Callable[[], None]) -> None:
+    """Start a notebook's kernel as it was started where its outputs were stored."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv(data.ENVIRONMENT_VARIABLE, raising=False)
+        start()
+
+
 @functools.cache
 def prepared() -> None:
     """Compile the kernels before a notebook runs, whose outputs are compared: that it is done is said."""
@@ -119,8 +128,7 @@ def shipped() -> Callable[..., Program]:
 
     def program(name: str, kind: str = "trained") -> Program:
         record = results.read(REPRODUCTIONS / "results" / "resnet18_cifar" / f"{name}.json")
-        digest = record["programs"][kind][:12]
-        return load(next((REPRODUCTIONS / "checkpoints").glob(f"*-{digest}.safetensors")))
+        return load(network(record, kind))
 
     return program
 

@@ -17,6 +17,7 @@ import os
 import random
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +33,6 @@ from program_checks import (
     small_program,
 )
 from strategies import runs
-from test_mutants import mutated
 
 from dqt_core import ProgramError
 from dqt_core.backends import _numba_kernels, numba_cpu
@@ -74,14 +74,14 @@ class Guard:
         module._memory, module.places = self.memory, self.places
         guard = self
 
-        class Backend(module.Backend):
+        class Workspace(module.Workspace):
             """Values that live at different times share no memory, nor does one run with the next."""
 
-            def _on_threads(self, plan, images, choices):
-                self._arena = guard.arena(plan)
-                return super()._on_threads(plan, images, choices)
+            def run(self, plan, images, choices):
+                self.arena = guard.arena(plan)
+                return super().run(plan, images, choices)
 
-        self.Backend = Backend
+        self.Backend, module.Workspace = module.Backend, Workspace
 
     def memory(self, size, dtype, alignment=numba_cpu.LINE):
         count = size * np.dtype(dtype).itemsize
@@ -251,6 +251,15 @@ def check_all(module, side, examples):
 
     print("programs with mistakes", flush=True)
     on_programs_with_mistakes()
+
+
+def mutated(module, text, replacement):
+    """A copy of the module that differs in one place."""
+    source = Path(module.__file__).read_text(encoding="utf-8")
+    assert source.count(text) == 1, f"{module.__name__} holds {text!r} other than once: adapt the mutant"
+    mutant = types.ModuleType(f"mutant of {module.__name__}")
+    exec(compile(source.replace(text, replacement), mutant.__name__, "exec"), vars(mutant))
+    return mutant
 
 
 def planted(text, replacement, folder):

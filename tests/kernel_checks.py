@@ -139,7 +139,7 @@ def gemv(engine, planes, x, outputs, batch, width):
     return y
 
 
-def check_product(engine, weight, x, batch, widths=WIDTHS):
+def assert_product(engine, weight, x, batch, widths=WIDTHS):
     planes = nested.to_planes(weight)
     for width in widths:
         got = gemv(engine, planes[:width], x, len(weight), batch, width)
@@ -154,7 +154,7 @@ def check_gemv_of_every_size(engine):
         weight = rng.integers(-128, 127, (outputs, length), np.int8, endpoint=True)
         for dtype in DTYPES:
             x = rng.integers(0, 256, (1, length), np.uint8).view(dtype)
-            check_product(engine, weight, x, 1)
+            assert_product(engine, weight, x, 1)
 
 
 def check_gemv_of_every_batch(engine):
@@ -163,16 +163,16 @@ def check_gemv_of_every_batch(engine):
     for batch in (1, 2, 4, 8):
         for vectors in {1, batch - 1, batch} - {0}:
             x = rng.integers(0, 256, (vectors, 300), np.uint8)
-            check_product(engine, weight, x, batch, (1, 4, 8))
-            check_product(engine, weight, x.view(np.int8), batch, (2, 8))
+            assert_product(engine, weight, x, batch, (1, 4, 8))
+            assert_product(engine, weight, x.view(np.int8), batch, (2, 8))
 
 
 def check_gemv_of_the_largest_sums(engine):
     length = 65_793  # the longest that int32 is sure to hold
     weight = np.full((2, length), -128, np.int8)
     weight[1] = 127
-    check_product(engine, weight, np.full((1, length), 255, np.uint8), 1, (1, 8))
-    check_product(engine, weight, np.full((1, length), -128, np.int8), 1, (1, 8))
+    assert_product(engine, weight, np.full((1, length), 255, np.uint8), 1, (1, 8))
+    assert_product(engine, weight, np.full((1, length), -128, np.int8), 1, (1, 8))
 
 
 SWITCH_CHECKS = (

@@ -1,6 +1,6 @@
 """Small nets whose every number is perturbed, and checks of a lowering module against them.
 
-A check takes the module it judges as its argument: the same checks accept the package and kill its mutants.
+A check takes the module it judges as its argument.
 The twin of a program is the fake-quantized torch net that it was lowered from.
 """
 

@@ -1,6 +1,6 @@
 """The rules of nested codes and integer arithmetic in Python integers, and checks of a module against them.
 
-A check takes the module it judges as its argument: the same checks accept the package and kill its mutants.
+A check takes the module it judges as its argument.
 """
 
 import itertools

@@ -1,6 +1,6 @@
 """A program made by hand, and checks of a backend module against the interpreter in Python integers.
 
-A check takes the module it judges as its argument: the same checks accept a backend and kill its mutants.
+A check takes the module it judges as its argument: any backend.
 """
 
 import itertools

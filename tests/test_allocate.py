@@ -1,6 +1,5 @@
 """The best static allocation: exact against brute force, with costs and losses of the program itself."""
 
-import builtins
 import itertools
 
 import numpy as np
@@ -78,19 +77,6 @@ def test_a_budget_below_the_cheapest_is_named():
 def test_what_is_no_instance_is_named(costs, sensitivities, message):
     with pytest.raises(ValueError, match=message):
         allocate.allocate(costs, sensitivities, budget=10)
-
-
-def test_without_scipy_the_extra_is_named(monkeypatch):
-    real = builtins.__import__
-
-    def without(name, *arguments, **options):
-        if name.startswith("scipy"):
-            raise ModuleNotFoundError(f"No module named {name!r}", name="scipy")
-        return real(name, *arguments, **options)
-
-    monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(ImportError, match=r"allocate needs scipy: pip install .dqt_core\[train\]"):
-        allocate.allocate(np.array([[1]]), np.zeros((1, 1)), budget=1)
 
 
 def test_costs_are_those_of_cost(program):

@@ -15,6 +15,7 @@ import torch
 
 from dqt_book.assignments import __main__, course, marking, room, submissions
 from dqt_book.exercises import emulation, judging
+from dqt_core.kernels import emulator
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -29,6 +30,15 @@ def same_draws(request, monkeypatch):
     """The grader draws fresh inputs from the system's randomness; a test has the same ones in every run."""
     monkeypatch.setattr(os, "urandom", np.random.default_rng([*request.node.name.encode()]).bytes)
     torch.manual_seed(0)  # what a fork inherits
+
+
+@pytest.fixture(scope="module", autouse=True)
+def kernels_are_kept():
+    """A kernel that many submissions have is compiled once; graded for real, each compiles its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        own, kept = room.environment, {"XDG_CACHE_HOME": str(emulator.cache().parent)}
+        patch.setattr(room, "environment", lambda there: own(there) | kept)
+        yield
 
 
 @pytest.fixture(scope="session")

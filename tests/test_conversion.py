@@ -139,7 +139,7 @@ def test_hand_written_model(rounding):
 
 
 def test_widths_are_sorted_from_narrow_to_wide():
-    choices = nested_net(widths=(8, 2, (2, 4), 4, 2, np.int64(3))).selection.choices
+    choices = nested_net(widths=(8, 2, (2, 4), 4, 2, np.int64(3))).choices
     assert choices == ((2, 2), (2, 4), (3, 3), (4, 4), (8, 8))
     assert all(type(width) is int for pair in choices for width in pair)
 

@@ -2,7 +2,6 @@
 
 import re
 import shutil
-import sys
 
 import numpy as np
 import pytest
@@ -257,9 +256,3 @@ def test_an_image_that_is_too_small_is_unreadable(tree):
     picture(200, 300).save(tree / "val" / NAMES[0] / "a.png")
     with pytest.raises(DataError, match="it is 200 x 300, at least 224 are needed"):
         list(opened(tree, resize=None).batches())
-
-
-def test_without_pillow(tree, monkeypatch):
-    monkeypatch.setitem(sys.modules, "PIL", None)
-    with pytest.raises(ImportError, match=re.escape('pip install "dqt_core[train]"')):
-        opened(tree)

@@ -1,6 +1,7 @@
 """The emulator runs kernels as a GPU would, and says what is wrong with a kernel or a call."""
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -257,6 +258,46 @@ def test_the_cache_is_keyed_by_the_sources(monkeypatch, tmp_path):
         assert out[0] % 11 == 0
     assert out[0] == 33
     assert len(list((tmp_path / "dqt-kernels").iterdir())) == 3
+
+
+def test_a_damaged_library_is_compiled_anew(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    out = int32(0)
+    for damage in (
+        None,
+        lambda whole: whole[:-40],
+        lambda whole: b"",
+        lambda whole: whole[:900] + b"x" + whole[901:],
+    ):
+        for library in (tmp_path / "dqt-kernels").glob("*.so"):
+            whole = library.read_bytes()
+            library.unlink()  # this process has it open
+            library.write_bytes(damage(whole))
+        emulator._library.cache_clear()
+        out[0] = 0
+        kernel("kernel(int* out) { out[0] = 7; }")((1, 1, 1), (1, 1, 1), (out,))
+        assert out[0] == 7
+    (library,) = (tmp_path / "dqt-kernels").iterdir()
+    assert library.read_bytes() == whole
+
+
+def test_without_a_folder_to_write_to(monkeypatch, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    out = int32(0)
+    for value in (3, 4):
+        kernel(f"kernel(int* out) {{ out[0] = {value}; }}")((1, 1, 1), (1, 1, 1), (out,))
+        assert out[0] == value
+    said = capsys.readouterr().err
+    assert (
+        said.count("not kept ([Errno 20] Not a directory:")
+        == said.count("set XDG_CACHE_HOME to a folder")
+        == 1
+    )
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("Could not determine home")))
+    kernel("kernel(int* out) { out[0] = 5; }")((1, 1, 1), (1, 1, 1), (out,))
+    assert out[0] == 5
 
 
 @BOTH_ORDERS

@@ -93,6 +93,9 @@ def test_a_layer_can_be_left_to_the_controller(folder):
     [
         (["1"], bytes(60), "does not hold such a width"),
         (["0"], bytes(60), "does not hold such a width"),
+        (["260"], bytes(60), 'a width is "260", expected one digit from 0 to 8'),
+        (["x"], bytes(60), 'a width is "x", expected one digit from 0 to 8'),
+        ([""], bytes(60), 'a width is "", expected one digit from 0 to 8'),
         (["8", "8"], bytes(60), "give no width, one, one for each layer"),
         (["8"], bytes(61), "the last image is cut short"),
         (["-"], bytes(3), "the last image is cut short"),
@@ -119,6 +122,15 @@ def test_the_file_stands_alone(folder):
         "#include <stdint.h>",
     ]
     assert max(map(len, text.splitlines())) <= 112
+
+
+def test_a_small_c_library_is_enough(tmp_path):
+    """Newlib's, of cross compilers, may name no format of 64 bits."""
+    for name in ("inttypes", "stdlib"):
+        (tmp_path / f"{name}.h").write_text("#error there is none")
+    text = written(small_program(), tmp_path)
+    build(text, tmp_path, f"-I{tmp_path}")
+    assert not re.search(r"PRI[a-z]+\d+|%l|ato[il]", text)
 
 
 def test_equal_programs_make_equal_files(folder):

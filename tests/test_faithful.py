@@ -281,7 +281,7 @@ def test_images_in_any_order_of_memory():
 
 def test_widths_of_numpy_and_torch():
     expected = ((2, 4), (4, 4), (8, 8))
-    assert nested_net(widths=[torch.tensor(8), np.int64(4), np.array([2, 4])]).selection.choices == expected
+    assert nested_net(widths=[torch.tensor(8), np.int64(4), np.array([2, 4])]).choices == expected
     net = nested_net(widths=torch.tensor([2, 8]))
     x = tensors()
     for width in (torch.tensor(8), torch.tensor([8, 8]), np.array([8, 8]), (8, 8)):

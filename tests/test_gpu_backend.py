@@ -1,5 +1,6 @@
 """The GPU's backend on the emulator: its plans, calls and shipped programs; what it says without a GPU."""
 
+import os
 import sys
 import types
 import warnings
@@ -10,12 +11,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from plan_checks import PLAN_CHECKS
 from program_checks import CHOICES, LAYERS, mixed_choices, small_images, small_program
 from small_nets import MEAN, STD, WIDTHS, seeded
 from strategies import runs
 
 from dqt_core import convert, integer, lower, models, nested
-from dqt_core.backends import analysis, cupy_gpu, emulated, gpu_calls, gpu_plan
+from dqt_core.backends import analysis, cupy_gpu, emulated, gpu_calls, gpu_plan, numba_cpu
 from dqt_core.backends.analysis import FusedConv
 from dqt_core.backends.gpu_launches import Launch
 from dqt_core.program import Conv, Requantize, inputs
@@ -25,6 +27,12 @@ few = settings(deadline=None, derandomize=True, max_examples=200)
 
 
 # The plan
+
+
+@pytest.mark.parametrize("module", [emulated, numba_cpu], ids=["emulator", "numba"])
+@pytest.mark.parametrize("check", PLAN_CHECKS, ids=lambda check: check.__name__)
+def test_plan(module, check):
+    check(module)
 
 
 def test_a_convolution_joins_the_requantize_that_alone_reads_it():
@@ -113,7 +121,7 @@ def test_a_smaller_batch_is_padded():
             logits, some = backend.run(images[:n], None if choices is None else choices[:n])
             np.testing.assert_array_equal(logits, whole[:n])
             np.testing.assert_array_equal(some, chosen[:n])
-    assert sorted(backend._plans) == sorted((n, mode) for n in (1, 4, 8, 12) for mode in (False, True))
+    assert sorted(backend._idle) == sorted((n, mode) for n in (1, 4, 8, 12) for mode in (False, True))
     other = 255 - images  # other images beyond the batch, and other choices
     backend.run(other, (picks + 1) % len(CHOICES))
     np.testing.assert_array_equal(backend.run(images[:9], picks[:9])[0], backend.run(images, picks)[0][:9])
@@ -346,19 +354,35 @@ def test_one_sentence_says_what_is_missing(monkeypatch, name):
     assert "\n" not in str(caught.value)
 
 
+def test_a_fork_does_not_take_its_parents_gpu_along(monkeypatch):
+    machine(monkeypatch, run=right)
+    for asked in (cupy_gpu.engine, cupy_gpu.available):
+        assert asked()
+    status = {True: 0, False: 1}
+    if (child := os.fork()) == 0:
+        try:
+            cupy_gpu.engine()
+        except cupy_gpu.GpuError as error:
+            os._exit(status["before this process was forked" in str(error) and not cupy_gpu.available()])
+        os._exit(2)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    cupy_gpu._available.cache_clear()
+    cupy_gpu._engine.cache_clear()
+
+
 def test_backend_auto_needs_no_gpu(monkeypatch):
     program, images = small_program(), small_images(1)
     program.run(
         images, [CHOICES[0]] * LAYERS
     )  # Numba asks for the real machine's packages when it is imported
-    cupy_gpu.available.cache_clear()
+    cupy_gpu._available.cache_clear()
     machine(monkeypatch, driver=0)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert program.run(images, [CHOICES[0]] * LAYERS).backend in ("numba", "torch", "numpy")
     with pytest.raises(ImportError, match="no NVIDIA driver"):
         program.run(images, [CHOICES[0]] * LAYERS, "cupy")
-    cupy_gpu.available.cache_clear()
+    cupy_gpu._available.cache_clear()
 
 
 def test_headers_are_written_out():

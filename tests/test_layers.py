@@ -1,6 +1,10 @@
 """Switchable layers, the controller and the network around them, against `nested` in float64."""
 
 import math
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import pytest
@@ -20,7 +24,6 @@ from dqt_core.training.layers import (
     Rounded,
     Selection,
     SwitchLayer,
-    calibrating,
 )
 
 CHOICES = ((2, 2), (2, 4), (4, 4), (8, 8))
@@ -34,13 +37,11 @@ def coded(signed, shape=(2, 6, 7, 7)):
 
 
 def layer_of(layer, norm=None, rounding="half_up", index=0, **options):
-    selection = Selection(CHOICES, rounding, [0])
-    return SwitchLayer(layer, norm, selection, index, **options)
+    return SwitchLayer(layer, norm, CHOICES, rounding, index, **options)
 
 
 def at(layer, x, choice):
-    layer.selection.per_layer = [choice]
-    return layer(x)
+    return layer(x, Selection([choice]))
 
 
 def as_values(codes, step, width, rounding, middle):
@@ -105,10 +106,9 @@ def test_master_is_nested_quantize_of_the_weight():
 
 def test_layer_without_index_stays_at_8_bits():
     layer, x = layer_of(nn.Conv2d(6, 4, 3), index=None), coded(False)
-    layer.selection.per_layer = [0]
     values = as_values(layer.master(), layer.log_step.exp(), 8, "half_up", middle=False)
     expected = functional.conv2d(x.value.double(), values, layer.bias.double())
-    torch.testing.assert_close(layer(x).double(), expected, rtol=2e-5, atol=2e-5)
+    torch.testing.assert_close(at(layer, x, 0).double(), expected, rtol=2e-5, atol=2e-5)
 
 
 def test_every_choice_has_its_own_batch_norm():
@@ -141,8 +141,7 @@ def test_weights_over_the_choices_mix_the_outputs():
     layer, x = layer_of(nn.Conv2d(6, 4, 3), nn.BatchNorm2d(4)).eval(), coded(False)
     outputs = [at(layer, x, choice) for choice in range(4)]
     weights = torch.tensor([[0.25, 0, 0, 0.75], [0, 1, 0, 0]])
-    layer.selection.per_layer = weights[:, None]
-    mixed = layer(x)
+    mixed = layer(x, Selection(weights[:, None]))
     torch.testing.assert_close(mixed[0], 0.25 * outputs[0][0] + 0.75 * outputs[3][0])
     assert torch.equal(mixed[1], outputs[1][1])
 
@@ -173,7 +172,7 @@ def test_limit_is_the_code_nearest_to_6():
     x = torch.tensor([-1.0, 3.0, 5.9, 6.0, 7.0, 500.0])
     for step in (0.023, 0.0235, 0.025, 0.03, 0.1, 0.7, 3.9):
         codes.log_step.data = torch.tensor(step).log()
-        coded_x = codes(x)
+        coded_x = codes(x, Selection())
         limit = min(255, math.floor(6 / step + 0.5))
         assert codes.range == (0, limit)
         assert coded_x.codes.max() == limit
@@ -187,12 +186,12 @@ def test_no_step_moves_what_is_cut_at_6(step, moves):
     """Below 6/255 the clamp is code 255 and moves with the step; above, it stands at 6."""
     codes = Quantizer(signed=False, limit=6.0)
     codes.log_step.data = torch.tensor(step).log()
-    top = codes(torch.tensor([9.0, 500.0])).value
+    top = codes(torch.tensor([9.0, 500.0]), Selection()).value
     (gradient,) = torch.autograd.grad(top.sum(), codes.log_step)
     expected = 2 * 255 * step if moves else 2 * (codes.range[1] * step - 6)
     torch.testing.assert_close(gradient.item(), expected, rtol=1e-4, atol=1e-4)
     order = torch.tensor([1, 0])
-    for part in codes(torch.tensor([9.0, 500.0])).sorted(order).split([1, 1]):
+    for part in codes(torch.tensor([9.0, 500.0]), Selection()).sorted(order).split([1, 1]):
         (gradient,) = torch.autograd.grad(part.value.sum(), codes.log_step)
         torch.testing.assert_close(gradient.item(), expected / 2, rtol=1e-4, atol=1e-4)
 
@@ -200,30 +199,28 @@ def test_no_step_moves_what_is_cut_at_6(step, moves):
 def test_codes_of_codes_are_rounded_again():
     codes = Quantizer(signed=False)
     codes.log_step.data = torch.tensor(2.0).log()
-    again = codes(Coded(torch.tensor([-5.0, 3.0, 10.0]), torch.tensor(1.0), signed=True))
+    again = codes(Coded(torch.tensor([-5.0, 3.0, 10.0]), torch.tensor(1.0), signed=True), Selection())
     assert again.codes.tolist() == [0, 2, 5]
 
 
 @pytest.mark.parametrize("signed", [False, True])
 def test_calibration_takes_the_step_from_what_passes(signed):
     codes, x = Quantizer(signed, limit=None if signed else 6.0, widths=(4, 8)), 4 * tensors(8)
-    with pytest.raises(ValueError, match="step over"), calibrating(nn.Sequential(codes)):
-        raise ValueError(f"step over {codes(x).codes.max()}")
+    codes(x, Selection(is_calibrating=True))
     sample = x if signed else x.clamp(0, 6)
     assert torch.equal(
         codes.log_step, straight_through.initial_log_step(sample, *nested.code_range(8, signed), (4, 8))
     )
     before = codes.log_step.item()
-    codes(100 * x)
-    assert codes.log_step.item() == before, "no calibration outside"
+    codes(100 * x, Selection())
+    assert codes.log_step.item() == before, "no calibration in another pass"
 
 
 def test_calibration_sees_every_column():
     x = torch.rand(8, 25, 32, 1).expand(8, 25, 32, 32 * 32).reshape(200, 32, 32, 32).clone()
     x[..., 0] = 0.001  # the column that every 32nd element falls in
     codes = Quantizer(signed=False)
-    with calibrating(codes):
-        codes(x)
+    codes(x, Selection(is_calibrating=True))
     assert codes.log_step.exp() * 255 > 0.5
 
 
@@ -276,7 +273,7 @@ def test_forms_of_static_widths(net):
 
 def test_pairs_of_widths():
     net = nested_net(widths=(8, (2, 8), (8, 2), 4)).eval()
-    assert net.selection.choices == ((2, 8), (4, 4), (8, 2), (8, 8))
+    assert net.choices == ((2, 8), (4, 4), (8, 2), (8, 8))
     assert not torch.equal(net(tensors(), [(2, 8)] * 2), net(tensors(), [(8, 2)] * 2))
     with pytest.raises(ValueError, match="width 2 is not among"):
         net(tensors(), 2)
@@ -317,43 +314,26 @@ def test_masters_are_shared_within_and_fresh_after(net, monkeypatch):
         run()
         return [sum(x is layer.weight for x in computed) for layer in layers]
 
-    layers = net.switch_layers
+    layers, shared = net.switch_layers, {}
     assert masters(lambda: [net(tensors(), 2), net(tensors(), 8)]) == [2, 2]
-    with net.shared_masters():
-        assert masters(lambda: [net(tensors(), 2), net(tensors(), 8)]) == [1, 1]
+    assert masters(lambda: [net(tensors(), 2, shared), net(tensors(), 8, shared)]) == [1, 1]
     assert masters(lambda: net(tensors(), 8)) == [1, 1]
 
 
-def test_masters_follow_an_optimizer_step():
-    net = nested_net().eval()
-    optimizer = torch.optim.SGD(net.parameters(), lr=0.5)
-    with net.shared_masters():
-        before = net(tensors(), 4)
-        (before.square().sum() + net(tensors(), 2).square().sum()).backward()
-    optimizer.step()
-    with net.shared_masters():
-        after = net(tensors(), 4)
-    assert torch.equal(after, net(tensors(), 4))
-    assert not torch.equal(after, before)
+@pytest.mark.parametrize("widths", [(2, 8), ("controller",)])
+def test_sharing_does_not_change_gradients(widths):
+    """The controller's pass in training takes the masters within `no_grad` too."""
 
-
-def test_shared_masters_do_not_change_gradients():
     def gradients(shared):
-        net = nested_net().eval()
+        torch.manual_seed(0)
+        net = nested_net().train()
+        sum(net(tensors(), width, shared).square().sum() for width in widths).backward()
+        return {name: p.grad for name, p in net.named_parameters() if p.grad is not None}
 
-        def run():
-            (net(tensors(), 2).square().sum() + net(tensors(), 8).square().sum()).backward()
-
-        if shared:
-            with net.shared_masters():
-                run()
-        else:
-            run()
-        return [parameter.grad for parameter in net.parameters() if parameter.grad is not None]
-
-    assert len(gradients(True)) == len(gradients(False))
-    for shared, alone in zip(gradients(True), gradients(False), strict=True):
-        torch.testing.assert_close(shared, alone)
+    alone = gradients(None)
+    assert alone.keys() == gradients({}).keys() >= {"graph.conv2.weight", "graph.conv3.weight"}
+    for name, gradient in gradients({}).items():
+        torch.testing.assert_close(gradient, alone[name])
 
 
 def test_what_precedes_the_first_switch_is_computed_once_within(net, monkeypatch):
@@ -361,27 +341,67 @@ def test_what_precedes_the_first_switch_is_computed_once_within(net, monkeypatch
     monkeypatch.setattr(
         SwitchLayer, "_product", lambda layer, *rest: computed.append(layer) or product(layer, *rest)
     )
-    x = tensors()
-    with net.shared_masters():
-        shared = [net(x, width) for width in WIDTHS]
-        assert computed.count(stem) == 1
-        net(tensors(seed=1), 8)
-        assert computed.count(stem) == 2, "other images"
-    assert all(torch.equal(out, net(x, width)) for out, width in zip(shared, WIDTHS, strict=True))
+    x, shared = tensors(), {}
+    outputs = [net(x, width, shared) for width in WIDTHS]
+    assert computed.count(stem) == 1
+    net(tensors(seed=1), 8, shared)
+    assert computed.count(stem) == 2, "other images"
+    assert all(torch.equal(out, net(x, width)) for out, width in zip(outputs, WIDTHS, strict=True))
     assert computed.count(stem) == 2 + len(WIDTHS)
 
 
-def test_an_error_ends_the_sharing(net):
-    with pytest.raises(ValueError, match="not among"), net.shared_masters():
-        net(tensors(), [4, net(tensors(), 4).shape[0] + 3])
-    assert not net.selection.share_masters
-    assert all(layer._master is None for layer in net.switch_layers + net.fixed_layers)
+def together(*calls):
+    """What each call returns, all begun at once, each in a thread, in turns as short as Python allows."""
+    barrier, interval = threading.Barrier(len(calls)), sys.getswitchinterval()
+
+    def started(call):
+        barrier.wait(60)
+        return call()
+
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(len(calls)) as pool:
+            return [future.result(60) for future in [pool.submit(started, call) for call in calls]]
+    finally:
+        sys.setswitchinterval(interval)
+
+
+def test_a_pass_does_not_depend_on_another_threads(net):
+    x, widths = varied(4), [*WIDTHS, "controller"]
+
+    def outputs(width, shared):
+        with torch.no_grad():
+            return [net(x, width, shared) for _ in range(8)]
+
+    expected = [outputs(width, None)[0] for width in widths]
+    found = together(*(partial(outputs, width, shared) for width in widths for shared in (None, {})))
+    for out, right in zip(found, [e for e in expected for _ in range(2)], strict=True):
+        assert all(torch.equal(one, right) for one in out)
+
+
+def test_compiled_passes_are_of_whom_they_were_given(net, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(
+        torch, "compile", lambda graph, **_: lambda *arguments: compiled.append(graph) or graph(*arguments)
+    )
+    net.forward = net.forward  # as Accelerate wraps it in bf16
+    net.train()
+    with net.compiled() as passes:
+        net(tensors(), 2)
+        passes(tensors(), [2, 8])
+        passes(tensors(), "controller")
+        assert not compiled
+        passes(tensors(), 2)
+        assert compiled == [net.graph]
+    del net.forward
+    net.eval()
 
 
 def test_bitops_are_those_of_the_lowered_program(net):
+    """Whatever the size of the images that passed last."""
     choices = [[0, 0], [1, 2], [2, 2]]
     with torch.no_grad():
-        net(tensors(), 8)
+        net(tensors(size=24), 8)
     widths = np.array(WIDTHS)[choices]
     expected = cost.bitops(lower(net), widths)
     np.testing.assert_array_equal(net.bitops(one_hot(choices)).numpy(), expected)
@@ -394,8 +414,7 @@ def test_bitops_are_those_of_the_lowered_program(net):
 
 def decided(net, x):
     with torch.no_grad():
-        net(x, "controller")
-    return net.selection.per_layer.argmax(-1)
+        return net.run(x, "controller")[1].per_layer.argmax(-1)
 
 
 def varied(count):
@@ -424,8 +443,8 @@ def test_controller_run_is_the_run_at_its_choices():
 def test_a_static_run_does_not_ask_the_controller(net):
     with torch.no_grad():
         net(tensors(), "controller")
-        net(tensors(), 4)
-    assert net.selection.per_layer == [1, 1]
+        selection = net.run(tensors(), 4)[1]
+    assert (selection.per_layer, selection.probabilities) == ([1, 1], None)
 
 
 @pytest.mark.parametrize("best", [(), (1,), (1, 2), (0, 2)], ids=str)
@@ -435,14 +454,14 @@ def test_ties_go_to_the_narrower_choice(best):
     bias = torch.zeros(2, 3)
     bias[:, list(best)] = 1
     net.controller.fc2.bias.data = bias.flatten()
-    assert net.selection.choices == ((2, 2), (4, 4), (8, 8))
+    assert net.choices == ((2, 2), (4, 4), (8, 8))
     assert (decided(net, tensors()) == min(best, default=0)).all()
 
 
 def test_no_gradient_reaches_the_stem_through_the_controller():
     net = nested_net().train()
-    net(tensors(), "controller")
-    (net.selection.probabilities * torch.rand(4, 2, 3)).sum().backward()
+    _, selection = net.run(tensors(), "controller")
+    (selection.probabilities * torch.rand(4, 2, 3)).sum().backward()
     reached = {name for name, parameter in net.named_parameters() if parameter.grad is not None}
     assert reached
     assert all(name.startswith("graph.controller.") for name in reached)
@@ -479,8 +498,8 @@ def test_temperature_is_that_of_the_gumbel_softmax(temperature):
 def test_probabilities_are_the_softmax_of_the_logits():
     net, seen = nested_net().eval(), []
     net.controller.register_forward_hook(lambda module, inputs, _: seen.append(module.logits(*inputs)))
-    decided(net, tensors())
-    assert torch.equal(net.selection.probabilities, seen[0].softmax(-1))
+    _, selection = net.run(tensors(), "controller")
+    assert torch.equal(selection.probabilities, seen[0].softmax(-1))
 
 
 def test_controller_reads_means_of_the_stem_in_codes():
@@ -503,7 +522,7 @@ def plain_selected(layer, x, weights):
     """In plain autograd: statistics are those of all images, their gradient that of each choice's images."""
     total = 0
     for choice, norm in enumerate(layer.norms):
-        value = layer._product(x, layer.choices[choice])
+        value = layer._product(x, layer.master(), layer.choices[choice])
         dropped = 16 - sum(layer.choices[choice])
         eps = norm.eps / (layer.log_step.exp().flatten() * x.step * 2.0**dropped) ** 2
         group = value[weights[:, choice] > 0.5]
@@ -528,16 +547,17 @@ def test_controllers_pass_in_training_is_the_plain_formulation(picks):
     for k, norm in enumerate(layer.norms):
         nn.init.uniform_(norm.weight, 0.5 + k, 1.5 + k)
         nn.init.uniform_(norm.bias)
-    layer.selection.by_controller = True
     before = [norm.running_mean.clone() for norm in layer.norms]
     found = []
-    for form in (SwitchLayer.forward, lambda layer, x: plain_selected(layer, x, layer.selection.of_layer(0))):
+    for form in (
+        SwitchLayer.forward,
+        lambda layer, x, selection: plain_selected(layer, x, selection.of_layer(0)),
+    ):
         real = (3 * tensors(6, 7)).repeat(1, 2, 1, 1).requires_grad_()
         step = torch.tensor(-2.0, requires_grad=True)
         weights = functional.one_hot(torch.tensor(picks), 4).float().requires_grad_()
-        layer.selection.per_layer = weights[:, None]
         x = Rounded(real, step, 0, 255)
-        out = form(layer, x)
+        out = form(layer, x, Selection(weights[:, None], by_controller=True))
         loss = (out * tensors(6, 5, seed=3).repeat(1, 2, 1, 1)[:, :4]).sum() + (x.value**2).sum()
         wanted = [*leaves(layer, real), step, weights]
         found.append((out, torch.autograd.grad(loss, wanted, allow_unused=True)))

@@ -74,9 +74,9 @@ def test_tables_do_not_depend_on_the_widths(rounding):
     for op in program.ops:
         terms = getattr(op, "terms", ()) or ([op.term] if isinstance(op, Scale) else [])
         assert all(len(term.multiplier) == len(term.offset) == 1 for term in terms)
-    choices, shared.selection.choices = shared.selection.choices, ((1, 7), (3, 3), (5, 8), (8, 8))
+    choices, shared.choices = shared.choices, ((1, 7), (3, 3), (5, 8), (8, 8))
     other = lower(shared)
-    shared.selection.choices = choices
+    shared.choices = choices
     for op, same in zip(program.ops, other.ops, strict=True):
         if isinstance(op, Requantize):
             assert op.r == same.r

@@ -109,6 +109,12 @@ def test_planes_of_any_shape(codes, width, rounding):
     assert view.dtype == codes.dtype
 
 
+def test_planes_are_read_as_signed_codes_where_nothing_is_said():
+    planes = nested.to_planes(every_code(True))
+    np.testing.assert_array_equal(nested.from_planes(planes), every_code(True))
+    assert nested.from_planes(planes).dtype == np.int8
+
+
 @pytest.mark.parametrize(("width", "signed", "rounding"), EVERY_VIEW)
 def test_only_the_needed_planes_are_read(width, signed, rounding):
     planes = nested.to_planes(every_code(signed))

@@ -1,11 +1,18 @@
 """That the kernels are compiled takes a while: it is said, once, and what was compiled is kept."""
 
+import importlib.util
+import re
+import resource
+import sys
+
+import numba
 import numpy as np
+import pytest
 from guarded_numba import in_a_process
 from numba.core.event import Event, EventStatus
 from program_checks import saturated
 
-from dqt_core.backends import _numba_kernels, numba_cpu
+from dqt_core.backends import _numba_cache, _numba_kernels, numba_cpu
 
 CODE = """
 import numpy as np
@@ -28,12 +35,12 @@ def test_it_is_said_once_and_kept(tmp_path):
 
 
 def test_where_nothing_can_be_kept(monkeypatch, capsys):
-    def refuse(dispatcher):
+    def refuse(function):
         raise RuntimeError("cannot cache function 'doubled': no locator available for file 'x.py'")
 
-    monkeypatch.setattr(type(_numba_kernels.run), "enable_caching", refuse)
+    monkeypatch.setattr(_numba_cache, "_Cache", refuse)
 
-    @_numba_kernels.kept()
+    @_numba_cache.kept()
     def doubled(x):
         return 2 * x
 
@@ -53,3 +60,89 @@ def test_what_is_prepared_is_what_runs():
     before = [len(run.signatures) for run in (_numba_kernels.run, _numba_kernels.run_alone)]
     saturated(7).run(np.zeros((2, 1, 1, 3), np.uint8), 8, "numba")
     assert [len(run.signatures) for run in (_numba_kernels.run, _numba_kernels.run_alone)] == before
+
+
+SOURCE = """
+from dqt_core.backends._numba_cache import kept
+
+@kept()
+def tripled(x):
+    return 3 * x
+"""
+DAMAGES = {
+    "nothing": lambda whole: whole,
+    "emptied": lambda whole: b"",
+    "cut short": lambda whole: whole[:-9],
+    "a bit": lambda whole: whole[:-40] + bytes([whole[-40] ^ 1]) + whole[-39:],
+    "another file": lambda whole: b"no such thing" * 99,
+}
+
+
+@pytest.fixture
+def tripled(tmp_path, monkeypatch):
+    """A kept function, as a new process finds it; and what it then printed."""
+    (tmp_path / "tripling.py").write_text(SOURCE, encoding="utf-8")
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path / "cache"))
+
+    def run(capsys):
+        spec = importlib.util.spec_from_file_location("tripling", tmp_path / "tripling.py")
+        module = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, "tripling", module)
+        spec.loader.exec_module(module)
+        assert module.tripled(14) == 42
+        hits = sum(module.tripled.stats.cache_hits.values())
+        return hits, capsys.readouterr().err
+
+    run.files = lambda suffix: list((tmp_path / "cache").rglob(f"*.{suffix}"))
+    return run
+
+
+@pytest.mark.parametrize("suffix", ["nbi", "nbc"])
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_cache_is_made_anew(damage, suffix, tripled, capsys):
+    """LLVM ends the process where the object code that it is given is damaged."""
+    assert tripled(capsys) == (0, "")
+    (file,) = tripled.files(suffix)
+    file.write_bytes(DAMAGES[damage](file.read_bytes()))
+    hits, said = tripled(capsys)
+    if damage == "nothing":
+        assert (hits, said) == (1, "")
+    else:
+        assert (hits, said.count("\n")) == (
+            0,
+            said.count(f"{file} is damaged, the kernels are compiled anew"),
+        )
+        assert "set NUMBA_CACHE_DIR to another folder" in said
+    assert tripled(capsys) == (1, "")
+
+
+def test_a_full_disk_keeps_nothing_and_ends_nothing(tripled, capsys):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+    try:
+        hits, said = tripled(capsys)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert hits == 0
+    assert re.search(
+        r"could not keep the compiled kernels \(.*File too large.*\): make room there, or set", said
+    )
+    assert tripled(capsys) == (0, "")
+    assert tripled(capsys) == (1, "")
+
+
+def test_without_numbas_compiler(tmp_path):
+    script = tmp_path / "uncompiled.py"
+    script.write_text(
+        CODE.replace("numba_cpu.threads = lambda: 1", "")
+        .replace("from dqt_core.backends import numba_cpu", "")
+        .replace('"numba").digest', '"auto").backend')
+    )
+    done = in_a_process(script, NUMBA_DISABLE_JIT="1")
+    assert (done.returncode, done.stdout) == (0, "torch\ntorch\n"), done.stderr
+    script.write_text(CODE)
+    done = in_a_process(script, NUMBA_DISABLE_JIT="1")
+    assert (
+        'ImportError: backend "numba" needs Numba\'s compiler, which NUMBA_DISABLE_JIT turns off'
+        in done.stderr
+    )

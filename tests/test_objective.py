@@ -34,8 +34,7 @@ def expected_bitops(probabilities):
 
 
 def cost(net):
-    net(tensors(), "controller")
-    return expected_bitops(net.selection.probabilities)
+    return expected_bitops(net.run(tensors(), "controller")[1].probabilities)
 
 
 WIDEST = 64 * (sum(SWITCHED_MACS) + FIXED_MACS)
@@ -79,8 +78,7 @@ def test_target_is_a_hinge(net, share):
 
 
 def test_cost_trains_the_controller_alone_and_towards_narrow(net):
-    net(tensors(), "controller")
-    Objective()._cost(net).backward()
+    Objective()._cost(net, net.run(tensors(), "controller")[1].probabilities).backward()
     reached = {name for name, parameter in net.named_parameters() if parameter.grad is not None}
     assert all(name.startswith("graph.controller.") for name in reached)
     by_bias = net.controller.fc2.bias.grad.unflatten(0, (2, 3))
@@ -130,7 +128,6 @@ def test_controllers_pass_may_take_a_part_of_the_batch(net):
     _, figures = Objective(alpha=0, controller_share=0.3)(net, tensors(), LABELS, 0.5)
     part = functional.cross_entropy(net(tensors()[:2], "controller"), LABELS[:2])
     assert figures["task"] == pytest.approx(part.item(), abs=1e-4)
-    assert len(net.selection.probabilities) == 2
 
 
 @pytest.mark.parametrize("share", [0, -0.5, 1.5])
@@ -182,3 +179,29 @@ def test_sampled_widths_are_the_narrowest_the_widest_and_others_drawn_anew():
     assert list(Objective(sampled_widths=5)._widths(net)) == list(Objective()._widths(net))
     with pytest.raises(ValueError, match="sampled_widths=1, expected 2 or more"):
         Objective(sampled_widths=1)
+
+
+def test_mixed_paths_join_the_consistency_term_and_differ_from_step_to_step(net):
+    torch.manual_seed(0)
+    objective = Objective(mixed_paths=2, controller_from=2.0)
+    paths = {tuple(objective._mixed(net)) for _ in range(20)}
+    assert len(paths) > 5
+    assert {choice for path in paths for choice in path} == set(net.choices)
+    torch.manual_seed(1)
+    both = [objective._mixed(net) for _ in range(2)]
+    expected = sum(task(net, path) for path in [*WIDTHS, *both])
+    torch.manual_seed(1)
+    found = objective(net, tensors(), LABELS, 0.0)[1]["consistency"]
+    assert found == pytest.approx(expected.item(), abs=1e-3)
+
+
+def test_rates_are_met_by_images_that_differ_and_not_by_one_decision_for_all(net):
+    objective = Objective(target_rates=(0.5, 0.0, 0.5))
+    split = torch.eye(3)[[0, 2, 0, 2]][:, None].expand(-1, 2, -1)
+    alike = torch.eye(3)[[0, 0, 0, 0]][:, None].expand(-1, 2, -1)
+    assert objective._cost(net, split).item() == 0
+    assert objective._cost(net, alike).item() == pytest.approx(0.5)
+    with pytest.raises(ValueError, match="got 2 target_rates for 3 choices"):
+        Objective(target_rates=(0.5, 0.5))._cost(net, split)
+    with pytest.raises(ValueError, match="both given"):
+        Objective(target_rates=(0.5, 0.5), target_bitops=1.0)

@@ -207,7 +207,7 @@ def test_renamed_files(saved):
 
 def test_missing_files(tmp_path):
     for path in (tmp_path / "none.safetensors", tmp_path):
-        assert_refused(path, r"does not exist; shipped programs are in reproductions/checkpoints/")
+        assert_refused(path, r'does not exist; give the path of a program, or "digits"')
 
 
 def assert_refused(path, message):
@@ -366,24 +366,13 @@ def test_unknown_backend():
         small_program().run(small_images(), 8, "cuda")
 
 
-def test_missing_torch(monkeypatch):
-    """Named with its extra where it was asked for; otherwise numpy runs."""
-    without(monkeypatch, "torch", "numba")
-    with pytest.raises(ImportError, match=r'"torch" needs PyTorch: pip install "dqt_core\[train\]"'):
-        small_program().run(small_images(), 8, "torch")
-    assert small_program().run(small_images(), 8).backend == "numpy"
-
-
-def test_missing_numba(monkeypatch):
-    without(monkeypatch, "numba")
-    with pytest.raises(ImportError, match=r'"numba" needs Numba: pip install "dqt_core\[fast\]"'):
-        small_program().run(small_images(), 8, "numba")
-    assert small_program().run(small_images(), 8).backend == "torch"
-
-
-def without(monkeypatch, *missing):
+@pytest.mark.parametrize(
+    ("missing", "runs"), [(("numba",), "torch"), (("numba", "torch"), "numpy")], ids=lambda x: str(x)
+)
+def test_what_is_missing_does_not_run(monkeypatch, missing, runs):
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in missing else found(name))
+    assert small_program().run(small_images(), 8).backend == runs
 
 
 def test_a_program_that_has_run_can_be_sent_to_another_process():

@@ -3,20 +3,27 @@
 import ast
 import doctest
 import importlib.metadata
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import tomllib
 import zipfile
 from pathlib import Path
 
+import mutants
 import pytest
+import touched
 import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
+
+import dqt_core
+from dqt_core import _extras
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -83,9 +90,17 @@ def test_environment_adds_nothing_of_its_own():
     assert SpecifierSet(PROJECT["requires-python"]).contains(f"{version}.0")
 
 
+def test_the_repositorys_address_is_said_alike():
+    config = yaml.safe_load((ROOT / "_config.yml").read_text())["sphinx"]["config"]
+    assert PROJECT.get("urls", {}).get("Repository", "") == config["notebook_repository"]
+
+
 def test_versions_are_in_step():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
-    assert citation["version"] == PROJECT["version"]
+    assert citation["version"] == PROJECT["version"] == dqt_core.__version__
+    for page in ("README.md", "book/assignments/index.md"):
+        named = re.findall(r"dqt_core-(\S+)-py3-none-any.whl", (ROOT / page).read_text())
+        assert set(named) == {PROJECT["version"]}
     assert citation["license"] == PROJECT["license"] == "Apache-2.0"
 
 
@@ -204,8 +219,10 @@ def wheel(tmp_path_factory):
     source = folder / "source"
     for package in PACKAGES:
         shutil.copytree(ROOT / package, source / package, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "README.md", "LICENSE", "MANIFEST.in"):
         shutil.copy(ROOT / name, source)
+    (source / "tests").mkdir()
+    (source / "tests" / "test_alone.py").touch()
     options = ["--quiet", "--no-deps", "--no-index", "--no-build-isolation"]
     run(sys.executable, "-m", "pip", "wheel", *options, "--wheel-dir", folder, source)
     return next(folder.glob("*.whl"))
@@ -244,6 +261,21 @@ def test_wheel_holds_every_file_of_the_package(wheel):
     assert packed == files
 
 
+def test_a_source_distribution_holds_the_package_and_no_tests(wheel, tmp_path):
+    make = f"from setuptools import build_meta; build_meta.build_sdist({str(tmp_path)!r})"
+    subprocess.run([sys.executable, "-c", make], cwd=wheel.parent / "source", check=True, capture_output=True)
+    with tarfile.open(next(tmp_path.glob("*.tar.gz"))) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert {"pyproject.toml", "dqt_core/nested.py", "dqt_book/show.py"} <= names
+    assert not [name for name in names if name.startswith("tests")]
+
+
+def test_a_wheel_alone_has_something_to_run(small_python):
+    program = "import dqt_core; print(dqt_core.load('digits').digest)"
+    record = (ROOT / "reproductions" / "results" / "resnet18_cifar" / "embedded.json").read_text()
+    assert f'"trained": "{run(small_python, "-I", "-c", program).stdout.strip()}"' in record
+
+
 def test_wheel_works_with_numpy_and_safetensors_alone(small_python):
     program = (
         "import dqt_core, importlib.util, numpy as np\n"
@@ -256,8 +288,8 @@ def test_wheel_works_with_numpy_and_safetensors_alone(small_python):
 
 
 # What needs more than the rest of its room; who imports one of them needs that too.
-NEED_MORE = {"backends.torch_cpu", "backends.numba_cpu", "backends._numba_kernels"}
-NEED_MORE |= {"data._torchvision", "data.streaming"}
+NEED_MORE = {f"backends.{name}" for name in ("torch_cpu", "numba_cpu", "_numba_cache", "_numba_kernels")}
+NEED_MORE |= {"data._torchvision", "data.streaming", "training"}
 
 
 def test_all_but_training_is_imported_with_numpy_and_safetensors_alone(small_python):
@@ -267,35 +299,65 @@ def test_all_but_training_is_imported_with_numpy_and_safetensors_alone(small_pyt
         "    try: importlib.import_module(found.name)\n"
         "    except ModuleNotFoundError: print(found.name.removeprefix('dqt_core.'))"
     )
-    lost = set(run(small_python, "-I", "-c", program).stdout.split())
-    training = {f"training.{name}" for name in packages("dqt_core")["dqt_core/training"]}
-    assert lost == NEED_MORE | training
+    assert set(run(small_python, "-I", "-c", program).stdout.split()) == NEED_MORE
 
 
 def test_the_selftest_needs_numpy_and_safetensors_alone(small_python):
     told = run(small_python, "-I", "-m", "dqt_core.selftest").stdout
     assert "numpy, from a file     exact" in told
-    assert 'torch, on the CPU      not here: pip install "dqt_core[train]"' in told
+    assert f"torch, on the CPU      not here: {_extras.install('train')}" in told
     assert "All that is here is exact" in told
 
 
-@pytest.mark.parametrize(
-    ("statement", "extra"),
-    [
-        ("from dqt_core import convert", "train"),
-        ("import dqt_core; dqt_core.convert", "train"),
-        ("from dqt_core import train", "train"),
-        ("from dqt_core import data; data.load('embedded')", "train"),
-        ("from dqt_core.export import _onnx_graph; _onnx_graph.Writer()", "export"),
-        ("from dqt_core.program import program; program._resolve('numba')", "fast"),
-    ],
-)
-def test_a_missing_extra_is_named_in_one_line(small_python, statement, extra):
-    result = run(small_python, "-I", "-c", statement, check=False)
-    assert result.returncode != 0
+WITHOUT = """\
+train  torch       dqt_core.training      from dqt_core import convert
+train  torch       dqt_core.training      from dqt_core import train
+train  torch       dqt_core.training      from dqt_core.training import layers
+train  torch       dqt_core.training      from dqt_core.training.agreement import follow
+train  torch       dqt_core.training      import dqt_core.training.calibration
+train  torch       torchvision            from dqt_core.data import streaming
+train  sklearn     the embedded data set  from dqt_core import data; data.load("embedded")
+train  sklearn     imagenet.photographs   from dqt_core.data import imagenet; imagenet.photographs()
+train  PIL         reading images         from dqt_core.data import decoding; decoding.pillow()
+train  webdataset  packing                from dqt_core.data import packing; packing._shard_writer(0, 0)
+train  scipy       allocate               from dqt_core.evaluation import allocate; allocate._scipy_optimize()
+train  torch       backend "torch"        program.run(images, 8, "torch")
+fast   numba       backend "numba"        program.run(images, 8, "numba")
+export onnx        exporting              from dqt_core import export; export.to_onnx(program, "x")
+"""
+
+
+@pytest.mark.parametrize("line", WITHOUT.splitlines(), ids=lambda line: line.split("  ")[-1])
+def test_a_missing_extra_is_one_sentence(small_python, line):
+    extra, module, who, statement = line[:6].strip(), line[7:18].strip(), line[19:41].strip(), line[42:]
+    before = "from dqt_core import selftest as s; program, images = s.network(), s.images()\n"
+    result = run(small_python, "-I", "-c", before + statement, check=False)
+    assert result.returncode == 1
     last = result.stderr.strip().splitlines()[-1]
-    assert re.match(r"(ImportError|ModuleNotFoundError): ", last)
-    assert f'pip install "dqt_core[{extra}]"' in last
+    assert last == f"ModuleNotFoundError: {who} needs {module}: {_extras.install(extra)}"
+
+
+def test_a_name_that_needs_an_extra_is_none_for_hasattr(small_python):
+    program = "import dqt_core; print(hasattr(dqt_core, 'train'))\ndqt_core.train"
+    result = run(small_python, "-I", "-c", program, check=False)
+    assert result.stdout == "False\n"
+    assert result.stderr.splitlines()[-1].startswith("AttributeError: dqt_core.training needs torch: pip")
+
+
+def test_the_download_without_torch_is_one_line(small_python, tmp_path):
+    result = run(small_python, "-I", "-m", "dqt_core.data", "cifar10", tmp_path, check=False)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr == f"torchvision needs torch: {_extras.install('train')}\n"
+
+
+def test_nobody_is_sent_to_an_index_for_this_package(tracked):
+    """Whoever registered the name there could run code on the reader's machine."""
+    by_name = re.compile(r"pip3? install[^\n`]*[ \"']dqt[-_]core\b(?!-)")
+    assert by_name.search('`pip install "dqt_core[book]"`')
+    assert by_name.search("pip install -U dqt-core")
+    kinds = {".md", ".py", ".yml", ".ipynb"}
+    pages = [path for path in tracked if path.suffix in kinds and path != Path(__file__)]
+    assert [path for path in pages if by_name.search(path.read_text())] == []
 
 
 # What readers are told
@@ -335,6 +397,54 @@ def test_api_page_lists_every_public_module():
     public -= {package.removeprefix("dqt_core/") for package in packages("dqt_core")} - {"kernels"}
     assert len(listed) == len(set(listed))
     assert set(listed) == public, "book/api.md and dqt_core/ differ"
+
+
+@pytest.mark.parametrize("path", sorted(Path(__file__).parent.glob("*_checks.py")), ids=lambda p: p.stem)
+def test_every_check_is_in_a_list(path):
+    tree = ast.parse(path.read_text())
+    checks = {node.name for node in tree.body if getattr(node, "name", "").startswith("check_")}
+    lists = [
+        node
+        for node in tree.body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]).endswith("CHECKS")
+    ]
+    assert checks == {
+        name.id for node in lists for name in ast.walk(node.value) if isinstance(name, ast.Name)
+    }
+
+
+def test_every_file_of_tests_is_of_one_room_or_left_to_the_whole_suite():
+    lists = [
+        touched.tests(names) for names in (*(names for _, names in touched.ROOMS.values()), touched.LATER)
+    ]
+    assert sorted(name for names in lists for name in names) == sorted(touched.tests("*"))
+
+
+@pytest.mark.parametrize(
+    ("file", "rooms"),
+    [
+        ("dqt_core/integer.py", ["numbers"]),
+        ("dqt_core/backends/torch_cpu.py", ["backends"]),
+        ("tests/test_qdq.py", ["export"]),
+        ("book/02-nested-codes.md", ["exercises"]),
+        ("README.md", []),
+    ],
+)
+def test_a_file_has_its_rooms(file, rooms):
+    assert touched.rooms_of([file]) == rooms
+    for argument in touched.arguments(rooms):
+        assert (ROOT / argument).exists()
+
+
+def test_every_module_is_in_a_room():
+    modules = [path.relative_to(ROOT).as_posix() for path in (ROOT / "dqt_core").rglob("*.py")]
+    assert [file for file in modules if not touched.rooms_of([file])] == ["dqt_core/__init__.py"]
+
+
+def test_the_count_of_mutants_is_that_of_its_record():
+    page = (ROOT / "CONTRIBUTING.md").read_text()
+    assert mutants.within(page) == mutants.table(json.loads(mutants.RECORD.read_text()))
+    assert mutants.within(mutants.within(page, "other\n")) == "other\n"
 
 
 # What is tracked

@@ -73,10 +73,10 @@ def test_a_crash_is_a_failure_with_a_remedy(monkeypatch):
 @pytest.mark.parametrize(
     ("name", "module", "words"),
     [
-        ("torch, on the CPU", "torch", 'not here: pip install "dqt_core[train]"'),
-        ("numba, on the CPU", "numba", 'not here: pip install "dqt_core[fast]"'),
+        ("torch, on the CPU", "torch", 'not here: pip install -e ".[train]" in a checkout'),
+        ("numba, on the CPU", "numba", 'not here: pip install -e ".[fast]" in a checkout'),
         ("cupy, on a GPU", "cupy", "NVIDIA GPU"),
-        ("ONNX Runtime", "onnxruntime", 'not here: pip install "dqt_core[export]"'),
+        ("ONNX Runtime", "onnxruntime", 'not here: pip install -e ".[export]" in a checkout'),
     ],
 )
 def test_what_is_missing_is_named(monkeypatch, name, module, words):

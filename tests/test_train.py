@@ -3,8 +3,11 @@
 import copy
 import dataclasses
 import functools
+import multiprocessing
 import os
 import pickle
+import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -22,6 +25,7 @@ from small_nets import CourseNet, assert_equal_states, digits, nested_net, same_
 from torch import nn
 
 from dqt_core import convert, data, models, train
+from dqt_core.data import DataError
 from dqt_core.training import batches, checkpoint, recipe
 from dqt_core.training.objective import Objective
 
@@ -244,7 +248,7 @@ def test_what_a_kill_left_of_a_checkpoint_is_not_used(tmp_path):
     (tmp_path / "new" / "stale").touch()
     weights, history = fitted(nested_net(), dataclasses.replace(RECIPE, epochs=1 / 44), out=tmp_path)
     assert len(history) == 1
-    assert [path.name for path in tmp_path.iterdir()] == ["last"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["last", "lock"]
     assert not (tmp_path / "last" / "stale").exists()
     assert_equal_states(load_file(tmp_path / "last" / "model.safetensors"), weights)
 
@@ -296,6 +300,53 @@ def test_a_checkpoint_holds_nothing_that_can_run(tmp_path):
     (tmp_path / "last" / "random_states_0.pkl").write_bytes(pickle.dumps(Planted()))
     fitted(nested_net(), dataclasses.replace(RECIPE, epochs=1 / 44), out=tmp_path)
     assert not (tmp_path / "it ran").exists()
+
+
+def test_two_runs_in_one_folder(tmp_path, capsys):
+    """The second is told at once which process has it; a child of the first does not hold it."""
+    refused = (
+        f"process {os.getpid()} on .* is training in {re.escape(str(tmp_path))}; wait for it, or stop it"
+    )
+    told = []
+
+    def loss(net, images, labels, progress):
+        if not told:
+            with pytest.raises(DataError, match=refused) as second:
+                train.fit(float_net(), digits(), RECIPE, out=tmp_path)
+            told.append(second)
+            context = multiprocessing.get_context("fork")
+            child = context.Process(target=signal.pause)
+            child.start()
+            children.append(child)
+        return train.CrossEntropy()(net, images, labels, progress)
+
+    children, recipe = [], dataclasses.replace(RECIPE, epochs=1 / 44)
+    try:
+        train.fit(float_net(), digits(), recipe, loss, out=tmp_path)
+        assert children[0].is_alive()
+        train.fit(float_net(), digits(), recipe, loss, out=tmp_path)
+    finally:
+        children[0].kill()
+        children[0].join()
+    assert f"{tmp_path / 'last'}: the run goes on after step 1\n" in capsys.readouterr().err
+
+
+def test_a_full_disk_ends_a_run_and_leaves_its_last_checkpoint(tmp_path, uninterrupted):
+    @same_loss
+    class Filling(Objective):
+        def __call__(self, net, images, labels, progress):
+            if progress >= 5 / STEPS:  # after the first checkpoint
+                resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))
+            return super().__call__(net, images, labels, progress)
+
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        with pytest.raises(OSError, match=r"after step 6 cannot be written .*it goes on from .*last$"):
+            train.fit(nested_net(), digits(), RECIPE, Filling(beta=0.1), tmp_path, checkpoint_every=EVERY)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not (tmp_path / "new").exists()
+    assert_continued(tmp_path, uninterrupted, first=EVERY)
 
 
 def test_a_file_is_no_folder_for_checkpoints(tmp_path):
@@ -667,7 +718,7 @@ def test_recalibrate_takes_each_widths_statistics_at_that_width():
         net.train()
         with torch.no_grad():
             for start in (0, 12):
-                net(images[start : start + 12], [net.selection.choices[choice]] * len(net.switch_layers))
+                net(images[start : start + 12], [net.choices[choice]] * len(net.switch_layers))
         hook.remove()
         expected.append(torch.stack([x.mean((0, 2, 3)) for x in seen]).mean(0))
     for norm in layer.norms:

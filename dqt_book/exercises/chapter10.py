@@ -6,7 +6,7 @@ from fractions import Fraction
 import numpy as np
 
 from dqt_book.exercises.judging import judge
-from dqt_core import results
+from dqt_core import results, statistics
 
 
 def count_hits(function):
@@ -36,7 +36,7 @@ def dividing_images(function):
     cases = []
     for n, a, b in ((1, 0.9, 0.1), (50, 0.5, 0.5), (1000, 0.9, 0.88), (1000, 0.6, 0.95)):
         first, second = rng.random(n) < a, rng.random(n) < b
-        test = results.paired(first, second)
+        test = statistics.paired(first, second)
         expected = np.array([test["only_first"], test["only_second"]])
         cases.append((f"dividing_images({n} images)", (first, second), expected, 12))
     return judge(function, cases, f"{len(cases)} pairs of networks")

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import axe_playwright_python
 import yaml
@@ -24,6 +25,7 @@ from dqt_book.places import ROOT
 THEMES = ("light", "dark")
 AXE = Path(axe_playwright_python.__file__).with_name("axe.min.js")
 RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]
+CONTRAST = ("color-contrast", "link-in-text-block")  # all that a theme can change
 # sphinx-book-theme 1.1 loads its own script twice on every page.
 THEME_ERRORS = ("Identifier 'THEBE_JS_URL' has already been declared",)
 # docutils writes a list of citations as <div role="list"> around entries that have another role.
@@ -41,6 +43,28 @@ ONE_OF_A_KIND = """() => {
     return known && !word.id && !word.childElementCount
   })
   words.forEach(word => word.remove())
+}"""
+# One element of each look: what contrast depends on is its own style and the grounds of what it lies in.
+CONTRAST_OF_EACH_LOOK = """rules => {
+  const grounds = new Map([[null, ""]]), seen = new Set()
+  const ground = node => {
+    if (!grounds.has(node)) {
+      const style = getComputedStyle(node)
+      const own = [style.backgroundColor, style.backgroundImage, style.opacity, style.position]
+      grounds.set(node, [ground(node.parentElement), ...own].join())
+    }
+    return grounds.get(node)
+  }
+  const looks = [...document.body.querySelectorAll("*")].filter(node => {
+    if (![...node.childNodes].some(child => child.nodeType === 3 && child.textContent.trim())) return false
+    if (!node.checkVisibility()) return false
+    const style = getComputedStyle(node)
+    const look = [node.tagName, style.color, style.fontSize, style.fontWeight, ground(node)].join()
+    const known = seen.has(look)
+    seen.add(look)
+    return !known
+  })
+  return axe.run(looks, {runOnly: rules})
 }"""
 
 
@@ -102,10 +126,19 @@ class Visit:
         """Violations that axe-core finds, one line each. The page's code is taken apart for it."""
         self.page.evaluate(AXE.read_text())
         self.page.evaluate(ONE_OF_A_KIND)
-        found = self.page.evaluate("rules => axe.run(document, {runOnly: rules})", RULES)["violations"]
+        return self._told(self.page.evaluate("rules => axe.run(document, {runOnly: rules})", RULES))
+
+    def axe_in_dark(self) -> list[str]:
+        """What `axe` did not find in the light theme and finds in the dark one: colours alone differ."""
+        self.page.add_style_tag(content="* { transition: none !important }")
+        self.page.evaluate("Object.assign(document.documentElement.dataset, {theme: 'dark', mode: 'dark'})")
+        return self._told(self.page.evaluate(CONTRAST_OF_EACH_LOOK, CONTRAST))
+
+    @staticmethod
+    def _told(found: dict[str, Any]) -> list[str]:
         return [
             f"{violation['id']} ({violation['impact']}): {node['html'][:160]}"
-            for violation in found
+            for violation in found["violations"]
             if violation["id"] not in DOCUTILS_RULES
             for node in violation["nodes"]
         ]

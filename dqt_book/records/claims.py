@@ -8,7 +8,7 @@ from dqt_book.records import comparison
 from dqt_book.records import gpu as gpu_records
 from dqt_book.records import imagenet as imagenet_table
 from dqt_book.show import Table
-from dqt_core import results
+from dqt_core import results, statistics
 
 EXPECTED = ROOT / "reproductions" / "expected"
 RECORDS = ROOT / "reproductions" / "results" / "resnet18_cifar"
@@ -116,7 +116,7 @@ def consistency(claim):
         if not pairs:
             yield f" ({_size(group)})", NOT_YET
             continue
-        tested = [results.paired(results.hits(one), results.hits(other)) for _, one, other in pairs]
+        tested = [statistics.paired(results.hits(one), results.hits(other)) for _, one, other in pairs]
         points = ", ".join(f"{100 * test['difference']:+.2f}" for test in tested)
         is_so = all(test["difference"] > 0 and test["p"] < 0.05 for test in tested)
         yield f": {points} points ({_size(group)})", "reproduced" if is_so else "not reproduced"

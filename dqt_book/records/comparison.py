@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from dqt_core import results
+from dqt_core import results, statistics
 
 WIDTHS, BUDGETS = (8, 6, 4, 3, 2), (3, 4, 5)
 
@@ -27,6 +27,22 @@ def _switchable(label: str, row: str, ending: str = "") -> list[Line]:
     return [Line(f"{label}, {width} bits", row, f"{width}{ending}") for width in WIDTHS]
 
 
+SHUFFLED = "another image's widths"
+REMEDIES = {
+    "paths": "random mixed paths in the consistency term",
+    "rates": "a rate of two widths in each layer",
+    "right": "the narrowest width that is right",
+    "losses": "the loss at each width",
+    "offset": "the loss around learned widths",
+    "margin": "a cascade's second look",
+}
+PLACES = (
+    "nothing (dealt)",
+    "the stem",
+    *(f"stage {i}" for i in (1, 2, 3, 4)),
+    "the margin",
+    "the labels (no decision can)",
+)
 DEALT = "the same passes dealt to other images"
 MAIN = [
     Line("float", "float", "float"),
@@ -53,6 +69,13 @@ ABLATIONS = {
     "the controller's input": [
         Line(f"controller that sees nothing, {b}-bit BitOPs", f"blind-{b}", "blind") for b in BUDGETS
     ],
+    "remedies for a controller that does not look": [
+        Line(f"{what}, {b}-bit BitOPs{dealt}", f"{row}-{b}", result)
+        for b in BUDGETS
+        for row, what in REMEDIES.items()
+        for result, dealt in (("controller", ""), (SHUFFLED, ", dealt to other images"))
+    ],
+    "where a gain can be foreseen": [Line(f"seen from {p}", "foresight", f"seen from {p}") for p in PLACES],
     "consistency": [
         Line(f"{name}, {label}", row, result)
         for name, row in (("alpha = 1", "joint"), ("alpha = 0", "no-consistency"))
@@ -183,7 +206,7 @@ def spread(rows: Sequence[results.Record]) -> str:
     if len(rows) > 1:
         deviation = 100 * np.std([row["correct"] / row["images"] for row in rows], ddof=1)
         return f"{accuracy(rows):.2f} % ± {deviation:.2f}"
-    low, high = results.interval(rows[0]["correct"], rows[0]["images"])
+    low, high = statistics.interval(rows[0]["correct"], rows[0]["images"])
     return f"{accuracy(rows):.2f} % ({100 * low:.1f} to {100 * high:.1f})"
 
 
@@ -199,7 +222,7 @@ def pareto(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
 # The question: does looking at the image help?
 
 UNIFORM = "the uniform width, trained further"
-BLIND, SHUFFLED = "a controller that sees nothing", "another image's widths"  # all but the look at the image
+BLIND = "a controller that sees nothing"  # it and `SHUFFLED` have all but the look at the image
 OPPONENTS = {
     "the best static widths": lambda b: Line("", f"mixed-{b}", "mixed"),
     BLIND: lambda b: Line("", f"blind-{b}", "blind"),
@@ -222,7 +245,7 @@ def duels(records: Records) -> list[dict[str, Any]]:
             for seed, first, second in records.pairs(looks, other):
                 if starts[looks.row, seed] != starts[other.row, seed]:
                     continue
-                test = results.paired(results.hits(first), results.hits(second))
+                test = statistics.paired(results.hits(first), results.hits(second))
                 ratio = first["bitops"] / second["bitops"]
                 found.append({"bits": bits, "opponent": opponent, "seed": seed, "bitops": ratio, **test})
     return found

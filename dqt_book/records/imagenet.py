@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from dqt_core import results
+from dqt_core import results, statistics
 
 Record = dict[str, Any]
 
@@ -13,13 +13,13 @@ def percent(row: Record) -> str:
 
 
 def span(row: Record) -> str:
-    low, high = results.interval(row["correct"], row["images"])
+    low, high = statistics.interval(row["correct"], row["images"])
     return f"{100 * low:.1f} to {100 * high:.1f}"
 
 
 def against(row: Record, other: Record) -> Record:
     """Points that `row` is above `other` on the same images, with their interval."""
-    return results.paired(results.hits(row), results.hits(other))
+    return statistics.paired(results.hits(row), results.hits(other))
 
 
 def points(test: Record) -> str:

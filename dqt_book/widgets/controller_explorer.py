@@ -12,18 +12,11 @@ import numpy as np
 
 import dqt_core
 from dqt_book.places import ROOT
-from dqt_core import cost, data, results
+from dqt_core import cost, data
 
 PATH = ROOT / "book" / "_static" / "controller-explorer-data.js"
 BRIGHTNESS = (25, 50, 75, 100, 150, 200)  # percent
 NOISE = (0, 32, 96)  # largest change of a pixel
-
-
-def shipped_program():
-    """The program that the package ships for the embedded digits, and the record of its training."""
-    record = results.read(ROOT / "reproductions" / "results" / "resnet18_cifar" / "embedded.json")
-    digest = record["programs"]["trained"][:12]
-    return dqt_core.load(ROOT / "reproductions" / "checkpoints" / f"resnet18_embedded-{digest}.safetensors")
 
 
 def pictures():
@@ -56,7 +49,7 @@ def as_images(grey):
 
 def explorer_data():
     """Everything the widget shows: layers, pictures, and the run of every picture at every setting."""
-    program, base = shipped_program(), pictures()
+    program, base = dqt_core.load("digits"), pictures()
     noise_field = np.random.default_rng(9).integers(-128, 128, (8, 8))
     settings = [(name, b, n) for name in base for b in BRIGHTNESS for n in NOISE]
     images = as_images(np.stack([pixels(base[name], noise_field, b, n) for name, b, n in settings]))

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
+import dqt_core
 from dqt_book.places import ROOT
-from dqt_book.widgets.controller_explorer import shipped_program
 from dqt_core import cost, data, results
 
 RECORD = ROOT / "reproductions" / "results" / "resnet18_cifar" / "embedded.json"
@@ -59,7 +59,7 @@ def demo_data():
     """Everything the page needs."""
     digits, record = data.embedded(), results.read(RECORD)
     return {
-        "program": program_data(shipped_program()),
+        "program": program_data(dqt_core.load("digits")),
         "images": base64.b64encode(grey(digits.test_images).tobytes()).decode(),
         "labels": digits.test_labels.tolist(),
         "digests": {row["widths"]: row["logits"] for row in record["rows"]},

@@ -11,10 +11,16 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-from llvmlite import ir
-from numba import get_thread_id, njit, prange, types
-from numba.core import cgutils
-from numba.extending import intrinsic
+
+from dqt_core._extras import needed
+
+with needed('backend "numba"', "fast"):
+    from llvmlite import ir
+    from numba import get_thread_id, njit, prange, types
+    from numba.core import cgutils
+    from numba.extending import intrinsic
+
+from dqt_core.backends._numba_cache import kept
 
 PIXELS = CHANNELS = 32  # of one product
 LINE = 64  # bytes
@@ -854,21 +860,6 @@ def work(machine, memory, blocks, terms, step, item, thread):
         max_pool(memory, step, item, thread)
     else:
         sum_pool(memory, step, item, thread)
-
-
-def kept(**options: bool) -> Callable[..., Any]:
-    """Numba's decorator for what Python calls, kept on disk where a folder of the cache can be written to."""
-
-    def decorate(function: Callable[..., Any]) -> Any:
-        made = njit(nogil=True, error_model="numpy", **options)(function)
-        try:
-            made.enable_caching()
-            made.is_kept = True
-        except RuntimeError:  # Numba found no such folder
-            made.is_kept = False
-        return made
-
-    return decorate
 
 
 @kept(parallel=True)

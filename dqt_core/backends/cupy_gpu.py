@@ -5,6 +5,7 @@ Nothing here runs at import: CuPy is imported when a GPU is first asked for, see
 
 import contextlib
 import functools
+import os
 import re
 from collections.abc import Callable
 from importlib import metadata
@@ -17,7 +18,7 @@ from dqt_core.backends import gpu_plan
 from dqt_core.kernels.engine import Sizes
 from dqt_core.program import Program
 
-INSTALL = 'pip install "dqt_core[gpu]" for CUDA 13, or pip install cupy-cuda12x for CUDA 12'
+INSTALL = "pip install cupy-cuda13x for CUDA 13, or cupy-cuda12x for CUDA 12"
 PROBE = 'extern "C" __global__ void probe(int* x) { x[threadIdx.x] = 7 * threadIdx.x + PROBE; }'
 NULL = np.uintp(0)
 
@@ -41,6 +42,11 @@ def require_gpu() -> Any:
     """
     cupy = _the_one_cupy()
     _require_driver(cupy.cuda.runtime)
+    if _first_asked() != os.getpid():
+        raise GpuError(
+            "a GPU was asked for before this process was forked, which CUDA does not survive; start workers "
+            "with multiprocessing.get_context('spawn')"
+        )
     try:
         kernel = cupy.RawModule(code=PROBE, options=("--std=c++17", "-DPROBE=3")).get_function("probe")
         answer = cupy.zeros(32, np.int32)
@@ -56,6 +62,12 @@ def require_gpu() -> Any:
     if answer.tolist() != [7 * i + 3 for i in range(32)]:
         raise GpuError(f"the GPU wrote {answer[:4]} instead of 3, 10, 17, 24; update its driver")
     return cupy
+
+
+@functools.cache
+def _first_asked() -> int:
+    """The process in which a GPU was asked for first."""
+    return os.getpid()
 
 
 def _the_one_cupy() -> Any:
@@ -103,9 +115,13 @@ def _wheel(version: int) -> str:
     return f"cupy-cuda{version // 1000}x"
 
 
-@functools.cache
 def available() -> bool:
     """Whether a GPU can be used; looked at once a process."""
+    return _available(os.getpid())
+
+
+@functools.cache
+def _available(process: int) -> bool:
     try:
         require_gpu()
     except GpuError:
@@ -169,9 +185,19 @@ def _call(function: Any, grid: Sizes, block: Sizes, args: tuple[Any, ...]) -> No
     function(grid, block, tuple(NULL if arg is None else arg for arg in args))
 
 
-@functools.cache
 def engine() -> CupyEngine:
-    """The engine of the current process; compiled kernels are kept in it."""
+    """The engine of the current process; compiled kernels are kept in it.
+
+    Raises
+    ------
+    GpuError
+        As `require_gpu`; one that a process was forked with is not its own.
+    """
+    return _engine(os.getpid())
+
+
+@functools.cache
+def _engine(process: int) -> CupyEngine:
     return CupyEngine()
 
 
@@ -185,13 +211,15 @@ class Backend(gpu_plan.Backend):
 
     def __init__(self, program: Program) -> None:
         super().__init__(program, engine())
-        self._done: Any = None
 
-    def start(self, images: Any, choices: Any | None) -> gpu_plan.Plan:
-        """As `gpu_plan.Backend.start`; runs on different streams share buffers and wait for each other."""
-        stream = engine().xp.cuda.get_current_stream()
-        if self._done is not None:
-            stream.wait_event(self._done)
-        plan = super().start(images, choices)
-        self._done = stream.record(engine().xp.cuda.Event(disable_timing=True))
+    def _taken(self, images: int, given: bool) -> gpu_plan.Plan:
+        """One whose last run, on whatever stream, is over before this stream goes on."""
+        xp, plan = engine().xp, super()._taken(images, given)
+        if plan.done is not None:
+            xp.cuda.get_current_stream().wait_event(plan.done)
         return plan
+
+    def _give_back(self, plan: gpu_plan.Plan) -> None:
+        xp = self.engine.xp
+        plan.done = xp.cuda.get_current_stream().record(xp.cuda.Event(disable_timing=True))
+        super()._give_back(plan)

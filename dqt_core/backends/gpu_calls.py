@@ -321,7 +321,7 @@ def logits(backend: gpu_plan.Backend, images: Any, widths: Widths = MASTER_WIDTH
 def _logits(engine: Engine, images: Any, backend: gpu_plan.Backend, widths: Widths) -> Any:
     backend.program._require_images(images)
     choices = backend.program._choices_of(widths, len(images))
-    return backend.start(images, choices).logits[: len(images)].copy()  # the plan's own buffer is used again
+    return backend.logits(images, choices)
 
 
 def _on_device(engine: Engine | None, run: Callable[..., Any], arrays: Sequence[Any], *options: Any) -> Any:

@@ -8,7 +8,8 @@ bytes and the logits. That is also what a CUDA graph needs, which replays the wa
 The same plan runs on two engines: CuPy on a GPU, and the emulator of `dqt_core.kernels` on a CPU.
 """
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -46,6 +47,7 @@ class Plan:
         self.picks = group.picks
         self._run = self._compile(launches, steps, group)
         self.logits = self.values[steps[-1].out].reshape(batch, -1)  # type: ignore[union-attr]
+        self.done: Any = None  # says when its last run is over, where there are streams
         self._uses = 0
         self._replay: Callable[[], None] | None = None
 
@@ -96,27 +98,35 @@ class Backend:
     -----
     Plans are made when they are first needed and kept: for the largest batch so far, and for smaller ones at
     powers of two, so that the last part of a data set is padded and not planned anew for every size. Images
-    beyond the batch are computed with the rest; no image's result depends on another image.
+    beyond the batch are computed with the rest; no image's result depends on another image. Each of the runs
+    that are under way at the same time has a plan of its own. An interrupted run's is not used again.
     """
 
     def __init__(self, program: Program, engine: Engine) -> None:
         self.program, self.engine = program, engine
         self._launches = Launches(engine, program.choices, program.rounding)
-        self._plans: dict[tuple[int, bool], Plan] = {}
+        self._idle: dict[tuple[int, bool], list[Plan]] = {}
 
     def run(
         self, images: NDArray[np.uint8], choices: NDArray[np.int64] | None
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """One batch from the host and back to it; None: the controller chooses."""
-        plan = self.start(images, choices)
-        return _on_host(plan.logits[: len(images)]), _on_host(plan.picks[: len(images)]).astype(np.int64)
+        with self._started(images, choices) as plan:
+            return _on_host(plan.logits[: len(images)]), _on_host(plan.picks[: len(images)]).astype(np.int64)
 
-    def start(self, images: Any, choices: Any | None) -> Plan:
-        """Fill the input buffers and run; the logits stay in the plan's buffer until its next run."""
-        plan = self._plan(len(images), choices is not None)
+    def logits(self, images: Any, choices: Any | None) -> Any:
+        """Of images that may be on the device, where the logits stay."""
+        with self._started(images, choices) as plan:
+            return plan.logits[: len(images)].copy()
+
+    @contextlib.contextmanager
+    def _started(self, images: Any, choices: Any | None) -> Iterator[Plan]:
+        """A plan that runs on the current stream; within, its buffers are no other run's."""
+        plan = self._taken(len(images), choices is not None)
         self._fill(plan, images, choices)
         plan()
-        return plan
+        yield plan
+        self._give_back(plan)
 
     def every_value(
         self, images: NDArray[np.uint8], choices: NDArray[np.int64] | None
@@ -134,12 +144,16 @@ class Backend:
         if choices is not None:
             plan.picks[: len(images)] = xp.asarray(choices)
 
-    def _plan(self, images: int, given: bool) -> Plan:
-        largest = max((batch for batch, mode in self._plans if mode == given), default=0)
+    def _taken(self, images: int, given: bool) -> Plan:
+        largest = max((batch for batch, mode in list(self._idle) if mode == given), default=0)
         batch = images if images >= largest else min(largest, 1 << (images - 1).bit_length())
-        if (batch, given) not in self._plans:
-            self._plans[batch, given] = Plan(self.program, self._launches, batch, given, keep=False)
-        return self._plans[batch, given]
+        try:
+            return self._idle.setdefault((batch, given), []).pop()
+        except IndexError:
+            return Plan(self.program, self._launches, batch, given, keep=False)
+
+    def _give_back(self, plan: Plan) -> None:
+        self._idle[plan.batch, plan.given].append(plan)
 
 
 def _on_host(array: Any) -> NDArray[Any]:

@@ -9,23 +9,29 @@ Every byte that a kernel may touch comes from `_memory`, which the tests put bet
 touched.
 """
 
+import contextlib
 import ctypes
 import functools
 import os
 import platform
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numba
 import numpy as np
-from llvmlite import binding
-from numba.core import event
 from numpy.typing import NDArray
 
 from dqt_core import integer, nested
+from dqt_core._extras import needed
+
+with needed('backend "numba"', "fast"):
+    import numba
+    from llvmlite import binding
+    from numba.core import event
+    from numba.core.compiler_lock import global_compiler_lock
+
 from dqt_core.backends import _numba_kernels as kernels
 from dqt_core.backends import drops_of, rows_of
 from dqt_core.backends.analysis import FusedConv, Step, fused, lives, places
@@ -42,6 +48,8 @@ from dqt_core.program import (
     Scale,
     SumPool,
     Term,
+    is_forked,
+    once,
 )
 
 Picks = NDArray[np.int64]
@@ -52,7 +60,14 @@ MARGIN = LINE  # bytes that may be read beyond a value: a line that begins with 
 PANEL = 1 << 18  # bytes of windows that a thread collects before it multiplies, if a product has no more
 MOST = 4096  # pixels of a block
 ARENA = 1 << 26  # bytes of values; larger batches are run in parts
-_LOCK = threading.Lock()  # a backend has one arena, and some of Numba's pools of threads serve one caller
+_POOL = threading.RLock()  # some of Numba's pools of threads serve one caller
+
+if hasattr(os, "register_at_fork"):  # a fork waits for what is being compiled, which its child cannot finish
+    os.register_at_fork(
+        before=global_compiler_lock.acquire,
+        after_in_parent=global_compiler_lock.release,
+        after_in_child=global_compiler_lock.release,
+    )
 
 
 def machine() -> Machine:
@@ -99,12 +114,14 @@ def _tiles_are_allowed() -> bool:
 
 
 def threads() -> int:
-    """Threads to use: as torch where it is loaded, else as OMP_NUM_THREADS says, else all.
+    """Threads to use: as torch where it is loaded, else as OMP_NUM_THREADS says, else all; one after a fork.
 
     Returns
     -------
     int
     """
+    if is_forked():
+        return 1
     most: int = numba.config.NUMBA_NUM_THREADS
     torch = sys.modules.get("torch")
     if torch is not None:
@@ -183,6 +200,10 @@ class Weights:
         Lines of a window.
     block_pixels : int
         Most pixels whose windows are collected at a time: whole products, as many as `PANEL` holds.
+
+    Notes
+    -----
+    Plans hold addresses of what is made here: where two threads make the same, both go on with the first.
     """
 
     def __init__(self, op: Conv, rounding: nested.Rounding, unit: int) -> None:
@@ -196,7 +217,7 @@ class Weights:
         self._switched: dict[int, tuple[NDArray[Any], NDArray[np.int32]]] = {}
         self._made: dict[tuple[int, int, bool], tuple[NDArray[Any], NDArray[np.int32]]] = {}
 
-    @functools.cached_property
+    @once
     def _packed(self) -> NDArray[np.int8]:
         """(groups, blocks of 16 channels, lines, 16 channels, 4 bytes), channels padded to whole products."""
         op, size = self.op, self.unit // 16
@@ -211,17 +232,18 @@ class Weights:
     def _at(self, width: int) -> tuple[NDArray[Any], NDArray[np.int32]]:
         """Switched weights, and the sum of every channel's."""
         if width not in self._switched:
-            codes = _memory(len(self._packed), np.int8)
+            packed = self._packed
+            codes = _memory(len(packed), np.int8)
             epsilon = int(self.rounding == "half_up" and width < MASTER_WIDTH)
             kernels.switch_weights(
-                codes.ctypes.data, self._packed.ctypes.data, len(codes), MASTER_WIDTH - width, epsilon
+                codes.ctypes.data, packed.ctypes.data, len(codes), MASTER_WIDTH - width, epsilon
             )
             by_channel = codes.reshape(self.op.groups, -1, self.steps * 16, 16, self.unit // 16)
             sums = by_channel.sum((2, 4), dtype=np.int32).reshape(self.op.groups, -1)[:, : self.outputs]
             if self.unit != LINE:
                 narrow, codes = codes, _memory(len(codes), np.int16)
                 codes[:] = narrow
-            self._switched[width] = codes, sums.ravel()
+            self._switched.setdefault(width, (codes, sums.ravel()))
         return self._switched[width]
 
     def at(self, widths: Choice, signed: bool) -> tuple[int, int, int, int]:
@@ -238,10 +260,11 @@ class Weights:
                 if self.rounding == "floor":
                     codes = (codes << (1 + weight_drop + input_drop)) + middle
                 taps = codes[..., 0].transpose(1, 2, 0)
-                self._made[key] = _padded(taps), _padded(np.zeros(len(self.op.weight), np.int32))
+                made = _padded(taps), _padded(np.zeros(len(self.op.weight), np.int32))
             else:
                 codes, sums = self._at(weight_bits)
-                self._made[key] = codes, _padded(sums * np.int32(zero))
+                made = codes, _padded(sums * np.int32(zero))
+            self._made.setdefault(key, made)
         codes, correction = self._made[key]
         return codes.ctypes.data, correction.ctypes.data, zero, middle
 
@@ -467,7 +490,6 @@ class Plan:
         key = images, workers, b"" if choices is None else choices.tobytes()
         if self._filled.get(part) == key:
             return
-        self._filled[part] = key
         self.records["items"][records] = images * self._items[records]
         half_up = self.program.rounding == "half_up"
         for term, first in self._readers:
@@ -482,6 +504,7 @@ class Plan:
             if records.start <= conv.record < records.stop:
                 self._fill_conv(conv, images, choices, workers, blocks)
         self.blocks[part] = _table(np.array(blocks, kernels.BLOCK))
+        self._filled[part] = key
 
     def _fill_conv(
         self, conv: _Conv, images: int, choices: Picks | None, workers: int, blocks: list[tuple[int, ...]]
@@ -608,12 +631,62 @@ class Scratch:
             self.memory[name] = array.ctypes.data
 
 
+class Workspace:
+    """All that a run writes to."""
+
+    def __init__(self, program: Program, weights: Mapping[str, Weights], machine: Machine) -> None:
+        self.program, self._weights, self._machine = program, weights, machine
+        self.plans: dict[bool, Plan] = {}
+        self.arena = np.zeros(0, np.uint8)
+        self.scratch: Scratch | None = None
+
+    def plan(self, images: int, given: bool, keep: bool = False) -> Plan:
+        """The plan for so many images; one that keeps every value is made for one run."""
+        if keep:
+            return Plan(self.program, self._weights, self._machine.unit, images, given, keep)
+        if given not in self.plans or self.plans[given].capacity < images:
+            self.plans[given] = Plan(self.program, self._weights, self._machine.unit, images, given)
+        return self.plans[given]
+
+    def run(
+        self, plan: Plan, images: NDArray[np.uint8], choices: Picks | None
+    ) -> tuple[dict[str, NDArray[np.int64]], Picks]:
+        """What is made on the host, and the choices; the arena holds the rest."""
+        workers = threads()
+        if len(self.arena) < plan.size + MARGIN:
+            self.arena = _memory(plan.size + MARGIN, np.uint8)
+        if self.scratch is None or self.scratch.workers != workers:
+            self.scratch = Scratch(self.program, self._weights, self._machine, workers)
+        with contextlib.nullcontext() if workers == 1 else _pool(workers):
+            made, chosen = plan.run(images, choices, self.arena, self.scratch)
+        assert chosen is not None, "the controller's Choose comes before the first switchable layer"
+        return made, chosen
+
+
+@contextlib.contextmanager
+def _pool(workers: int) -> Iterator[None]:
+    """Within, Numba's threads are this caller's, and so many."""
+    with _POOL:
+        _start_pool()
+        before = numba.get_num_threads()
+        numba.set_num_threads(workers)
+        try:
+            yield
+        finally:
+            numba.set_num_threads(before)
+
+
 class Backend:
     """A program compiled for this processor.
 
     Parameters
     ----------
     program : Program
+
+    Notes
+    -----
+    Each of the runs that are under way at the same time has a workspace of its own. One whose run was
+    interrupted is not used again: it may be half filled.
     """
 
     def __init__(self, program: Program) -> None:
@@ -625,20 +698,25 @@ class Backend:
         }
         one = Plan(program, self._weights, unit, 1, given=False)
         self.most = max(1, ARENA // one.size)  # images at a time
-        self._plans: dict[bool, Plan] = {}
-        self._arena = np.zeros(0, np.uint8)
-        self._scratch: Scratch | None = None
+        self.idle: list[Workspace] = []
+
+    @contextlib.contextmanager
+    def _workspace(self) -> Iterator[Workspace]:
+        try:
+            workspace = self.idle.pop()
+        except IndexError:
+            workspace = Workspace(self.program, self._weights, self._machine)
+        yield workspace
+        self.idle.append(workspace)
 
     def run(self, images: NDArray[np.uint8], choices: Picks | None) -> tuple[NDArray[np.int64], Picks]:
         """One batch; None: the controller chooses."""
         logits, picks = [], []
-        with _LOCK:
+        with self._workspace() as workspace:
             for start in range(0, len(images), self.most):
                 part = slice(start, start + self.most)
-                plan = self._plan(len(images[part]), choices is not None)
-                given = None if choices is None else choices[part]
-                made, chosen = self._on_threads(plan, images[part], given)
-                assert chosen is not None, "the controller's Choose comes before the first switchable layer"
+                plan = workspace.plan(len(images[part]), choices is not None)
+                made, chosen = workspace.run(plan, images[part], None if choices is None else choices[part])
                 logits.append(next(reversed(made.values())).reshape(len(images[part]), -1))
                 picks.append(chosen)
         return np.concatenate(logits), np.concatenate(picks)
@@ -647,36 +725,12 @@ class Backend:
         self, images: NDArray[np.uint8], choices: Picks | None
     ) -> tuple[dict[str, NDArray[Any]], Picks]:
         """Every value by name, from a run that fuses nothing; and the choices."""
-        given = choices is not None
-        plan = Plan(self.program, self._weights, self._machine.unit, len(images), given, keep=True)
-        with _LOCK:
-            made, chosen = self._on_threads(plan, images, choices)
-            assert chosen is not None
+        with self._workspace() as workspace:
+            plan = workspace.plan(len(images), choices is not None, keep=True)
+            made, chosen = workspace.run(plan, images, choices)
             names = [name for name in plan.places if name != IMAGE and "/" not in name]
-            return {name: plan.value(name, len(images), self._arena).copy() for name in names} | made, chosen
-
-    def _plan(self, images: int, given: bool) -> Plan:
-        if given not in self._plans or self._plans[given].capacity < images:
-            self._plans[given] = Plan(self.program, self._weights, self._machine.unit, images, given)
-        return self._plans[given]
-
-    def _on_threads(
-        self, plan: Plan, images: NDArray[np.uint8], choices: Picks | None
-    ) -> tuple[dict[str, NDArray[np.int64]], Picks | None]:
-        workers = threads()
-        if len(self._arena) < plan.size + MARGIN:
-            self._arena = _memory(plan.size + MARGIN, np.uint8)
-        if self._scratch is None or self._scratch.workers != workers:
-            self._scratch = Scratch(self.program, self._weights, self._machine, workers)
-        if workers == 1:
-            return plan.run(images, choices, self._arena, self._scratch)
-        _start_pool()
-        before = numba.get_num_threads()
-        numba.set_num_threads(workers)
-        try:
-            return plan.run(images, choices, self._arena, self._scratch)
-        finally:
-            numba.set_num_threads(before)
+            values = {name: plan.value(name, len(images), workspace.arena).copy() for name in names}
+            return values | made, chosen
 
 
 def _switched(op: Conv) -> str:

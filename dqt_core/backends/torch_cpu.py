@@ -4,13 +4,27 @@ import functools
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.nn import functional
 
+from dqt_core._extras import needed
 from dqt_core.backends import by_choice, drops_of, rows_of
-from dqt_core.program import Choose, Conv, Lookup, MaxPool, Program, Requantize, Scale, SumPool, Term
+from dqt_core.program import (
+    Choose,
+    Conv,
+    Lookup,
+    MaxPool,
+    Program,
+    Requantize,
+    Scale,
+    SumPool,
+    Term,
+    is_forked,
+)
+
+with needed('backend "torch"', "train"):
+    import torch
+    from torch import Tensor
+    from torch.nn import functional
 
 Values = dict[str, Tensor]
 Picks = NDArray[np.int64]
@@ -24,6 +38,10 @@ class Backend:
         self._weights: dict[tuple[str, int], tuple[Tensor, Tensor]] = {}
 
     def upload(self, images: NDArray[np.uint8]) -> Tensor:
+        if (
+            is_forked()
+        ):  # as in torch's own workers: OpenMP's threads did not come along, it would wait for them
+            torch.set_num_threads(1)
         return torch.from_numpy(np.require(images, requirements=["C", "W"]))
 
     def download(self, logits: Tensor) -> NDArray[np.int64]:

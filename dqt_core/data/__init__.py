@@ -3,6 +3,7 @@
 ============ ==========================================================================
 `datasets`   whole in memory, verified by checksum: CIFAR-10, and digits that need no file
 `decoding`   any image file as a picture, or why it is none
+`holding`    a folder that one process at a time works in
 `imagenet`   ImageNet as it is usually unpacked, read file by file
 `packing`    made into a few large files for a shared disk
 `shards`     these files, read by position

@@ -1,6 +1,7 @@
 """Download a data set: ``python -m dqt_core.data cifar10 DIR``."""
 
 import argparse
+import sys
 
 from dqt_core.data.datasets import download_cifar10
 
@@ -10,4 +11,7 @@ if __name__ == "__main__":
     )
     parser.add_argument("name", choices=["cifar10"])
     parser.add_argument("folder")
-    download_cifar10(parser.parse_args().folder)
+    try:
+        download_cifar10(parser.parse_args().folder)
+    except (ImportError, OSError) as error:
+        sys.exit(str(error))

@@ -9,7 +9,10 @@ does nothing.
 import sys
 from types import ModuleType
 
-import torch
+from dqt_core._extras import needed
+
+with needed("torchvision", "train"):
+    import torch
 
 _library: torch.library.Library | None = None  # the operators vanish with this object
 
@@ -34,9 +37,8 @@ def import_torchvision() -> ModuleType:
     """
     global _library
     try:
-        import torchvision
-    except ImportError as error:
-        raise ImportError('torchvision is not installed: pip install "dqt_core[train]"') from error
+        with needed("this data set", "train"):
+            import torchvision
     except RuntimeError as error:
         if "torchvision::nms" not in str(error):
             raise

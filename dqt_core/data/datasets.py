@@ -10,6 +10,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from dqt_core._extras import needed
+
 Images = NDArray[np.uint8]
 Labels = NDArray[np.int64]
 
@@ -213,12 +215,8 @@ def embedded() -> Dataset:
     >>> embedded().train_images.dtype, len(embedded().classes)
     (dtype('uint8'), 10)
     """
-    try:
+    with needed("the embedded data set", "train"):
         from sklearn.datasets import load_digits
-    except ImportError as error:
-        raise ImportError(
-            'the embedded data set needs scikit-learn: pip install "dqt_core[train]"'
-        ) from error
     digits = load_digits()
     grey = (digits.images.astype(np.int64) * 255 + 8) // 16
     images = np.repeat(np.repeat(grey, 4, axis=1), 4, axis=2).astype(np.uint8)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from dqt_core._extras import needed
 from dqt_core.data.datasets import Images
 
 CROP, RESIZED = 224, 256
@@ -169,10 +170,8 @@ def pillow() -> Any:
     >>> pillow().__name__
     'PIL.Image'
     """
-    try:
+    with needed("reading images", "train"):
         from PIL import Image
-    except ImportError as error:
-        raise ImportError('reading images needs Pillow: pip install "dqt_core[train]"') from error
     return Image
 
 

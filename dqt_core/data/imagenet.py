@@ -11,6 +11,7 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
+from dqt_core._extras import needed
 from dqt_core.data.datasets import DataError, Images, Labels, require_labels
 from dqt_core.data.decoding import CROP, RESIZED, UNREADABLE, cut, decode, pillow, read_file, stated_size
 
@@ -326,10 +327,8 @@ def photographs() -> Images:
     >>> photographs().shape
     (2, 224, 224, 3)
     """
-    try:
+    with needed("imagenet.photographs", "train"):
         from sklearn.datasets import load_sample_images
-    except ImportError as error:
-        raise ImportError('the photographs need scikit-learn: pip install "dqt_core[train]"') from error
     pictures = [pillow().fromarray(pixels) for pixels in load_sample_images().images]
     return np.stack([cut(picture, RESIZED) for picture in pictures])
 

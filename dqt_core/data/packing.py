@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import sys
 import tarfile
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
@@ -12,8 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dqt_core._extras import needed
 from dqt_core.data.datasets import DataError
 from dqt_core.data.decoding import DecodingError, decode, read_file, some_reasons
+from dqt_core.data.holding import held
 from dqt_core.data.imagenet import ImageFiles
 from dqt_core.data.shards import (
     INDEX,
@@ -99,24 +102,15 @@ def pack(
 @contextlib.contextmanager
 def _unfinished(folder: Path) -> Iterator[Path]:
     """An empty folder to pack into, this process's alone."""
-    import fcntl
-
     place = folder.with_name(f"{folder.name}.unfinished")
     place.mkdir(parents=True, exist_ok=True)
-    held = os.open(place, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):  # of a file system without locks
-            try:
-                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise DataError(
-                    f"another process is packing into {place}; wait for it, or stop it"
-                ) from error
-        for left in [*place.glob("*.tar"), *place.glob(INDEX)]:  # of a packing that was interrupted
-            left.unlink()
+    with held(place, f"packing into {place}"):
+        left = [*place.glob("*.tar"), *place.glob(INDEX)]
+        if left:
+            print(f"{place}: {len(left)} files of an interrupted packing are removed", file=sys.stderr)
+        for file in left:
+            file.unlink()
         yield place
-    finally:
-        os.close(held)
 
 
 @contextlib.contextmanager
@@ -175,10 +169,8 @@ def _printable(name: str) -> str:
 
 
 def _shard_writer(folder: Path, per_shard: int) -> Any:
-    try:
+    with needed("packing", "train"):
         import webdataset
-    except ImportError as error:
-        raise ImportError('packing needs webdataset: pip install "dqt_core[train]"') from error
     pattern = str(folder.absolute()).replace("%", "%%") + "/%06d.tar"
     # the time of writing would make every packing another one
     return webdataset.ShardWriter(pattern, maxcount=per_shard, maxsize=1e12, verbose=0, mtime=0)

@@ -11,16 +11,19 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.utils.data import DataLoader
-from tqdm import tqdm
 
+from dqt_core._extras import needed
 from dqt_core.data._torchvision import import_torchvision
 from dqt_core.data.datasets import DataError, Images, Labels, require_labels
 from dqt_core.data.decoding import UNREADABLE, cut, decode, some_reasons
 from dqt_core.data.imagenet import MEAN, STD
+
+with needed("dqt_core.data.streaming", "train"):
+    import torch
+    from torch import Tensor
+    from torch.utils.data import DataLoader
+    from tqdm import tqdm
 
 Key = tuple[int, Tensor]  # epoch, image numbers
 

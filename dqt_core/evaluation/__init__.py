@@ -5,6 +5,7 @@
 `allocate`    the best static widths within a budget of bit operations
 `cascade`     looking twice: narrow for all images, wider for the doubtful
 `results`     a program run over a data set, counted, and written down with its provenance
+`statistics`  intervals, and paired tests of two classifiers or of two methods over seeds
 `consistency` whether a record is as it was written, and its figures agree
 ============= ===============================================================================
 """

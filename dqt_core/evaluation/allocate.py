@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dqt_core._extras import needed
 from dqt_core.backends.stepwise import Executor, walk
 from dqt_core.evaluation import cost
 from dqt_core.nested import MASTER_WIDTH
@@ -282,8 +283,6 @@ def _require(costs: NDArray[Any], sensitivities: Reals, budget: float) -> None:
 
 
 def _scipy_optimize() -> Any:
-    try:
+    with needed("allocate", "train"):
         from scipy import optimize
-    except ModuleNotFoundError as error:
-        raise ImportError('allocate needs scipy: pip install "dqt_core[train]"') from error
     return optimize

@@ -4,7 +4,6 @@ import base64
 import datetime
 import hashlib
 import json
-import math
 import os
 import platform
 import subprocess
@@ -21,6 +20,7 @@ from dqt_core.data import Dataset
 from dqt_core.evaluation import consistency, cost
 from dqt_core.evaluation.cascade import Step, cascade
 from dqt_core.program import BackendName, Program, Result, Widths
+from dqt_core.program.storage import write_whole
 
 SCHEMA = "dqt-result-1"
 PREFIXES = (100, 1000)  # also counted on the first images alone, so that a short run can be checked
@@ -241,9 +241,7 @@ def write(record: Mapping[str, Any], path: str | Path) -> Path:
     content = {key: value for key, value in record.items() if key != consistency.DIGEST}
     record = consistency.signed(_require({"schema": SCHEMA, **content}, path))
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.unfinished")
-    unfinished.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
-    os.replace(unfinished, path)
+    write_whole(path, f"{json.dumps(record, indent=1, sort_keys=True)}\n".encode())
     return path
 
 
@@ -272,38 +270,6 @@ def read(path: str | Path) -> Record:
         raise ResultError(f"{path} is not a readable record ({error}); run the reproduction again") from error
     _require(record, path)
     return {key: value for key, value in record.items() if key != consistency.DIGEST}
-
-
-def interval(correct: int, images: int, z: float = 1.96) -> tuple[float, float]:
-    """Wilson's confidence interval of an accuracy.
-
-    Parameters
-    ----------
-    correct, images : int
-    z : float
-        Standard normal quantile; 1.96 for 95 %.
-
-    Returns
-    -------
-    tuple of two floats
-        In 0..1.
-
-    Raises
-    ------
-    ValueError
-        If `images` is not positive.
-
-    Examples
-    --------
-    >>> [round(bound, 3) for bound in interval(90, 100)]
-    [0.826, 0.945]
-    """
-    if images < 1:
-        raise ValueError(f"an accuracy needs at least one image, got {images}")
-    p, spread = correct / images, z * z / images
-    centre = (p + spread / 2) / (1 + spread)
-    half = z * math.sqrt(p * (1 - p) / images + spread / (4 * images)) / (1 + spread)
-    return centre - half, centre + half
 
 
 def packed(hits: NDArray[np.bool_]) -> str:
@@ -354,55 +320,6 @@ def hits(row: Mapping[str, Any]) -> NDArray[np.bool_]:
             "reproduction again"
         )
     return found
-
-
-def paired(first: NDArray[np.bool_], second: NDArray[np.bool_], z: float = 1.96) -> Record:
-    """Compare two classifiers on the same images.
-
-    Parameters
-    ----------
-    first, second : bool array, (N,)
-        As `hits` returns them.
-    z : float
-        Standard normal quantile; 1.96 for 95 %.
-
-    Returns
-    -------
-    dict
-        "difference" (accuracy of the first minus that of the second, in -1..1), "low", "high" (its interval
-        from the paired counts), "only_first", "only_second" (images that one alone classifies correctly),
-        "p" (exact two-sided McNemar test).
-
-    Raises
-    ------
-    ValueError
-        If the two are not about equally many images.
-
-    Examples
-    --------
-    >>> paired(np.array([True, True, False]), np.array([True, False, False]))["only_first"]
-    1
-    """
-    if first.shape != second.shape or not len(first):
-        raise ValueError(f"got {first.shape} and {second.shape} images; both must be of the same images")
-    only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
-    n, differing = len(first), only_first + only_second
-    difference = (only_first - only_second) / n
-    half = z * math.sqrt(max(differing / n - difference**2, 0.0) / n)
-    return {
-        "difference": difference,
-        "low": difference - half,
-        "high": difference + half,
-        "only_first": only_first,
-        "only_second": only_second,
-        "p": _two_sided(min(only_first, only_second), differing),
-    }
-
-
-def _two_sided(smaller: int, total: int) -> float:
-    """Probability of a split at least as uneven among `total` fair coins."""
-    tail = sum(math.comb(total, k) for k in range(smaller + 1))
-    return min(1.0, 2 * tail / 2**total)  # of integers: exact to the last bit, however many
 
 
 def _require(record: Record, path: Path) -> Record:

@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m dqt_core.export", description="Write a program as an ONNX or a C file, or both."
     )
     parser.add_argument("program", type=Path, help="a file that Program.save wrote")
-    parser.add_argument("--onnx", type=Path, metavar="OUT", help="needs dqt_core[export]")
+    parser.add_argument("--onnx", type=Path, metavar="OUT", help="needs the extra `export`")
     parser.add_argument("--c", type=Path, metavar="OUT", help="one C99 file")
     given = parser.parse_args(arguments)
     if not (given.onnx or given.c):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from numpy.typing import ArrayLike
 
+from dqt_core._extras import needed
 from dqt_core.program import Program
 
 if TYPE_CHECKING:
@@ -26,10 +27,8 @@ class Writer:
     """
 
     def __init__(self, taken: Collection[str] = ()) -> None:
-        try:
+        with needed("exporting", "export"):
             import onnx  # noqa: F401
-        except ImportError as error:
-            raise ImportError('exporting needs onnx: pip install "dqt_core[export]"') from error
         self.nodes: list[NodeProto] = []
         self.constants: list[TensorProto] = []
         self._taken = frozenset(taken)

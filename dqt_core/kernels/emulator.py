@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -97,14 +98,14 @@ class Emulator:
             raise EmulatorError(f"{file} has no kernel {name!r}; it has {', '.join(declared)}")
         key = (file, *sorted(defines.items()))
         if key not in self._libraries:
-            self._libraries[key] = ctypes.PyDLL(str(self._compiled(file, tuple(declared), defines)))
+            self._libraries[key] = self._compiled(file, tuple(declared), defines)
         parameters = [part.split()[-1].lstrip("*") for part in declared[name].split(",")]
         return EmulatedKernel(self._libraries[key], name, parameters, self.backwards, self.checked)
 
     def _text(self, name: str) -> str:
         return self._sources[name] if name in self._sources else kernels.source(name)
 
-    def _compiled(self, file: str, names: tuple[str, ...], defines: Mapping[str, int]) -> Path:
+    def _compiled(self, file: str, names: tuple[str, ...], defines: Mapping[str, int]) -> ctypes.PyDLL:
         texts = {name: self._text(name) for name in (*HEADERS, file)}
         texts["main.cpp"] = f'#include "{file}"\n' + "".join(f"CUDA_CPU_EXPORT({name})\n" for name in names)
         flags = (*FLAGS, *(CHECKS if self.checked else ()))
@@ -238,28 +239,59 @@ def _forbid(page: Array) -> None:
 
 
 @functools.cache
-def _library(texts: tuple[tuple[str, str], ...], flags: tuple[str, ...]) -> Path:
+def _library(texts: tuple[tuple[str, str], ...], flags: tuple[str, ...]) -> ctypes.PyDLL:
     """The compiled library, from the cache or by the compiler."""
     compiler = os.environ.get("CXX") or "g++"
     key = hashlib.sha256(repr((compiler, texts, flags)).encode()).hexdigest()
-    library = cache() / f"{key}.so"
-    if library.exists():
-        return library
+    folder = _writable_cache()
+    library = None if folder is None else folder / f"{key}-whole.so"
+    if library is not None and _is_whole(library):
+        return ctypes.PyDLL(str(library))
     if shutil.which(compiler) is None:
         raise NoCompilerError(
             f"the emulator needs a C++17 compiler, {compiler} was not found; install g++ or set CXX"
         )
-    library.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=library.parent) as folder:
+    with tempfile.TemporaryDirectory(dir=folder) as place:
         for name, text in texts:
-            (Path(folder) / name).write_text(text, encoding="utf-8")
-        made = Path(folder) / "library.so"
+            (Path(place) / name).write_text(text, encoding="utf-8")
+        made = Path(place) / "library.so"
         command = [compiler, *flags, "-o", str(made), "main.cpp"]
-        result = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+        result = subprocess.run(command, cwd=place, capture_output=True, text=True)
         if result.returncode:
             raise EmulatorError(f"{compiler} refuses the kernels:\n{result.stderr.strip()}")
-        made.replace(library)  # atomic: another process finds a whole library or none
-    return library
+        content = made.read_bytes()
+        made.write_bytes(content + hashlib.sha256(content).digest())
+        if library is not None:
+            made = made.replace(library)  # atomic: another process finds a whole library or none
+        return ctypes.PyDLL(str(made))
+
+
+def _is_whole(library: Path) -> bool:
+    """Whether a library is there and ends with its digest: to load a damaged one may end the process."""
+    if not library.is_file():
+        return False
+    content = library.read_bytes()
+    size = hashlib.sha256().digest_size
+    return hashlib.sha256(content[:-size]).digest() == content[-size:]
+
+
+def _writable_cache() -> Path | None:
+    """The cache; None, which is said once, where it cannot be written to."""
+    try:
+        folder = cache()
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except (OSError, RuntimeError) as error:  # there may be no home at all
+        _say(
+            f"compiled kernels are not kept ({error}): set XDG_CACHE_HOME to a folder that can be written to"
+        )
+        return None
+
+
+@functools.cache
+def _say(what: str) -> None:
+    print(f"dqt_core: {what}", file=sys.stderr)
 
 
 def cache() -> Path:

@@ -28,7 +28,9 @@ from dqt_core.program.program import (
     Result,
     Widths,
     execute,
+    is_forked,
     load,
+    once,
     step_by_step,
 )
 from dqt_core.program.refusal import ProgramError
@@ -53,6 +55,8 @@ __all__ = [
     "Widths",
     "execute",
     "inputs",
+    "is_forked",
     "load",
+    "once",
     "step_by_step",
 ]

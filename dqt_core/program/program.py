@@ -5,11 +5,12 @@ import functools
 import hashlib
 import importlib
 import importlib.util
+import os
 import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +29,9 @@ from dqt_core.program.operations import (
 Widths: TypeAlias = int | Literal["controller"] | Sequence[int | Choice] | NDArray[np.integer]
 BackendName: TypeAlias = Literal["auto", "numpy", "numba", "torch", "cupy", "emulator"]
 
+T = TypeVar("T")
+
+DIGITS = Path(__file__).with_name("resnet18_embedded-be0bde5dba71.safetensors")
 BACKENDS = {
     "numpy": "dqt_core.backends.numpy_ref",
     "numba": "dqt_core.backends.numba_cpu",
@@ -35,6 +39,23 @@ BACKENDS = {
     "cupy": "dqt_core.backends.cupy_gpu",
     "emulator": "dqt_core.backends.emulated",
 }
+
+_PROCESS = os.getpid()
+
+
+class once(functools.cached_property[T]):
+    """A property that is worked out once, without the lock of Python 3.11.
+
+    A fork would inherit that lock from a thread that it does not have. Of two threads that work the same out,
+    both go on with the value of the first.
+    """
+
+    def __get__(self, instance: Any, owner: type[Any] | None = None) -> T:  # type: ignore[override]
+        """Work it out; not called again, as the value then hides this."""
+        if instance is None:
+            return self  # type: ignore[return-value]
+        value: T = instance.__dict__.setdefault(self.attrname, self.func(instance))
+        return value
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +126,7 @@ class Program:
         # A copy and what comes out of a pickle are checked too, and hold no backend.
         return Program, tuple(getattr(self, field.name) for field in dataclasses.fields(self))
 
-    @functools.cached_property
+    @once
     def values(self) -> Mapping[str, Value]:
         """What is known of every value by name, the image included."""
         fields = self.name, self.ops, self.choices, self.layers, self.image_shape, self.rounding
@@ -116,12 +137,12 @@ class Program:
         """Whether ``widths="controller"`` is possible."""
         return any(isinstance(op, Choose) for op in self.ops)
 
-    @functools.cached_property
+    @once
     def digest(self) -> str:
         """sha256 of everything the program is: the list of operations and every table."""
         return storage.digest_of(*storage.encode(self))
 
-    @functools.cached_property
+    @once
     def _executors(self) -> dict[str, Any]:
         """Backends that hold this program: its weights are switched and laid out once, not at every run."""
         return {}
@@ -145,7 +166,7 @@ class Program:
         backend : {"auto", "numpy", "numba", "torch", "cupy", "emulator"}
             "numba" compiles for this processor, once, at its first use. "cupy" runs on an NVIDIA GPU,
             "emulator" the same kernels on the CPU, slowly. "auto" is cupy where a GPU answers it, else numba
-            or torch where one is installed, else numpy. All return the same bits.
+            where it may compile, else torch where it is installed, else numpy. All return the same bits.
         batch_size : int
             Images at a time; the result does not depend on it.
 
@@ -159,6 +180,11 @@ class Program:
             If the images or the widths do not fit the program.
         ImportError
             If the backend is not installed, or there is no GPU for it.
+
+        Notes
+        -----
+        Any number of threads may run one program; runs that are under way at the same time each have memory
+        of their own. A forked process runs on one thread, and not on a GPU that it was forked from.
         """
         self._require_images(images)
         if batch_size < 1:
@@ -166,9 +192,9 @@ class Program:
         chosen = self._choices_of(widths, len(images))
         backend_name = _resolve(backend)
         module = importlib.import_module(BACKENDS[backend_name])
-        if backend_name not in self._executors:
-            self._executors[backend_name] = module.Backend(self)
-        executor = self._executors[backend_name]
+        executor = self._executors.get(backend_name)
+        if executor is None:  # two threads that come here go on with the same one
+            executor = self._executors.setdefault(backend_name, module.Backend(self))
         # A backend that plans the whole program runs it; others are led through it operation by operation.
         run_batch = getattr(executor, "run", None) or functools.partial(execute, self, executor)
         logits, picks = [], []
@@ -238,7 +264,8 @@ def load(path: str | Path) -> Program:
     Parameters
     ----------
     path : str or Path
-        As `Program.save` returns it.
+        As `Program.save` returns it; or "digits", a small ResNet-18 for scikit-learn's handwritten digits,
+        which comes with the package.
 
     Returns
     -------
@@ -248,8 +275,15 @@ def load(path: str | Path) -> Program:
     ------
     ProgramError
         If the file is missing, truncated, edited, of another format version, or holds no valid program.
+
+    Examples
+    --------
+    >>> one = np.zeros((1, 32, 32, 3), np.uint8)
+    >>> one[:, :, 12:20] = one[:, 4:8, 8:12] = one[:, 28:, 8:24] = 255
+    >>> [load("digits").run(one, width, "numpy").classes.item() for width in (8, 4, "controller")]
+    [1, 1, 1]
     """
-    return storage.read(Path(path), Program)
+    return storage.read(DIGITS if path == "digits" else Path(path), Program)
 
 
 def step_by_step(program: Program, backend: BackendName) -> Any:
@@ -300,14 +334,23 @@ def _resolve(backend: str) -> str:
     if backend == "auto":
         if importlib.util.find_spec("cupy") and importlib.import_module(BACKENDS["cupy"]).available():
             return "cupy"
-        return next((name for name in ("numba", "torch") if importlib.util.find_spec(name)), "numpy")
+        return "numba" if _compiles() else "torch" if importlib.util.find_spec("torch") else "numpy"
     if backend not in BACKENDS:
         raise ValueError(f"backend {backend!r} is unknown; choose 'auto', {', '.join(map(repr, BACKENDS))}")
-    if backend == "torch" and not importlib.util.find_spec("torch"):
-        raise ImportError('backend "torch" needs PyTorch: pip install "dqt_core[train]"')
-    if backend == "numba" and not importlib.util.find_spec("numba"):
-        raise ImportError('backend "numba" needs Numba: pip install "dqt_core[fast]"')
     return backend
+
+
+def _compiles() -> bool:
+    """Whether Numba is there and may compile."""
+    return (
+        importlib.util.find_spec("numba") is not None
+        and not importlib.import_module("numba").config.DISABLE_JIT
+    )
+
+
+def is_forked() -> bool:
+    """Whether this process is a fork of the one that imported this module: it has none of its threads."""
+    return os.getpid() != _PROCESS
 
 
 def _as_pairs(widths: int | Sequence[int | Choice] | NDArray[np.integer], layers: int) -> NDArray[np.int64]:

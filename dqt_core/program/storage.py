@@ -29,7 +29,7 @@ def write(path: Path, program: Any, digest: str) -> None:
     header, tensors = encode(program)
     # One entry: safetensors writes several in random order, and equal programs are to be equal files.
     metadata = json.dumps({"format": FORMAT, "digest": digest, "program": header})
-    _write(path, save(tensors, {METADATA: metadata}))
+    write_whole(path, save(tensors, {METADATA: metadata}))
 
 
 def read(path: Path, make: Callable[..., Made]) -> Made:
@@ -41,7 +41,7 @@ def read(path: Path, make: Callable[..., Made]) -> Made:
         As `dqt_core.load`.
     """
     if not path.is_file():
-        raise ProgramError(f"{path} does not exist; shipped programs are in reproductions/checkpoints/")
+        raise ProgramError(f'{path} does not exist; give the path of a program, or "digits"')
     try:
         with safe_open(path, framework="numpy") as file:
             text = (file.metadata() or {}).get(METADATA, "{}")
@@ -86,8 +86,20 @@ def digest_of(header: str, tensors: Tensors) -> str:
     return sha.hexdigest()
 
 
-def _write(path: Path, content: bytes) -> None:
-    """A whole file or none, whoever else writes it: under a name of its own first, which is no link."""
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a whole file or none, whoever else writes it: under a name of its own first, which is no link.
+
+    Parameters
+    ----------
+    path : Path
+        Its folder is there.
+    content : bytes
+
+    Raises
+    ------
+    OSError
+        If it cannot be written; what was there stays.
+    """
     unfinished = path.with_name(f"{path.name}.{secrets.token_hex(8)}.unfinished")
     try:
         with unfinished.open("xb") as file:

@@ -19,3 +19,8 @@ Along the way of a network:
 `agreement`        where the network in torch and its program make different codes, and why
 ================== ====================================================================================
 """
+
+from dqt_core._extras import needed
+
+with needed("dqt_core.training", "train"):
+    import torch  # noqa: F401

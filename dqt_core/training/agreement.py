@@ -107,11 +107,11 @@ def run(net: NestedNet, images: Images, choices: NDArray[np.int64] | None = None
         )
     try:
         with torch.no_grad():
-            logits = net(calibration.inputs(net, images), _weights(net, choices))
+            logits, selection = net.run(calibration.inputs(net, images), _weights(net, choices))
     finally:
         for hook in hooks:
             hook.remove()
-    picks = net.selection.per_layer
+    picks = selection.per_layer
     assert isinstance(picks, torch.Tensor), "weights over the choices were given, or the controller made them"
     return Trace(codes, real, logits.double().numpy(), seen.get("controller"), picks.argmax(-1).numpy())
 
@@ -217,7 +217,7 @@ def _first(
 def _weights(net: NestedNet, choices: NDArray[np.int64] | None) -> Any:
     if choices is None:
         return "controller"
-    return torch.eye(len(net.selection.choices))[torch.from_numpy(choices)]
+    return torch.eye(len(net.choices))[torch.from_numpy(choices)]
 
 
 def _channels_last(tensor: torch.Tensor) -> NDArray[np.float64]:

@@ -100,7 +100,7 @@ def set_steps(net: NestedNet, batches: Iterable[Images], rule: Rule = "error") -
 
     handles = [quantizer.register_forward_pre_hook(keep) for quantizer in samples]
     try:
-        _run(net.eval(), batches, [net.selection.choices[-1:] * len(net.switch_layers)])
+        _run(net.eval(), batches, [net.choices[-1:] * len(net.switch_layers)])
     finally:
         for handle in handles:
             handle.remove()
@@ -205,7 +205,7 @@ def round_once(net: NestedNet) -> None:
     >>> net = convert(models.resnet18(10, 8, small_images=True), images, (0.5,) * 3, (0.25,) * 3)
     >>> round_once(net)
     """
-    if net.selection.rounding != "half_up":
+    if net.rounding != "half_up":
         raise ValueError("round_once is for half_up; floor has no ties")
     for layer in net.switch_layers:
         if layer.groups > 1:
@@ -289,11 +289,11 @@ def correct_norms(
     """
     if any(0 < len(layer.norms) < len(layer.choices) for layer in net.switch_layers):
         raise ValueError("this network shares its batch norm among widths; convert with 'per_width'")
-    widest = [net.selection.choices[-1]] * len(net.switch_layers)
+    widest = [net.choices[-1]] * len(net.switch_layers)
     norms = _norms(net, widest)
     old = [_table(norm) for norm in norms]
     wide = _moments(net, batches, widest)
-    for setting in settings or [[choice] * len(widest) for choice in net.selection.choices[:-1]]:
+    for setting in settings or [[choice] * len(widest) for choice in net.choices[:-1]]:
         targets: dict[nn.Module, tuple[Moments, Moments]] = {
             norm: (table, reference)
             for norm, wide_norm, table, reference in zip(_norms(net, setting), norms, old, wide, strict=True)
@@ -312,8 +312,7 @@ def _correct(norm: nn.BatchNorm2d, old: Moments, wide: Moments, own: Moments) ->
 def _norms(net: NestedNet, setting: Sequence[Choice]) -> list[nn.BatchNorm2d]:
     """The batch norms that a setting reads, in the order of the switchable layers."""
     found = [
-        layer.norm_of(net.selection.index_of(choice))
-        for layer, choice in zip(net.switch_layers, setting, strict=True)
+        layer.norm_of(net.index_of(choice)) for layer, choice in zip(net.switch_layers, setting, strict=True)
     ]
     return [norm for norm in found if norm is not None]
 

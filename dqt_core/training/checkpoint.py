@@ -5,7 +5,9 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from dqt_core.data import Dataset
+from dqt_core.data.holding import held
 from dqt_core.data.streaming import ImageStream
 from dqt_core.training import distributed
 from dqt_core.training.network import NestedNet
@@ -39,7 +42,7 @@ def description(
         run |= {"images": dataset.checksums["train_images"], "labels": dataset.checksums["train_labels"]}
     run |= {"mean": dataset.mean, "std": dataset.std, "start": distributed.digest(net)}
     if isinstance(net, NestedNet):
-        run |= {"choices": net.selection.choices, "rounding": net.selection.rounding}
+        run |= {"choices": net.choices, "rounding": net.rounding}
     plain: dict[str, Any] = json.loads(json.dumps(run))
     return plain
 
@@ -47,6 +50,28 @@ def description(
 def _differing(run: dict[str, Any], other: dict[str, Any]) -> str:
     """The settings of one run that another does not share."""
     return ", ".join(f"{k}={v!r}" for k, v in run.items() if k not in other or other[k] != v) or "no more"
+
+
+@contextmanager
+def alone(accelerator: Accelerator, out: str | Path | None) -> Iterator[None]:
+    """Within, no other run keeps its checkpoints in the folder.
+
+    Raises
+    ------
+    DataError
+        If another run does.
+    NotADirectoryError
+        If it is a file.
+    """
+    if out is None or not accelerator.is_main_process:
+        yield
+        return
+    folder = Path(out)
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"{folder} is a file; give a folder for checkpoints")
+    folder.mkdir(parents=True, exist_ok=True)
+    with held(folder / "lock", f"training in {folder}"):
+        yield
 
 
 class Checkpoint:
@@ -64,11 +89,6 @@ class Checkpoint:
         Holds the folders ``last`` and ``previous``. None: nothing is kept.
     parts : mapping of name to what has a state
         Model, optimizers, schedules: ``state_dict`` and ``load_state_dict``.
-
-    Raises
-    ------
-    NotADirectoryError
-        If `out` is a file.
     """
 
     def __init__(
@@ -76,8 +96,6 @@ class Checkpoint:
     ) -> None:
         self.accelerator, self.run, self.parts = accelerator, run, parts
         self.folder = None if out is None else Path(out)
-        if self.folder is not None and self.folder.exists() and not self.folder.is_dir():
-            raise NotADirectoryError(f"{self.folder} is a file; give a folder for checkpoints")
 
     def restore(self) -> list[dict[str, float]]:
         """Load the last checkpoint, if there is one, and return its history."""
@@ -86,6 +104,7 @@ class Checkpoint:
         last, previous = self.folder / "last", self.folder / "previous"
         if self.accelerator.is_main_process and not last.is_dir() and previous.is_dir():
             os.replace(previous, last)
+            print(f"{last} is missing: the one before takes its place", file=sys.stderr)
         self.accelerator.wait_for_everyone()
         if not last.is_dir():
             return []
@@ -105,6 +124,8 @@ class Checkpoint:
             )
         for name, part in self.parts.items():
             part.load_state_dict(_joined(states[name], tensors.get(_file(name), {})))
+        if self.accelerator.is_main_process:
+            print(f"{last}: the run goes on after step {len(history)}", file=sys.stderr)
         return history
 
     def save(self, history: list[dict[str, float]]) -> None:
@@ -114,7 +135,15 @@ class Checkpoint:
         if self.accelerator.is_main_process:
             new, last, previous = (self.folder / name for name in ("new", "last", "previous"))
             shutil.rmtree(new, ignore_errors=True)  # what a kill left of it
-            self._write(new, history)
+            try:
+                self._write(new, history)
+            except OSError as error:
+                shutil.rmtree(new, ignore_errors=True)
+                kept = f"goes on from {last}" if last.is_dir() else "begins anew"
+                raise OSError(
+                    f"the checkpoint after step {len(history)} cannot be written ({error}); make room in "
+                    f"{self.folder} and start the run again: it {kept}"
+                ) from error
             shutil.rmtree(previous, ignore_errors=True)
             if last.is_dir():
                 os.replace(last, previous)

@@ -4,7 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dqt_core.training.layers import Coded, MeanPool, Quantizer, Selection, SwitchLayer
+from dqt_core.nested import Rounding
+from dqt_core.training.layers import Choice, Coded, MeanPool, Quantizer, Selection, SwitchLayer
 
 
 class Controller(nn.Module):
@@ -16,8 +17,9 @@ class Controller(nn.Module):
         Of the stem.
     layers : int
         Switchable layers.
-    selection : Selection
-        Shared by the network; filled where the pass asks for the controller.
+    choices : tuple of (weight bits, input bits)
+        Of the network.
+    rounding : {"half_up", "floor"}
     hidden : int
         64 in the paper.
     signed : bool
@@ -30,31 +32,37 @@ class Controller(nn.Module):
     """
 
     def __init__(
-        self, channels: int, layers: int, selection: Selection, hidden: int = 64, signed: bool = False
+        self,
+        channels: int,
+        layers: int,
+        choices: tuple[Choice, ...],
+        rounding: Rounding,
+        hidden: int = 64,
+        signed: bool = False,
     ) -> None:
         super().__init__()
-        self.shape = layers, len(selection.choices)
-        self.selection, self.temperature = selection, 1.0
+        self.shape, self.temperature = (layers, len(choices)), 1.0
         self.pool, self.input = MeanPool(), Quantizer(signed)
-        self.fc1 = SwitchLayer(nn.Linear(channels, hidden), None, selection, index=None)
+        self.fc1 = SwitchLayer(nn.Linear(channels, hidden), None, choices, rounding, index=None)
         self.hidden = Quantizer(signed=False)
-        last = nn.Linear(hidden, layers * len(selection.choices))
+        last = nn.Linear(hidden, layers * len(choices))
         nn.init.zeros_(last.bias)
-        self.fc2 = SwitchLayer(last, None, selection, index=None)
+        self.fc2 = SwitchLayer(last, None, choices, rounding, index=None)
 
-    def logits(self, stem: Coded) -> Tensor:
+    def logits(self, stem: Coded, selection: Selection) -> Tensor:
         """Logits (N, L, K) from the stem's codes; no gradient reaches the stem."""
         mean = self.pool(Coded(stem.codes.detach(), stem.step.detach(), stem.signed))
-        return self.fc2(self.hidden(self.fc1(self.input(mean)))).unflatten(1, self.shape)
+        hidden = self.hidden(self.fc1(self.input(mean, selection), selection), selection)
+        return self.fc2(hidden, selection).unflatten(1, self.shape)
 
-    def forward(self, stem: Coded) -> Coded:
+    def forward(self, stem: Coded, selection: Selection) -> Coded:
         """Fill the selection if the pass asks for it; the codes pass through unchanged."""
-        if self.input.is_calibrating:
-            self.logits(stem)
-        if self.selection.by_controller:
-            logits = self.logits(stem).float()
-            self.selection.probabilities = logits.softmax(-1)
-            self.selection.per_layer = self._choose(logits)
+        if selection.is_calibrating:
+            self.logits(stem, selection)
+        if selection.by_controller:
+            logits = self.logits(stem, selection).float()
+            selection.probabilities = logits.softmax(-1)
+            selection.per_layer = self._choose(logits)
         return stem
 
     def _choose(self, logits: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +23,6 @@ from dqt_core.training.layers import (
     Selection,
     SwitchLayer,
     as_choice,
-    calibrating,
 )
 from dqt_core.training.network import NestedNet
 from dqt_core.training.tracing import ADDITIONS, FloatGraph, function_of, require_ordinary
@@ -92,9 +92,9 @@ def convert(
     float_net = copy.deepcopy(net).to("cpu", torch.float32).eval()
 
     def converted(choices: tuple[Choice, ...], controller: bool) -> tuple[NestedNet, _Conversion]:
-        conversion = _Conversion(float_net, Selection(choices, rounding), batch_norm == "shared", controller)
+        conversion = _Conversion(float_net, choices, rounding, batch_norm == "shared", controller)
         graph = conversion.run(x[:1])
-        return NestedNet(graph, conversion.selection, mean, std, images.shape[1:]).eval(), conversion
+        return NestedNet(graph, choices, rounding, mean, std, images.shape[1:]).eval(), conversion
 
     nested, conversion = converted(choices, controller)
     every = comparison.distance(len(x))
@@ -109,9 +109,19 @@ def convert(
 @torch.no_grad()
 def _calibrated(nested: NestedNet, conversion: "_Conversion", x: Tensor, every: int) -> dict[str, Tensor]:
     """Take the steps from a pass of the images at the widest choice; a sample of what its layers make."""
-    widths = [nested.selection.choices[-1]] * len(nested.switch_layers)
-    with calibrating(nested):
-        return comparison.outputs_of(nested, conversion.nested_layers, x, widths, every=every)
+    widest = [len(nested.choices) - 1] * len(nested.switch_layers)
+    handles = [layer.register_forward_hook(_count) for layer in nested.switch_layers + nested.fixed_layers]
+    try:
+        calibrating = Selection(widest, is_calibrating=True)
+        return comparison.outputs_of(nested.graph, conversion.nested_layers, x, calibrating, every=every)
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _count(layer: nn.Module, arguments: tuple[Any, ...], out: Tensor) -> None:
+    assert isinstance(layer, SwitchLayer)
+    layer.macs = layer.weight.numel() * out[0, 0].numel()
 
 
 def _choices(widths: Iterable[int | Choice]) -> tuple[Choice, ...]:
@@ -131,9 +141,17 @@ class _Conversion:
     that a layer or pool reads, or that has several readers, is rounded to codes where it arises.
     """
 
-    def __init__(self, net: nn.Module, selection: Selection, shared_norm: bool, controller: bool) -> None:
+    def __init__(
+        self,
+        net: nn.Module,
+        choices: tuple[Choice, ...],
+        rounding: Rounding,
+        shared_norm: bool,
+        controller: bool,
+    ) -> None:
         self.old = FloatGraph(net)
-        self.selection, self.shared_norm, self.wants_controller = selection, shared_norm, controller
+        self.choices, self.rounding = choices, rounding
+        self.shared_norm, self.wants_controller = shared_norm, controller
         self.root, self.graph = nn.Module(), fx.Graph()
         self.new: dict[fx.Node, fx.Node] = {}
         self.signed: dict[fx.Node, bool] = {}  # of the new nodes that hold codes
@@ -205,7 +223,8 @@ class _Conversion:
             )
 
     def _input(self, node: fx.Node) -> None:
-        self._wide(node, self.graph.placeholder(node.name))
+        images, self.selection = (self.graph.placeholder(name) for name in (node.name, "selection"))
+        self._wide(node, images)
 
     def _output(self, node: fx.Node) -> None:
         result = node.args[0]
@@ -241,7 +260,7 @@ class _Conversion:
             self._require_flat(source, f"`{node.target}` reads")
         index = self.indices.get(node)
         try:
-            switch_layer = SwitchLayer(layer, norm, self.selection, index, self.shared_norm)
+            switch_layer = SwitchLayer(layer, norm, self.choices, self.rounding, index, self.shared_norm)
         except ValueError as error:
             raise ValueError(f"`{node.target}`: {error}") from error
         out = self._module(node, switch_layer, self.new[source])
@@ -318,7 +337,7 @@ class _Conversion:
 
     def _codes(self, node: fx.Node, x: fx.Node, signed: bool, limit: float | None = None) -> None:
         is_switched = any(reader in self.indices for reader in self.old.reading_layers(node))
-        widths = tuple(bits for _, bits in self.selection.choices) if is_switched else (MASTER_WIDTH,)
+        widths = tuple(bits for _, bits in self.choices) if is_switched else (MASTER_WIDTH,)
         self.new[node] = self._module(node, Quantizer(signed, limit, widths), x, suffix="codes")
         self.signed[self.new[node]] = signed
         if self.wants_controller and node in self.behind_stem:
@@ -326,9 +345,10 @@ class _Conversion:
 
     def _insert_controller(self, node: fx.Node, signed: bool) -> None:
         self.wants_controller = False
-        controller = Controller(self.old.shapes[node][1], len(self.indices), self.selection, signed=signed)
+        channels, layers = self.old.shapes[node][1], len(self.indices)
+        controller = Controller(channels, layers, self.choices, self.rounding, signed=signed)
         self.root.add_module("controller", controller)
-        self.new[node] = self.graph.call_module("controller", (self.new[node],))
+        self.new[node] = self.graph.call_module("controller", (self.new[node], self.selection))
         self.signed[self.new[node]] = signed
 
     def _module(self, node: fx.Node, module: nn.Module, *x: fx.Node, suffix: str = "") -> fx.Node:
@@ -348,7 +368,8 @@ class _Conversion:
                 f"module `{name}` is called twice; convert needs a module of its own for every call"
             )
         holder.add_module(leaf, module)
-        return self.graph.call_module(name, x)
+        takes_selection = isinstance(module, Quantizer | SwitchLayer)
+        return self.graph.call_module(name, (*x, self.selection) if takes_selection else x)
 
     def _source(self, node: fx.Node) -> fx.Node:
         return self.new[node.all_input_nodes[0]]

@@ -2,10 +2,9 @@
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -79,71 +78,51 @@ class Rounded(Coded):
         return self._at[key]
 
 
+Shared: TypeAlias = dict[
+    Any, tuple[Any, Any]
+]  # by part of the network: what it was given last, and made of it
+
+
 @dataclass
 class Selection:
-    """Which choice of widths every switchable layer uses in the running forward pass.
+    """What one forward pass carries from layer to layer; a pass has one of its own.
 
     Attributes
     ----------
-    choices : tuple of (weight bits, input bits), from narrow to wide
     per_layer : list of int, or tensor (N, L, K)
-        An index into `choices` for every layer, or weights that pick (or mix) them for every image.
-    probabilities : tensor (N, L, K), optional
-        The controller's softmax, for the cost term.
+        An index into the network's choices for every layer, or weights that pick (or mix) them for every
+        image.
     by_controller : bool
         Whether the controller fills `per_layer` in this pass.
-    share_masters : bool
-        Whether layers keep their weights' master codes between passes.
+    probabilities : tensor (N, L, K), optional
+        The controller's softmax, for the cost term.
+    is_calibrating : bool
+        Whether every `Quantizer` takes its step from what passes through it.
+    shared : dict, optional
+        What passes that were given the same dict share; see `NestedNet.run`.
     """
 
-    choices: tuple[Choice, ...]
-    rounding: Rounding = "half_up"
     per_layer: list[int] | Tensor = field(default_factory=list)
-    probabilities: Tensor | None = None
     by_controller: bool = False
-    share_masters: bool = False
-
-    def index_of(self, width: int | Choice) -> int:
-        """Index of a width, or pair of widths, among the choices."""
-        pair = as_choice(width)
-        if pair not in self.choices:
-            raise ValueError(f"width {width} is not among this network's choices {self.choices}")
-        return self.choices.index(pair)
+    probabilities: Tensor | None = None
+    is_calibrating: bool = False
+    shared: Shared | None = None
 
     def of_layer(self, layer: int) -> int | Tensor:
         """An index, or (N, K) weights, for one layer."""
         return self.per_layer[:, layer] if isinstance(self.per_layer, Tensor) else self.per_layer[layer]
 
-
-class Shared(nn.Module):
-    """A part that several passes over the same images call with the same input before the first switch.
-
-    Attributes
-    ----------
-    keeps : bool
-        Whether the last result is kept, and given again for the same input; see
-        `NestedNet.shared_masters`.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.keeps = False
-        self._last: tuple[Any, Any] = None, None
-
-    def once(self, x: Any, compute: Callable[[Any], Any]) -> Any:
-        """``compute(x)``, or what it gave for this very object."""
-        if not self.keeps:
+    def once(self, part: Any, x: Any, compute: Callable[[Any], Any]) -> Any:
+        """``compute(x)``, or what a pass that shares with this one made of this very object."""
+        if self.shared is None:
             return compute(x)
-        if self._last[0] is not x:
-            self._last = x, compute(x)
-        return self._last[1]
-
-    def keep(self, keeps: bool) -> None:
-        """Begin or end to keep."""
-        self.keeps, self._last = keeps, (None, None)
+        last = self.shared.get(part)
+        if last is None or last[0] is not x:
+            last = self.shared[part] = x, compute(x)
+        return last[1]
 
 
-class Quantizer(Shared):
+class Quantizer(nn.Module):
     """Round real activations to master codes with a learned step.
 
     Parameters
@@ -162,7 +141,6 @@ class Quantizer(Shared):
         super().__init__()
         self.signed, self.limit, self.widths = signed, limit, tuple(widths)
         self.log_step = nn.Parameter(torch.zeros(()))
-        self.is_calibrating = False
 
     @property
     def range(self) -> tuple[int, int]:
@@ -172,14 +150,13 @@ class Quantizer(Shared):
             hi = min(hi, math.floor(self.limit / self.log_step.exp().item() + 0.5))
         return lo, hi
 
-    def forward(self, x: Tensor | Coded) -> Coded:
-        return self.once(x, self._rounded)
+    def forward(self, x: Tensor | Coded, selection: Selection) -> Coded:
+        if selection.is_calibrating:
+            self._calibrate(_real(x).detach())
+        return selection.once(self, x, self._rounded)
 
     def _rounded(self, x: Tensor | Coded) -> Coded:
-        if isinstance(x, Coded):  # a ReLU on what is codes already, after a max-pool say
-            x = x.value
-        if self.is_calibrating:
-            self._calibrate(x.detach())
+        x = _real(x)  # a ReLU on what is codes already, after a max-pool say
         x = x if x.dtype == torch.bfloat16 else x.float()
         lo, hi = self.range
         is_limited = self.limit is not None and hi < code_range(MASTER_WIDTH, self.signed)[1]
@@ -193,7 +170,7 @@ class Quantizer(Shared):
         self.log_step.data = straight_through.initial_log_step(sample, lo, hi, self.widths)
 
 
-class SwitchLayer(Shared):
+class SwitchLayer(nn.Module):
     """A convolution or linear layer on codes, with its batch norm: one table for every choice of widths.
 
     Codes are convolved, not values: small integers are exact in bf16 and fp16, and in float32 the sum is
@@ -204,25 +181,31 @@ class SwitchLayer(Shared):
     layer : Conv2d or Linear
     norm : BatchNorm2d, optional
         Follows the layer; absorbed.
-    selection : Selection
-        Shared by the network.
+    choices : tuple of (weight bits, input bits), from narrow to wide
+    rounding : {"half_up", "floor"}
     index : int, optional
-        Number among the switchable layers; None: always 8 bits.
+        Number among the switchable layers; None: always 8 bits, whatever the choices.
     shared_norm : bool
         One batch-norm table for all widths.
+
+    Attributes
+    ----------
+    macs : int
+        Multiply-accumulates of an image of the network's size; `convert` counts them.
     """
 
     def __init__(
         self,
         layer: nn.Conv2d | nn.Linear,
         norm: nn.BatchNorm2d | None,
-        selection: Selection,
+        choices: tuple[Choice, ...],
+        rounding: Rounding,
         index: int | None,
         shared_norm: bool = False,
     ) -> None:
         super().__init__()
-        self.choices = selection.choices if index is not None else ((MASTER_WIDTH, MASTER_WIDTH),)
-        self.selection, self.index = selection, index
+        self.choices = choices if index is not None else ((MASTER_WIDTH, MASTER_WIDTH),)
+        self.rounding, self.index = rounding, index
         self.weight, self.bias = layer.weight, layer.bias
         self.is_conv = isinstance(layer, nn.Conv2d)
         self.stride, self.padding, self.groups = _geometry(layer)
@@ -234,15 +217,10 @@ class SwitchLayer(Shared):
         tables = 1 if shared_norm else len(self.choices)
         self.norms = nn.ModuleList([] if norm is None else [copy.deepcopy(norm) for _ in range(tables)])
         self.macs = 0
-        self._master: Tensor | None = None
 
     def master(self) -> Tensor:
         """Master codes of the weights: float32 integers -128..127, the shape of `weight`."""
-        if self._master is not None and self.selection.share_masters:
-            return self._master
-        master = straight_through.quantize(self.weight, self.log_step, *code_range(MASTER_WIDTH, signed=True))
-        self._master = master if self.selection.share_masters else None
-        return master
+        return straight_through.quantize(self.weight, self.log_step, *code_range(MASTER_WIDTH, signed=True))
 
     def norm_of(self, choice: int) -> nn.BatchNorm2d | None:
         """The batch norm of one choice of widths."""
@@ -252,27 +230,29 @@ class SwitchLayer(Shared):
         assert isinstance(norm, nn.BatchNorm2d), "made so in __init__"
         return norm
 
-    def forward(self, x: Coded) -> Tensor:
+    def forward(self, x: Coded, selection: Selection) -> Tensor:
+        # with gradients, before a pass that takes none: it may be the first of those that share it
+        master = selection.once(self.weight, self.weight, lambda _: self.master())
         if self.index is None:
-            return self.once(x, lambda x: self._at(x, 0))
-        chosen = self.selection.of_layer(self.index)
+            return selection.once(self, x, lambda x: self._at(x, master, 0))
+        chosen = selection.of_layer(self.index)
         if isinstance(chosen, int):
-            return self._at(x, chosen)
-        if self.training and self.selection.by_controller:
-            return self._selected(x, chosen)
+            return self._at(x, master, chosen)
+        if self.training and selection.by_controller:
+            return self._selected(x, master, chosen)
         shape = [-1] + [1] * (x.codes.ndim - 1)
-        outputs = [chosen[:, k].reshape(shape) * self._at(x, k) for k in range(len(self.choices))]
+        outputs = [chosen[:, k].reshape(shape) * self._at(x, master, k) for k in range(len(self.choices))]
         return torch.stack(outputs).sum(0)
 
-    def _selected(self, x: Coded, weights: Tensor) -> Tensor:
+    def _selected(self, x: Coded, master: Tensor, weights: Tensor) -> Tensor:
         """Each image at the choice that one-hot weights pick: every choice forward, one backward."""
         picked = weights.argmax(1)
         order, counts = picked.argsort(stable=True), picked.bincount(minlength=len(self.choices)).tolist()
         with torch.no_grad():
-            statistics, outputs = zip(*(self._tried(x, k) for k in range(len(counts))), strict=True)
+            statistics, outputs = zip(*(self._tried(x, master, k) for k in range(len(counts))), strict=True)
         groups = x.sorted(order).split(counts)
         parts = [
-            self._real(self._product(group, self.choices[k]), x.step, k, statistics[k])
+            self._real(self._product(group, master, self.choices[k]), x.step, k, statistics[k])
             for k, group in enumerate(groups)
             if counts[k]
         ]
@@ -280,16 +260,18 @@ class SwitchLayer(Shared):
             straight_through.sorted_rows(torch.cat(parts), order.argsort()), weights, outputs
         )
 
-    def _tried(self, x: Coded, choice: int) -> tuple[straight_through.Statistics | None, Tensor]:
+    def _tried(
+        self, x: Coded, master: Tensor, choice: int
+    ) -> tuple[straight_through.Statistics | None, Tensor]:
         """The output of all images at a choice, and the statistics that its batch norm took."""
-        product, norm = self._product(x, self.choices[choice]), self.norm_of(choice)
+        product, norm = self._product(x, master, self.choices[choice]), self.norm_of(choice)
         statistics = (
             straight_through.batch_statistics(product) if norm is not None and norm.training else None
         )
         return statistics, self._real(product, x.step, choice, statistics).to(product.dtype)
 
-    def _at(self, x: Coded, choice: int) -> Tensor:
-        return self._real(self._product(x, self.choices[choice]), x.step, choice)
+    def _at(self, x: Coded, master: Tensor, choice: int) -> Tensor:
+        return self._real(self._product(x, master, self.choices[choice]), x.step, choice)
 
     def _real(
         self,
@@ -311,20 +293,16 @@ class SwitchLayer(Shared):
             out = out + self.bias.reshape(shape)
         return out if norm is None else norm(out)
 
-    def _product(self, x: Coded, choice: Choice) -> Tensor:
+    def _product(self, x: Coded, master: Tensor, choice: Choice) -> Tensor:
         weight_bits, input_bits = choice
-        rounding = self.selection.rounding
-        weight = straight_through.switch(self.master(), weight_bits, True, rounding)
-        if rounding == "floor":
+        weight = straight_through.switch(master, weight_bits, True, self.rounding)
+        if self.rounding == "floor":
             drop = 2.0 ** (MASTER_WIDTH - weight_bits)
             weight = weight + (drop - 1) / (2 * drop)  # the middle of the bin
-        codes = x.at(input_bits, rounding)
-        self.macs = self.weight.numel()
+        codes = x.at(input_bits, self.rounding)
         if not self.is_conv:
             return functional.linear(codes, weight)
-        out = functional.conv2d(codes, weight, None, self.stride, self.padding, groups=self.groups)
-        self.macs *= out.shape[2] * out.shape[3]
-        return out
+        return functional.conv2d(codes, weight, None, self.stride, self.padding, groups=self.groups)
 
 
 class CodedMaxPool(nn.Module):
@@ -350,7 +328,7 @@ class Addition(nn.Module):
     """Sum of real values, of which either may be codes (a shortcut)."""
 
     def forward(self, x: Tensor | Coded, y: Tensor | Coded) -> Tensor:
-        return (x.value if isinstance(x, Coded) else x) + (y.value if isinstance(y, Coded) else y)
+        return _real(x) + _real(y)
 
 
 def as_choice(width: Any) -> Choice:
@@ -368,17 +346,8 @@ def as_choice(width: Any) -> Choice:
     return require_width(pair[0]), require_width(pair[1])
 
 
-@contextmanager
-def calibrating(module: nn.Module) -> Iterator[None]:
-    """Within, every `Quantizer` of the module takes its step from what passes through it."""
-    quantizers = [m for m in module.modules() if isinstance(m, Quantizer)]
-    for quantizer in quantizers:
-        quantizer.is_calibrating = True
-    try:
-        yield
-    finally:
-        for quantizer in quantizers:
-            quantizer.is_calibrating = False
+def _real(x: Tensor | Coded) -> Tensor:
+    return x.value if isinstance(x, Coded) else x
 
 
 def _geometry(layer: nn.Conv2d | nn.Linear) -> tuple[int, int, int]:

@@ -89,6 +89,9 @@ def lower(net: NestedNet, name: str = "program") -> Program:
     -----
     The multipliers, offsets and shifts do not depend on the widths, apart from the per-width batch norm.
 
+    This is the last time that floats are computed, some of them in torch's float32, whose last bits depend on
+    the machine. From here on nothing does: to have the same bits elsewhere, pass on the program's file.
+
     Examples
     --------
     >>> from dqt_core import models, convert
@@ -127,9 +130,8 @@ class _Lowering:
         for node in self.net.graph.graph.nodes:
             self.values[node] = self._lower_node(node)
         layers = tuple(self.names[i] for i in range(len(self.names)))
-        selection = self.net.selection
         shape = self.shapes[IMAGE]
-        return Program(name, tuple(self.ops), selection.choices, layers, shape, selection.rounding)
+        return Program(name, tuple(self.ops), self.net.choices, layers, shape, self.net.rounding)
 
     def _append(self, op: Op) -> None:
         self.ops.append(op)
@@ -180,7 +182,7 @@ class _Lowering:
     def _conv(self, name: str, layer: SwitchLayer, x: _CodedValue, controller: bool = False) -> _RealTerm:
         master = layer.master().reshape(len(layer.weight), layer.weight.shape[1], *_kernel_size(layer))
         weight = master.numpy().transpose(0, 2, 3, 1).astype(np.int8)
-        is_floor = self.net.selection.rounding == "floor"
+        is_floor = self.net.rounding == "floor"
         terms = int(np.prod(weight.shape[1:]))
         largest_weight = 256 if is_floor else 128  # floor counts half steps, see integer.conv2d_mid_bin
         out = f"{name}:sum"

@@ -1,5 +1,6 @@
 """A network of nested codes: every layer's width is an argument of the call."""
 
+import copy
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -8,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from dqt_core.nested import MASTER_WIDTH
+from dqt_core.nested import MASTER_WIDTH, Rounding
 from dqt_core.training.controller import Controller
-from dqt_core.training.layers import Choice, Selection, Shared, SwitchLayer
+from dqt_core.training.layers import Choice, Selection, Shared, SwitchLayer, as_choice
 
 
 class NestedNet(nn.Module):
@@ -20,8 +21,8 @@ class NestedNet(nn.Module):
     ----------
     graph : GraphModule
         The float model's graph with every part replaced; `lower` walks it.
-    selection : Selection
-        The widths of the running pass.
+    choices : tuple of (weight bits, input bits), from narrow to wide
+    rounding : {"half_up", "floor"}
     mean, std : tuple of 3 floats
         The normalisation of the input.
     image_shape : tuple of int
@@ -34,16 +35,17 @@ class NestedNet(nn.Module):
     def __init__(
         self,
         graph: fx.GraphModule,
-        selection: Selection,
+        choices: tuple[Choice, ...],
+        rounding: Rounding,
         mean: Sequence[float],
         std: Sequence[float],
         image_shape: tuple[int, ...],
     ) -> None:
         super().__init__()
-        self.graph, self.selection = graph, selection
+        self.graph, self.choices, self.rounding = graph, choices, rounding
         self.mean, self.std, self.image_shape = tuple(mean), tuple(std), image_shape
         self.differences: dict[str, float] = {}
-        self._compiled: Callable[[Tensor], Tensor] | None = None
+        self._compiled: Callable[[Tensor, Selection], Tensor] | None = None
 
     @property
     def switch_layers(self) -> list[SwitchLayer]:
@@ -62,9 +64,21 @@ class NestedNet(nn.Module):
         return getattr(self.graph, "controller", None)
 
     def forward(
-        self, images: Tensor, widths: int | str | Sequence[int | Choice] | Tensor = MASTER_WIDTH
+        self,
+        images: Tensor,
+        widths: int | str | Sequence[int | Choice] | Tensor = MASTER_WIDTH,
+        shared: Shared | None = None,
     ) -> Tensor:
-        """Logits at given widths.
+        """Logits of `run`."""
+        return self.run(images, widths, shared)[0]
+
+    def run(
+        self,
+        images: Tensor,
+        widths: int | str | Sequence[int | Choice] | Tensor = MASTER_WIDTH,
+        shared: Shared | None = None,
+    ) -> tuple[Tensor, Selection]:
+        """Logits at given widths, and what the controller chose.
 
         Parameters
         ----------
@@ -73,10 +87,15 @@ class NestedNet(nn.Module):
         widths : int, list of L, "controller", or tensor (N, L, K)
             One width for all switchable layers, one (or one pair) for each, the controller's choice for each
             image, or weights over the choices for each image.
+        shared : dict, optional
+            Empty at first. Passes that are given the same dict compute the weights' master codes once and,
+            of the same `images`, what precedes the first switch; the running statistics of the norms there
+            are updated once. Compiled passes share nothing: each is one function of the images.
 
         Returns
         -------
-        float tensor, (N, classes)
+        logits : float tensor, (N, classes)
+        selection : Selection
 
         Raises
         ------
@@ -89,51 +108,29 @@ class NestedNet(nn.Module):
                 f"images are {images.dtype} {tuple(images.shape)}, expected float32 "
                 f"(N, {self.image_shape[2]}, H, W), normalised; see calibration.inputs(net, images)"
             )
-        selection = self.selection
-        selection.by_controller = isinstance(widths, str)
-        selection.per_layer = per_layer = self._per_layer(widths)
+        per_layer = self._per_layer(widths)
         is_uniform = isinstance(per_layer, list) and len(set(per_layer)) == 1
-        graph = self._compiled if self._compiled and is_uniform and self.training else self.graph
-        return graph(images)
+        is_compiled = self._compiled is not None and is_uniform and self.graph.training
+        selection = Selection(per_layer, isinstance(widths, str), shared=None if is_compiled else shared)
+        graph = self._compiled if self._compiled and is_compiled else self.graph
+        return graph(images, selection), selection
 
     @contextmanager
-    def compiled(self) -> Iterator[None]:
-        """Within, training passes at one width for all layers are compiled, once for each width."""
-        # no registered module: the state of the network is to hold every weight once
-        self._compiled = functools.partial(torch.compile(self.graph, dynamic=False))
-        limit = 2 * len(self.selection.choices) + 8  # graphs that one code may have
-        try:
-            with torch._dynamo.config.patch(recompile_limit=limit):
-                yield
-        finally:
-            self._compiled = None
+    def compiled(self) -> Iterator["NestedNet"]:
+        """The network whose training passes at one width for all layers are compiled, once for each width.
 
-    @contextmanager
-    def shared_masters(self) -> Iterator[None]:
-        """Within, the weights' master codes, and what precedes the first switch, are computed once.
-
-        The passes share them; the running statistics of the norms there are updated once. Compiled passes
-        share nothing: each is one function of the images.
+        It has the same parts, and is of use within alone.
         """
-        if self._compiled:
-            yield
-            return
-        parts = [module for module in self.graph.modules() if isinstance(module, Shared)]
-        self.selection.share_masters = True
-        for part in parts:
-            part.keep(True)
-        try:
-            yield
-        finally:
-            self.selection.share_masters = False
-            for part in parts:
-                part.keep(False)
-            for layer in self.switch_layers + self.fixed_layers:
-                layer._master = None
+        net = copy.copy(self)  # no registered module: the state of a network is to hold every weight once
+        net.__dict__.pop("forward", None)  # Accelerate's, which calls the network that it was made for
+        net._compiled = functools.partial(torch.compile(self.graph, dynamic=False))
+        limit = 2 * len(self.choices) + 8  # graphs that one code may have
+        with torch._dynamo.config.patch(recompile_limit=limit):
+            yield net
 
     def bitops(self, weights: Tensor) -> Tensor:
         """Expected BitOPs of each image (N,) for weights over the choices (N, L, K), controller included."""
-        cost = torch.tensor([float(w * a) for w, a in self.selection.choices], device=weights.device)
+        cost = torch.tensor([float(w * a) for w, a in self.choices], device=weights.device)
         macs = torch.tensor([float(layer.macs) for layer in self.switch_layers], device=weights.device)
         fixed = sum(layer.macs for layer in self.fixed_layers) * MASTER_WIDTH**2
         # no matrix product: autocast would round the costs to bf16
@@ -142,7 +139,7 @@ class NestedNet(nn.Module):
     def _per_layer(self, widths: int | str | Sequence[int | Choice] | Tensor) -> list[int] | Tensor:
         layers = len(self.switch_layers)
         if isinstance(widths, Tensor) and (widths.ndim > 1 or widths.is_floating_point()):
-            expected = layers, len(self.selection.choices)
+            expected = layers, len(self.choices)
             if widths.ndim != 3 or widths.shape[1:] != expected:
                 raise ValueError(
                     f"weights over the choices are {tuple(widths.shape)}, expected (N, {expected})"
@@ -159,16 +156,18 @@ class NestedNet(nn.Module):
         if isinstance(widths, int):
             widths = [widths] * layers
         listed = list(widths)
-        if (
-            isinstance(widths, tuple)
-            and layers == 2
-            and widths in self.selection.choices
-            and len(set(widths)) > 1
-        ):
+        if isinstance(widths, tuple) and layers == 2 and widths in self.choices and len(set(widths)) > 1:
             raise ValueError(
                 f"widths={widths} may be a width for each of the 2 layers, or a pair for both; give "
                 f"{listed} or [{widths}] * 2"
             )
         if len(listed) != layers:
             raise ValueError(f"got {len(listed)} widths for {layers} switchable layers")
-        return [self.selection.index_of(width) for width in listed]
+        return [self.index_of(width) for width in listed]
+
+    def index_of(self, width: int | Choice) -> int:
+        """Index of a width, or pair of widths, among the choices."""
+        pair = as_choice(width)
+        if pair not in self.choices:
+            raise ValueError(f"width {width} is not among this network's choices {self.choices}")
+        return self.choices.index(pair)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dqt_core.training.layers import Choice
+from dqt_core.training.layers import Choice, Shared
 from dqt_core.training.network import NestedNet
 
 
@@ -27,9 +27,16 @@ class Objective:
     sampled_widths : int, optional
         Passes of the consistency term in a step: the narrowest, the widest, and others drawn anew [ours; the
         sandwich rule of universally slimmable networks, arXiv 1903.05134]. None: one for every width.
+    mixed_paths : int
+        Further passes of the consistency term in a step, each with every layer at a width drawn anew, so that
+        no mixture stays untrained [ours; RFQuant, CVPR 2024].
     target_bitops : float, optional
         None: J_cost is the mean expected BitOPs over those of the widest choice [paper]. A number: J_cost is
         ``max(0, expected BitOPs / target - 1)``, so that "4-bit" can be asked for [ours].
+    target_rates : tuple of floats, optional
+        For every choice, 0..1: what part of the images is to get it, in each layer. J_cost is then the mean
+        over layers of the squared distance of the batch's mean probabilities from it [ours; convnet-aig,
+        arXiv 1711.11503]. One and the same decision for all images cannot meet a rate between 0 and 1.
     controller_from : float
         Fraction of the training after which the controller's pass joins; before, only consistency is trained.
     temperature : tuple of two floats
@@ -56,7 +63,9 @@ class Objective:
     beta: float = 0.0
     consistency_widths: tuple[int | Choice, ...] | None = None
     sampled_widths: int | None = None
+    mixed_paths: int = 0
     target_bitops: float | None = None
+    target_rates: tuple[float, ...] | None = None
     controller_from: float = 0.0
     temperature: tuple[float, float] = (2.0, 0.5)
     controller_share: float = 1.0
@@ -75,6 +84,8 @@ class Objective:
                 f"sampled_widths={self.sampled_widths}, expected 2 or more: the narrowest and the widest "
                 "always take part"
             )
+        if self.target_rates is not None and self.target_bitops is not None:
+            raise ValueError("target_bitops and target_rates are both given; choose what J_cost is to be")
         if not 0 < self.controller_share <= 1:
             raise ValueError(f"controller_share={self.controller_share}, expected more than 0, at most 1")
 
@@ -100,17 +111,21 @@ class Objective:
         widths = self._widths(net)
         layers = len(net.switch_layers)
         soft = self._soft_labels(images)
-        with net.shared_masters():
-            terms = {}
-            if self.alpha:
-                losses = [self._task(net(images, [width] * layers), labels, soft) for width in widths]
-                terms["consistency"] = torch.stack(losses).sum()
-            if net.controller is not None and progress >= self.controller_from:
-                net.controller.temperature = self._temperature(progress)
-                part = slice(math.ceil(self.controller_share * len(images)))
-                own = None if soft is None else soft[part]
-                terms["task"] = self._task(net(images[part], "controller"), labels[part], own)
-                terms["cost"] = self._cost(net)
+        shared: Shared = {}
+        terms = {}
+        if self.alpha:
+            mixed = [self._mixed(net) for _ in range(self.mixed_paths)]
+            paths = [*([width] * layers for width in widths), *mixed]
+            losses = [self._task(net(images, path, shared), labels, soft) for path in paths]
+            terms["consistency"] = torch.stack(losses).sum()
+        if net.controller is not None and progress >= self.controller_from:
+            net.controller.temperature = self._temperature(progress)
+            part = slice(math.ceil(self.controller_share * len(images)))
+            own = None if soft is None else soft[part]
+            logits, selection = net.run(images[part], "controller", shared)
+            assert selection.probabilities is not None, "the controller fills them in its pass"
+            terms["task"] = self._task(logits, labels[part], own)
+            terms["cost"] = self._cost(net, selection.probabilities)
         if not terms:
             raise ValueError(
                 "there is no loss: alpha is 0 and no controller's pass joins; "
@@ -122,11 +137,16 @@ class Objective:
 
     def _widths(self, net: NestedNet) -> Sequence[int | Choice]:
         """Those of this step's consistency term, the sampled ones from torch's generator."""
-        widths = net.selection.choices if self.consistency_widths is None else self.consistency_widths
+        widths = net.choices if self.consistency_widths is None else self.consistency_widths
         if self.sampled_widths is None or self.sampled_widths >= len(widths):
             return widths
         drawn = torch.randperm(len(widths) - 2)[: self.sampled_widths - 2] + 1
         return [widths[0], *(widths[k] for k in sorted(drawn.tolist())), widths[-1]]
+
+    def _mixed(self, net: NestedNet) -> list[Choice]:
+        """A width for every layer, from torch's generator."""
+        drawn = torch.randint(len(net.choices), (len(net.switch_layers),))
+        return [net.choices[k] for k in drawn.tolist()]
 
     def _soft_labels(self, images: Tensor) -> Tensor | None:
         """The teacher's log probabilities."""
@@ -148,9 +168,14 @@ class Objective:
         first, last = self.temperature
         return first * (last / first) ** progress
 
-    def _cost(self, net: NestedNet) -> Tensor:
-        probabilities = net.selection.probabilities
-        assert probabilities is not None, "the controller fills the probabilities in its pass"
+    def _cost(self, net: NestedNet, probabilities: Tensor) -> Tensor:
+        if self.target_rates is not None:
+            if len(self.target_rates) != len(net.choices):
+                raise ValueError(
+                    f"got {len(self.target_rates)} target_rates for {len(net.choices)} choices {net.choices}"
+                )
+            wanted = torch.tensor(self.target_rates, device=probabilities.device)
+            return ((probabilities.mean(0) - wanted) ** 2).sum(-1).mean()
         expected = net.bitops(probabilities).mean()
         if self.target_bitops is not None:
             return functional.relu(expected / self.target_bitops - 1)

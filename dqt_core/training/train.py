@@ -12,16 +12,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from torch import Tensor, nn
-from tqdm import tqdm
+
+from dqt_core._extras import needed
+
+with needed("dqt_core.train", "train"):
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+    from tqdm import tqdm
 
 from dqt_core.data import Dataset, Images, normalization_table
 from dqt_core.data.streaming import ImageStream
 from dqt_core.training import distributed
 from dqt_core.training.batches import Batches, augment, normalize
-from dqt_core.training.checkpoint import Checkpoint, description
+from dqt_core.training.checkpoint import Checkpoint, alone, description
 from dqt_core.training.network import NestedNet
 from dqt_core.training.recipe import CrossEntropy, Loss, Recipe, optimizers, rate_schedule
 
@@ -68,6 +72,10 @@ def fit(
         If the folder's checkpoint was made by another run (start, recipe, loss or images), a batch is larger
         than the training set, `epochs` or `checkpoint_every` is not positive, or the microbatches cannot be
         shared out evenly.
+    DataError
+        If another run is training in the folder; it is named.
+    OSError
+        If a checkpoint cannot be written; the last one is left as it is.
 
     Notes
     -----
@@ -76,7 +84,11 @@ def fit(
     if checkpoint_every < 1:
         raise ValueError(f"checkpoint_every={checkpoint_every}, expected 1 or more steps")
     with _own_accelerator():
-        return _fit(net, dataset, recipe, loss, out, checkpoint_every)
+        # several processes without a GPU: Accelerate wants to be told
+        on_cpus = "LOCAL_RANK" in os.environ and not torch.accelerator.is_available()
+        accelerator = Accelerator(mixed_precision=recipe.precision, cpu=on_cpus)
+        with alone(accelerator, out):
+            return _fit(net, dataset, recipe, loss, out, checkpoint_every, accelerator)
 
 
 @contextmanager
@@ -99,10 +111,8 @@ def _fit(
     loss: Loss,
     out: str | Path | None,
     checkpoint_every: int,
+    accelerator: Accelerator,
 ) -> list[dict[str, float]]:
-    # several processes without a GPU: Accelerate wants to be told
-    on_cpus = "LOCAL_RANK" in os.environ and not torch.accelerator.is_available()
-    accelerator = Accelerator(mixed_precision=recipe.precision, cpu=on_cpus)
     batches = Batches(dataset, recipe, accelerator)
     optimizers_ = optimizers(net, recipe.lr, recipe.weight_decay, recipe.bias_rate)
     schedules = [rate_schedule(optimizer, recipe, batches.steps) for optimizer in optimizers_]
@@ -167,8 +177,8 @@ def _prepared(
 def _passes(model: nn.Module, recipe: Recipe) -> Iterator[Any]:
     """What the loss calls: the network, compiled where the recipe says so."""
     if recipe.compiled and isinstance(model, NestedNet):  # it compiles its passes, one for each width
-        with model.compiled():
-            yield model
+        with model.compiled() as compiled:
+            yield compiled
     else:
         yield torch.compile(model, dynamic=False) if recipe.compiled else model
 
@@ -249,7 +259,7 @@ def recalibrate(
         dataset = _parts(dataset.train_images[:images], batch_size)
     for part in dataset:
         x = normalize(torch.from_numpy(part).to(device), table)
-        for choice in net.selection.choices:
+        for choice in net.choices:
             net(x, [choice] * len(net.switch_layers))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum

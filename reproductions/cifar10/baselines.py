@@ -5,9 +5,12 @@ Their weights lie on 2**b levels around zero, without a zero among them, scaled 
 They have no form as nested codes, and are evaluated as they are trained, in float32.
 
 What is the same for all, and as in this package's networks: the first and last layers at 8 bits, every other
-convolution with weights and input at one width. What differs from the papers: convolutions round their own
-input, so that shortcuts stay unrounded (here they carry 8-bit codes), which helps the baselines; a PACT clip
-starts where it rounds the data best instead of at 10, because training is short.
+convolution with weights and input at one width. What differs from the papers, each to the baselines' good:
+convolutions round their own input, so that shortcuts stay unrounded (here they carry 8-bit codes); activations
+are clipped where that rounds a sample best, at each width. There PACT's clips, which it learns, start instead of
+at 10, and there those of DoReFa-Net and Any-Precision stay instead of at 1. A constant clip of 1 suits a network
+that was trained with it from the first step; on the activations of a trained float network it cuts off most of
+what they say, and the row would show that start, not the method.
 """
 
 import copy
@@ -57,7 +60,7 @@ class _ClipAndRound(torch.autograd.Function):
 
 
 def clip_and_round(x: Tensor, limit: Tensor, bits: int) -> Tensor:
-    """Clip to 0..limit and round to 2**bits levels: PACT, Eqs. 1-3, and DoReFa-Net's with the limit 1.
+    """Clip to 0..limit and round to 2**bits levels: PACT, Eqs. 1-3; with a constant limit DoReFa-Net's.
 
     The gradient passes where x is not clipped; the limit's is 1 where x reaches it, else 0.
     """
@@ -74,29 +77,36 @@ class Current:
     def __post_init__(self) -> None:
         self.width = self.widths[-1]
 
+    @property
+    def index(self) -> int:
+        """Of the width, among all."""
+        return self.widths.index(self.width)
+
 
 class QuantLayer(nn.Module):
-    """A convolution or linear layer that rounds its weights and its input."""
+    """A convolution or linear layer that rounds its weights and its input.
 
-    def __init__(self, layer: nn.Conv2d | nn.Linear, current: Current | None, rounds_input: str) -> None:
+    Without a `method` its input stays as it is. The clips of PACT are parameters, those of the others are not.
+    """
+
+    def __init__(self, layer: nn.Conv2d | nn.Linear, current: Current | None, method: str | None) -> None:
         super().__init__()
-        self.layer, self.current, self.rounds_input = layer, current, rounds_input
-        self.alpha = nn.Parameter(torch.ones(())) if rounds_input == "pact" else None
-        self.is_calibrating = False
+        self.layer, self.current, self.is_calibrating = layer, current, False
+        self.clips: Tensor | None = None
+        if method is not None:
+            ones = torch.ones(1 if current is None else len(current.widths))
+            self.clips = nn.Parameter(ones, requires_grad=method == "pact")
 
     def forward(self, x: Tensor) -> Tensor:
-        bits = MASTER_WIDTH if self.current is None else self.current.width
-        if self.is_calibrating and self.alpha is not None:
-            log_step = straight_through.initial_log_step(x.relu(), 0, 2**bits - 1, (MASTER_WIDTH,))
-            self.alpha.data = log_step.exp() * (2**bits - 1)
+        bits, k = (MASTER_WIDTH, 0) if self.current is None else (self.current.width, self.current.index)
+        if self.clips is not None:
+            if self.is_calibrating:
+                step = straight_through.initial_log_step(x.relu(), 0, 2**bits - 1, (MASTER_WIDTH,)).exp()
+                self.clips.data[k] = step * (2**bits - 1)
+            x = clip_and_round(x, self.clips[k], bits)
         weight = self.layer.weight
         weight = channel_weight(weight) if self.current is None else dorefa_weight(weight, bits)
-        return self._product(self._input(x, bits), weight)
-
-    def _input(self, x: Tensor, bits: int) -> Tensor:
-        if self.rounds_input == "no":
-            return x
-        return clip_and_round(x, x.new_ones(()).float() if self.alpha is None else self.alpha, bits)
+        return self._product(x, weight)
 
     def _product(self, x: Tensor, weight: Tensor) -> Tensor:
         layer = self.layer
@@ -114,7 +124,7 @@ class SwitchNorm(nn.Module):
         self.norms = nn.ModuleList(copy.deepcopy(norm) for _ in current.widths)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.norms[self.current.widths.index(self.current.width)](x)
+        return self.norms[self.current.index](x)
 
 
 class BaselineNet(nn.Module):
@@ -124,12 +134,11 @@ class BaselineNet(nn.Module):
         super().__init__()
         self.net, self.current = copy.deepcopy(net), Current(tuple(widths))
         layers = [n for n, m in self.net.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)]
-        rounds_input = "pact" if method == "pact" else "clip"
         for name, module in list(self.net.named_modules()):
             if name in layers:
                 is_switched = name not in (layers[0], layers[-1])
                 current = self.current if is_switched else None
-                self._replace(name, QuantLayer(module, current, "no" if name == layers[0] else rounds_input))
+                self._replace(name, QuantLayer(module, current, None if name == layers[0] else method))
             elif isinstance(module, nn.BatchNorm2d):
                 self._replace(name, SwitchNorm(module, self.current))
 
@@ -144,11 +153,13 @@ class BaselineNet(nn.Module):
 
     @torch.no_grad()
     def calibrate(self, x: Tensor) -> None:
-        """Take the PACT clips from what passes through the network."""
+        """Take the clips from what passes through the network at each width, the widest last."""
         layers = [module for module in self.modules() if isinstance(module, QuantLayer)]
         for layer in layers:
             layer.is_calibrating = True
-        self.train()(x)  # the float network's statistics are not those of the scaled weights
+        self.train()  # the float network's statistics are not those of the scaled weights
+        for width in sorted(self.current.widths):
+            self(x, width)
         for layer in layers:
             layer.is_calibrating = False
 
@@ -172,6 +183,7 @@ class BaselineLoss:
             logits = net(images, width).float()
             total = total + functional.cross_entropy(logits, labels if target is None else target)
             target = logits.detach().softmax(1)
-        alphas = [parameter for name, parameter in net.named_parameters() if name.endswith("alpha")]
-        total = total + 0.5 * self.decay * sum(alpha**2 for alpha in alphas)
+        if self.method == "pact":
+            clips = [module.clips for module in net.modules() if isinstance(module, QuantLayer)]
+            total = total + 0.5 * self.decay * sum((clip**2).sum() for clip in clips if clip is not None)
         return total, {"loss": round(total.item(), 4)}

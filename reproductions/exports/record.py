@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 import dqt_core
+from dqt_book.places import network
 from dqt_core import data, results
 from dqt_core.export import to_onnx
 from dqt_core.export.c import sizes, to_c
@@ -37,8 +38,7 @@ FAST = ("torch", "numba", "onnx")
 
 def shipped(name):
     record = results.read(ROOT / "reproductions" / "results" / "resnet18_cifar" / f"{name}.json")
-    digest = record["programs"]["trained"]
-    return dqt_core.load(next((ROOT / "reproductions" / "checkpoints").glob(f"*-{digest[:12]}.safetensors")))
+    return dqt_core.load(network(record, "trained"))
 
 
 def mixed(program, n):

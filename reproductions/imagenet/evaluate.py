@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from dqt_core import allocate, convert, cost, lower, models, results
+from dqt_core import allocate, convert, cost, lower, models, results, statistics
 from dqt_core.data import imagenet, normalization_table
+from dqt_core.program.storage import write_whole
 from dqt_core.training import calibration
 
 CHUNK = 100  # images between two files of what was evaluated
@@ -70,8 +71,7 @@ def evaluate(
         path = folder / f"{start:06}-{_digest_of_names(part)[:8]}.json"
         if not path.is_file():
             chunk = _chunk(classify, part, go_on)
-            path.with_suffix(".unfinished").write_text(json.dumps(chunk))
-            path.with_suffix(".unfinished").rename(path)
+            write_whole(path, json.dumps(chunk).encode())
         chunks.append(json.loads(path.read_text()))
     hits = np.concatenate([np.asarray(chunk["hits"], bool) for chunk in chunks])
     digests = [chunk["logits"] for chunk in chunks]
@@ -242,7 +242,7 @@ class Run:
         self.integer_row(f"mixed at {bits}-bit BitOPs", own, widths, f"mixed {bits}")
 
     def add(self, row: dict[str, Any]) -> None:
-        low, high = results.interval(row["correct"], row["images"])
+        low, high = statistics.interval(row["correct"], row["images"])
         print(f"{row['widths']}: {row['correct']} of {row['images']}, {low:.1%} to {high:.1%}", flush=True)
         self.rows.append(row)
         self.write()

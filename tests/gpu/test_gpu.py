@@ -52,7 +52,7 @@ def test_a_graph_replays_the_plan():
         images = np.random.default_rng(seed).integers(0, 256, (5, *program.image_shape), np.uint8)
         expected = program.run(images, np.array(CHOICES)[picks], "numpy").logits
         np.testing.assert_array_equal(backend.run(images, picks)[0], expected)
-    (plan,) = backend._plans.values()
+    ((plan,),) = backend._idle.values()
     assert plan._replay is not None, "no graph was captured"
 
 

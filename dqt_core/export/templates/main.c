@@ -2,11 +2,10 @@
 #ifdef DQT_MAIN
 /* PROGRAM [WIDTH ...] < IMAGES: raw images to a line each, and the sha256 of all logits as int64.
    No width: the controller decides, or 8 bits where there is none. One: of all layers. A width for each layer
-   (for weights and input, where they differ): of these. "-": so many bytes come before every image. */
+   (for weights and input, where they differ): of these; 0: the controller's. "-": so many bytes come before
+   every image. */
 
-#include <inttypes.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 typedef struct {
@@ -70,15 +69,30 @@ static void sha256_add(Sha256 *s, uint8_t byte)
 static void sha256_print(Sha256 *s)
 {
     uint64_t bits = 8 * s->bytes;
-    int i;
+    int i, j;
     sha256_add(s, 128);
     while (s->bytes % 64 != 56)
         sha256_add(s, 0);
     for (i = 56; i >= 0; i -= 8)
         sha256_add(s, (uint8_t)(bits >> i & 255));
     for (i = 0; i < 8; i++)
-        printf("%08" PRIx32, s->state[i]);
-    printf("\n");
+        for (j = 28; j >= 0; j -= 4)
+            putchar("0123456789abcdef"[s->state[i] >> j & 15]);
+    putchar('\n');
+}
+
+/* A space and a number: a small C library may have neither the formats of 64 bits nor their names. */
+static void print_number(int64_t number)
+{
+    char digits[20];
+    uint64_t rest = number < 0 ? (uint64_t)0 - (uint64_t)number : (uint64_t)number;
+    int i = 0;
+    do
+        digits[i++] = (char)('0' + rest % 10);
+    while (rest /= 10);
+    fputs(number < 0 ? " -" : " ", stdout);
+    while (i)
+        putchar(digits[--i]);
 }
 
 /* One line: the class, the widths and the logits. */
@@ -93,8 +107,8 @@ static void print_result(const int64_t *logits, const uint8_t *chosen)
         printf(" %d", chosen[i]);
     printf(" |");
     for (i = 0; i < DQT_CLASSES; i++)
-        printf(" %" PRId64, logits[i]);
-    printf("\n");
+        print_number(logits[i]);
+    putchar('\n');
 }
 
 static int refuse(const char *reason)
@@ -113,8 +127,13 @@ int main(int count, char **arguments)
     int i, j, number = DQT_LAYERS * DQT_WIDTHS, each = count == 2 && !strcmp(arguments[1], "-");
     if (count > 2 && count - 1 != number)
         return refuse("give no width, one, one for each layer (or two, of weights and input), or -");
+    for (i = 1; i < count && !each; i++)
+        if (arguments[i][0] < '0' || arguments[i][0] > '8' || arguments[i][1]) {
+            fprintf(stderr, "a width is \"%s\", expected one digit from 0 to 8\n", arguments[i]);
+            return 1;
+        }
     for (i = 0; i < number && !each; i++)
-        widths[i] = (uint8_t)(count > 1 ? atoi(arguments[count > 2 ? 1 + i : 1]) : DQT_CONTROLLER ? 0 : 8);
+        widths[i] = (uint8_t)(count > 1 ? arguments[count > 2 ? 1 + i : 1][0] - '0' : DQT_CONTROLLER ? 0 : 8);
     memcpy(sha.state, sha256_start, sizeof sha.state);
     while ((read = each ? fread(widths, 1, (size_t)number, stdin) : (size_t)number) == (size_t)number) {
         if ((read = fread(image, 1, sizeof image, stdin)) != sizeof image)

@@ -1,0 +1,89 @@
+"""Numba's cache on disk, without which a run goes on: what is damaged is compiled anew."""
+
+import hashlib
+import pickle
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numba
+from numba.core.caching import FunctionCache, IndexDataCacheFile
+
+SIZE = hashlib.sha256().digest_size
+
+
+def kept(**options: bool) -> Callable[..., Any]:
+    """Numba's decorator for what Python calls, kept on disk where a folder of the cache can be written to."""
+    if numba.config.DISABLE_JIT:
+        raise ImportError(
+            'backend "numba" needs Numba\'s compiler, which NUMBA_DISABLE_JIT turns off: unset it, or choose '
+            "another backend"
+        )
+
+    def decorate(function: Callable[..., Any]) -> Any:
+        made = numba.njit(nogil=True, error_model="numpy", **options)(function)
+        try:
+            made._cache = _Cache(function)  # as `enable_caching` does
+            made.is_kept = True
+        except RuntimeError:  # Numba found no such folder
+            made.is_kept = False
+        return made
+
+    return decorate
+
+
+class _Cache(FunctionCache):
+    """Numba's cache of one function; a full disk is no error."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__(function)
+        stamp = self._impl.locator.get_source_stamp()
+        self._cache_file = _Files(self._cache_path, f"{self._impl.filename_base}.whole", stamp)
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        try:
+            super().save_overload(sig, data)
+        except OSError as error:
+            _say(f"{self._cache_path} could not keep the compiled kernels ({error}): make room there, or set")
+
+
+class _Files(IndexDataCacheFile):
+    """Files that begin with their sha256: damaged object code makes LLVM end the process."""
+
+    def _load_index(self) -> dict[Any, str]:
+        found = self._read(self._index_path)
+        version, stamp, overloads = found or (None, None, {})
+        return overloads if (version, stamp) == (self._version, self._source_stamp) else {}
+
+    def _save_index(self, overloads: dict[Any, str]) -> None:
+        self._write(self._index_path, (self._version, self._source_stamp, overloads))
+
+    def _load_data(self, name: str) -> Any:
+        return self._read(self._data_path(name))
+
+    def _save_data(self, name: str, data: Any) -> None:
+        self._write(self._data_path(name), data)
+
+    def _read(self, path: str) -> Any:
+        """What was written; None if there is nothing, or something else."""
+        try:
+            content = Path(path).read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            _say(f"{path} cannot be read ({error}), the kernels are compiled anew: make it readable, or set")
+            return None
+        if hashlib.sha256(content[SIZE:]).digest() != content[:SIZE]:
+            _say(f"{path} is damaged, the kernels are compiled anew: if that is said again, set")
+            return None
+        return pickle.loads(content[SIZE:])
+
+    def _write(self, path: str, value: Any) -> None:
+        content = self._dump(value)
+        with self._open_for_write(path) as file:
+            file.write(hashlib.sha256(content).digest() + content)
+
+
+def _say(what: str) -> None:
+    print(f"dqt_core: {what} NUMBA_CACHE_DIR to another folder", file=sys.stderr)

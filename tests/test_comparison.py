@@ -1,0 +1,150 @@
+"""The comparison's tables: lines, duels, bands, what is missing, drawn from records."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dqt_book.records import comparison
+from dqt_core import results
+from reproductions.cifar10 import compare
+
+FOLDER = Path(__file__).resolve().parents[1] / "reproductions"
+
+
+def record(folder, row, seed, rows, channels=8, start="a digest"):
+    whole = {"row": row, "seed": seed, "channels": channels, "epochs": 1, "rows": rows, "programs": {}}
+    whole |= {
+        "name": row,
+        "training": {"starts from": start},
+        "dataset": {"name": "cifar10", "limit": None},
+        "provenance": {},
+    }
+    results.write(whole, folder / f"{row}_c{channels}_e1_s{seed}.json")
+
+
+def result(label, right, bitops=1e9):
+    hits = np.asarray(right, bool)
+    counts = {"correct": int(hits.sum()), "images": len(hits), "hits": results.packed(hits)}
+    return {"widths": label, "bitops": bitops, "kind": "integer", **counts}
+
+
+@pytest.fixture
+def tables(tmp_path):
+    """Two seeds of a controller that gets 60 images right, against 40 of the best static widths."""
+    for seed in (0, 1):
+        looks = np.arange(100) < 60 + 2 * seed
+        rows = [result("controller", looks), result("another image's widths", looks, 2e9)]
+        record(tmp_path, "dynamic-4", seed, [*rows, result("each layer's usual width", ~looks)])
+        record(tmp_path, "mixed-4", seed, [result("mixed", np.arange(100) < 40)])
+    record(tmp_path, "float", 0, [result("float", np.ones(100), None)])
+    record(tmp_path, "float", 0, [result("float", np.ones(100), None)], channels=16)
+    return comparison, tmp_path
+
+
+def test_groups_are_network_sizes_and_lengths_the_fullest_first(tables):
+    comparison, folder = tables
+    assert comparison.groups(folder) == [(8, 1), (16, 1)]
+
+
+def test_a_table_has_the_recorded_lines_and_the_others_are_named(tables):
+    comparison, folder = tables
+    records = comparison.Records(folder, 8, 1)
+    rows = {row[0]: row[1:] for row in records.table(comparison.MAIN)}
+    assert list(rows) == ["float", "best static at 4-bit BitOPs", "controller at 4-bit BitOPs"]
+    assert rows["controller at 4-bit BitOPs"] == ["61.00 % ± 1.41", "2", "1.000", "integer"]
+    assert rows["float"][0].startswith("100.00 % (")
+    missing = records.missing(comparison.MAIN)
+    names = dict.fromkeys(
+        line.row for line in comparison.MAIN if line.row not in {r["row"] for r in records.all}
+    )
+    assert missing.startswith(f"not yet run: {', '.join(names)}; what would run them: `python ")
+    assert missing.endswith(f" --channels 8 --epochs 1 --row {' '.join(names)}`")
+    assert records.missing(line for line in comparison.MAIN if line.label in rows) == "every row was run"
+
+
+def test_the_command_for_a_missing_row_trains_the_same_float_network(tables):
+    comparison, folder = tables
+    path = folder / "float_c8_e1_s0.json"
+    results.write(results.read(path) | {"training": {"float epochs": 6, "float lr": 0.1}}, path)
+    missing = comparison.Records(folder, 8, 1).missing(comparison.MAIN)
+    options = "--channels 8 --epochs 1 --float-epochs 6 --float-lr 0.1 --row float-further lsq-8 "
+    assert options in missing
+
+
+def test_duels_are_of_one_seed_and_budget(tables):
+    comparison, folder = tables
+    duels = comparison.duels(comparison.Records(folder, 8, 1))
+    assert [(d["bits"], d["seed"]) for d in duels] == [(4, 0), (4, 1)] * 3
+    assert comparison.over_seeds(duels, comparison.UNIFORM, 5) == "not attempted (no such width)"
+    static, shuffled = duels[0], duels[2]
+    assert (static["only_first"], static["only_second"], static["difference"]) == (20, 0, pytest.approx(0.2))
+    assert (shuffled["difference"], shuffled["p"], shuffled["bitops"]) == (0, 1, 0.5)
+    assert comparison.verdict(duels, "the best static widths").startswith("better in 2, worse in 0")
+    assert comparison.verdict(duels, "another image's widths").startswith("better in 0, worse in 0")
+    together = comparison.verdict(duels, "the best static widths", comparison.SHUFFLED)
+    assert together.startswith("better in 2, worse in 0, not distinguishable in 2 of 4")
+    assert comparison.verdict([], "another image's widths") == "not yet run"
+    assert comparison.over_seeds(duels, "the best static widths", 4) == "+21.00 ± 1.41 (2 seeds)"
+    assert comparison.over_seeds(duels, "the best static widths", 3) == "not yet run"
+
+
+def test_networks_of_another_start_are_not_compared(tables):
+    comparison, folder = tables
+    record(folder, "mixed-4", 1, [result("mixed", np.arange(100) < 40)], start="another digest")
+    duels = comparison.duels(comparison.Records(folder, 8, 1))
+    static = [duel["seed"] for duel in duels if duel["opponent"] == "the best static widths"]
+    assert static == [0]
+
+
+def test_a_start_that_is_not_the_shown_network_is_named(tables):
+    comparison, folder = tables
+    path = folder / "dqt-static_c8_e1_s0.json"
+    record(folder, "dqt-static", 0, [result("4", np.ones(100))])
+    results.write(results.read(path) | {"programs": {"trained": "a digest"}, "training": {}}, path)
+    named = comparison.Records(folder, 8, 1).starts_elsewhere()
+    assert named == ["dynamic-4, seed 1", "mixed-4, seed 1"]
+
+
+def test_a_band_that_is_missed_is_not_reproduced(tables):
+    comparison, folder = tables
+    band = {"row": "dynamic-4/controller", "against": "mixed-4/mixed"}
+    bands = [band | {"at_least": 20}, band | {"at_least": 22}, band | {"row": "lsq-2/2", "at_least": 0}]
+    bands += [{"row": "dynamic-4/controller", "at_least": level} for level in (61, 62)]
+    found = comparison.statuses(comparison.Records(folder, 8, 1), bands)
+    words = ["within band", "not reproduced", "not attempted", "within band", "not reproduced"]
+    assert [row[3] for row in found] == words
+    assert found[0][:3] == ["dynamic-4/controller minus mixed-4/mixed", "+21.00 points", "at least +20.00"]
+    assert found[3][:3] == ["dynamic-4/controller", "61.00 %", "at least 61.00"]
+
+
+def test_a_change_is_measured_on_the_seeds_that_have_both(tables):
+    comparison, folder = tables
+    records = comparison.Records(folder, 8, 1)
+    name = "one batch norm for all widths"
+    assert records.change(name, 2) is None
+    record(folder, "dqt-static", 0, [result("2", np.arange(100) < 50)])
+    record(folder, "dqt-static", 1, [result("2", np.ones(100))])
+    record(folder, "shared-norm", 0, [result("2", np.arange(100) < 20)])
+    assert comparison.Records(folder, 8, 1).change(name, 2) == pytest.approx(-30)
+
+
+def test_the_front_holds_what_nothing_cheaper_beats():
+    points = [(2, 80.0), (1, 70.0), (3, 79.0), (4, 90.0), (2, 60.0)]
+    assert comparison.pareto(points) == [(1, 70.0), (2, 80.0), (4, 90.0)]
+
+
+def test_entropy_of_widths():
+    entropy = comparison.entropy
+    assert (entropy([0, 10, 0]), entropy([5, 5, 0]), entropy([2, 2, 2, 2])) == (0, 1, 2)
+
+
+def test_every_line_and_band_names_a_row():
+    lines = [*comparison.MAIN, *(line for lines in comparison.ABLATIONS.values() for line in lines)]
+    assert {line.row for line in lines} == set(compare.ROWS)
+    known = {f"{line.row}/{line.result}" for line in lines}
+    for band in json.loads((FOLDER / "expected" / "resnet18_cifar.json").read_text())["comparison"]:
+        assert {band["row"], band.get("against", band["row"])} <= known
+    for row, _, against, _ in comparison.CHANGES.values():
+        assert {row, against} <= set(compare.ROWS)
