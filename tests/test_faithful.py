@@ -5,6 +5,7 @@ import io
 import multiprocessing
 import pickle
 import warnings
+from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 import pytest
@@ -346,17 +347,14 @@ def test_a_copy_is_the_network(move):
     assert moved.differences == net.differences
 
 
-def _elsewhere(net, queue):
-    queue.put((net(tensors(), 4).tolist(), lower(net).digest))
+def _elsewhere(net):
+    return net(tensors(), 4).tolist(), lower(net).digest
 
 
 def test_a_spawned_process_runs_the_network():
-    net, context = nested_net(), multiprocessing.get_context("spawn")
-    queue = context.Queue()
-    process = context.Process(target=_elsewhere, args=(net, queue))
-    process.start()
-    logits, digest = queue.get(timeout=120)
-    process.join()
+    net = nested_net()
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        logits, digest = pool.submit(_elsewhere, net).result()  # or what the process died of
     assert torch.equal(torch.tensor(logits), net(tensors(), 4))
     assert digest == lower(net).digest
 
