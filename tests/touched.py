@@ -21,11 +21,12 @@ ROOMS = {
     "data": (("dqt_core/data/*",), "data data_decoding data_imagenet shards streaming"),
     "evaluation": (
         ("dqt_core/evaluation/*", "dqt_core/selftest.py"),
-        "allocate cascade cost records results selftest",
+        "allocate cascade cost records results selftest statistics",
     ),
     "training": (
         ("dqt_core/training/*",),
-        "agreement calibration conversion layers lowering models objective straight_through train",
+        "agreement calibration conversion faithful layers lowering models objective straight_through threads "
+        "train",
     ),
     "exercises": (("dqt_book/exercises/*", "book/[0-9]*.md"), "book_checks book_kernels"),
     "assignments": (("dqt_book/assignments/*", "book/assignments/*"), "own_assignment grading"),
@@ -35,7 +36,8 @@ ROOMS = {
     ),
     "records": (
         ("dqt_book/records/*", "benchmarks/*", "reproductions/*"),
-        "compare cpu_records exports gpu_records imagenet_run plan_imagenet reproducibility side_by_side",
+        "baselines compare comparison cpu_records exports gpu_records imagenet_run parameters plan_imagenet "
+        "reproducibility side_by_side",
     ),
 }
 # Of all rooms, or of what takes minutes: `make test` alone runs them.
