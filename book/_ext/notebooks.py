@@ -60,10 +60,6 @@ if not Path("../reproductions/results").exists():
 if not all(map(importlib.util.find_spec, ("dqt_core", "dqt_book", "torch", "onnxruntime", "matplotlib"))):
     %pip install --quiet {packages}
 """
-GLUE = "from myst_nb import glue"
-NO_GLUE = '''\
-def glue(name, value, display=True):
-    """Write a value into the text of the book's page; here the text has it already."""'''
 
 
 def address(repository: str) -> str:
@@ -159,7 +155,6 @@ def plain(text: str, folder: Path, words: Callable[[str, str], str]) -> str:
 
 
 def _cell(cell: Any, folded: bool) -> Any:
-    cell.source = cell.source.replace(GLUE, NO_GLUE)
     tags = cell.metadata.pop("tags", [])
     cell.metadata.clear()
     if folded or any(re.match("(remove|hide)-(cell|input)", tag) for tag in tags):
