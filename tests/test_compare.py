@@ -116,9 +116,9 @@ def _fail(*_):
 
 
 def _not_in_training(forward):
-    def checked(layer, x):
+    def checked(layer, *given):
         assert not (layer.training and torch.is_grad_enabled()), "a step was taken again"
-        return forward(layer, x)
+        return forward(layer, *given)
 
     return checked
 
