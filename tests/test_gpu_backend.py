@@ -334,7 +334,7 @@ def test_a_gpu_that_answers(monkeypatch):
 TWO_WHEELS = ("cupy-cuda12x", "cupy-cuda13x", "numpy")
 NO_COMPILER = RuntimeError("libnvrtc.so.13 not found\nmore")
 MACHINES = {
-    "no cupy": ({"wheels": ()}, r"needs CuPy: pip install .*gpu.* for CUDA 13, or .*cupy-cuda12x"),
+    "no cupy": ({"wheels": ()}, r"needs CuPy: pip install cupy-cuda13x for CUDA 13, or cupy-cuda12x"),
     "two wheels": ({"wheels": TWO_WHEELS}, r"2 builds .*cupy-cuda12x, cupy-cuda13x\); pip uninstall"),
     "no driver": ({"driver": 0}, "no NVIDIA driver answers"),
     "old driver": ({"driver": 12040}, r"serves CUDA 12\.4.* wants CUDA 13\.2; install cupy-cuda12x"),

@@ -243,17 +243,19 @@ def test_training_from_shards_is_the_same_training(trained, tree, tmp_path):
     assert results.read(train_imagenet.run(again))["programs"] == trained[1]["programs"]
 
 
-def notebook(tmp_path):
+def notebook(folder, profile):
     """Names that the notebook's other cells give to those of the live run, and these cells."""
     cells = [
         c.source
         for c in jupytext.read(Path(train_imagenet.__file__).parents[1] / "resnet50_imagenet.py").cells
     ]
-    names = {"ROOT": tmp_path, "results": results, "training_facts": imagenet_table.training_facts}
+    names = {"folder": folder, "results": results, "training_facts": imagenet_table.training_facts}
     names |= {"display": print, "show": SimpleNamespace(Table=lambda head, rows: rows)}
     exec(next(cell for cell in cells if cell.startswith("profile = ")), names)
+    names["profile"] = profile
     return names, [
-        next(c for c in cells if c.startswith(p)) for p in ("profile = (", 'if profile == "train"')
+        next(c for c in cells if c.startswith(p))
+        for p in ('if profile != "embedded"', 'if profile == "train"')
     ]
 
 
@@ -261,27 +263,27 @@ def test_the_notebook_evaluates_with_its_parameters(tree, tmp_path, monkeypatch)
     seen, shown = [], []
     record = RECORDS / "resnet50_imagenet" / "resnet50.json"
     monkeypatch.setattr(imagenet_run, "run", lambda options: seen.append(options) or record)
-    names, cells = notebook(tmp_path)
+    names, cells = notebook(tmp_path, "evaluate")
     given = {"imagenet_root": str(tree), "weights": "a.npz", "limit": 7, "skip_unreadable": True}
     names |= {**given, "shown": shown.append}
     for cell in cells:
         exec(cell, names)
     assert {key: getattr(seen[0], key) for key in given} == given
     assert (seen[0].sample, seen[0].calibration) == (False, 64)
-    assert seen[0].out == str(tmp_path / "runs" / "resnet50_imagenet")
+    assert seen[0].out == str(tmp_path)
     assert shown == [results.read(record)]
 
 
 def test_the_notebook_trains_with_its_parameters(tree, tmp_path, capsys):
-    names, cells = notebook(tmp_path)
-    names |= {"profile": "train", "imagenet_root": str(tree), "weights": str(tree / "small.pth")}
+    names, cells = notebook(tmp_path / "runs", "train")
+    names |= {"imagenet_root": str(tree), "weights": str(tree / "small.pth")}
     names |= {"is_sample": True, "epochs": 1, "batch_size": 8, "trained_widths": [4], "limit": 6}
     names |= {"calibration_images": 8}
     for cell in cells:
         exec(cell, names)
     assert "4: " in capsys.readouterr().out
     assert names["live"]["training"]["steps"] == 3
-    assert len(list((tmp_path / "runs").glob("*_trained/*.safetensors"))) == 1
+    assert len(list((tmp_path / "runs").glob("*.safetensors"))) == 1
 
 
 def test_too_few_images_for_recalibration_are_seen_before_training(tree, tmp_path):
