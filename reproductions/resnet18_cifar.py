@@ -222,8 +222,8 @@ for group in groups:
     dates = sorted({record["provenance"]["date"] for record in group.all})
     steps = sorted({record["training"].get("steps", 0) for record in group.all} - {0})
     starts = sorted({record["training"].get("float network", "") for record in group.all} - {""})
-    counts = ", ".join(map(str, steps))
-    say(f"**{group.title}** ({counts} steps) at every stage; the float network: {', '.join(starts)}")
+    counts = f" ({', '.join(map(str, steps))} steps) at every stage" if steps else ""
+    say(f"**{group.title}**{counts}; the float network: {', '.join(starts)}")
     say(f"commits {', '.join(commits)}; {', '.join(dates)}; {', '.join(cpus)}")
     if elsewhere := group.starts_elsewhere():
         say(f"from another training of DQT static than the one shown: {'; '.join(elsewhere)}")
@@ -234,7 +234,6 @@ for group in groups:
 
 # %% mystnb={"image": {"alt": "Accuracy against BitOPs on a logarithmic axis for every method, one marker each, and the Pareto front of all of them as a dotted line.", "classes": "dark-light"}} tags=["nbval-ignore-output", "hide-input"]
 def scatter(group):
-    _, axis = plt.subplots(figsize=(8, 4.2))
     methods = {}
     for line in comparison.MAIN:
         rows = group.of(line)
@@ -242,12 +241,13 @@ def scatter(group):
             spent = sum(row["bitops"] for row in rows) / len(rows) / 1e9
             name = line.label.split(", ")[0].split(" at ")[0]
             methods.setdefault(name, []).append((spent, comparison.accuracy(rows)))
+    if not methods:  # of a size whose float network alone is recorded so far
+        return
+    _, axis = plt.subplots(figsize=(8, 4.2))
     for (name, points), marker in zip(methods.items(), show.MARKERS, strict=False):
         axis.plot(*zip(*points, strict=True), ls="", marker=marker, label=name)
-    everything = [point for points in methods.values() for point in points]
-    if everything:
-        front = comparison.pareto(everything)
-        axis.plot(*zip(*front, strict=True), ls=":", marker="", color=show.INK, label="Pareto front")
+    front = comparison.pareto([point for points in methods.values() for point in points])
+    axis.plot(*zip(*front, strict=True), ls=":", marker="", color=show.INK, label="Pareto front")
     axis.set(xscale="log", xlabel="G BitOPs an image", ylabel="top-1, %", title=group.title)
     axis.legend(fontsize=9)
     plt.show()
@@ -559,9 +559,10 @@ for group in groups:
 #   size and any machine give the same digest. The tests hold that for random programs too.
 # - The networks are those named in the tables, trained for the epochs named there. They show the order of methods
 #   under one short recipe, not what each can reach: PACT and DoReFa-Net were made for long training.
-# - The full ResNet-18 (64 channels) had no more epochs than a CPU affords. Its float network misses its band by far,
-#   so its rows say what sharing one master costs at that size, not what the size can reach. Its controller and its
-#   other rows are *not attempted*; `reproductions/GPU_TODO.md` has the commands.
+# - The rows of the full ResNet-18 (64 channels) start from a float network of few epochs, which misses its band by far:
+#   they say what sharing one master costs at that size, not what the size can reach. A longer float network is recorded
+#   beside them, and the rows that start from it are those named as not yet run. `reproductions/GPU_TODO.md` has the
+#   commands for a GPU.
 # - Read bands against float beside the row *float, trained further*: this short recipe moves a network that had come
 #   to rest, before any code is involved.
 # - In the first table of this page the re-estimation of batch-norm statistics was added to the recipe after a
