@@ -1,7 +1,7 @@
 """The tasks of assignment A1: what is asked, checked against `dqt_core.nested`."""
 
 import numpy as np
-from grading import Case, bits, checkers, close, judge, oracles, steps
+from grading import Case, among, bits, checkers, close, judge, oracles, steps
 
 (nested,) = oracles("nested")
 ALL = np.arange(256, dtype=np.int64).astype(np.uint8)
@@ -20,8 +20,9 @@ def _master(codes):
 def a1_1(quantize, rng):
     cases = []
     for signed in (True, False):
-        # eighths of a step, so that a sixteenth part of all numbers are ties
-        eighths = np.concatenate([rng.integers(-1200, 2400, 200), 8 * rng.integers(-20, 20, 40) + 4])
+        # in eighths of a step: ties of both signs, below even and odd codes, and what the clamp meets
+        telling = [*(8 * np.arange(-20, 20) + 4), -1200, -1028, -1024, 1012, 1016, 2036, 2040, 2400]
+        eighths = among(rng, telling, rng.integers(-1200, 2400, 192))
         step = 2.0 ** rng.integers(-9, 3)
         x = eighths / 8 * step
         expected = nested.quantize(x, signed=signed, step=step)[0]
@@ -161,8 +162,9 @@ def a1_6(from_planes, rng):
     cases = []
     for kind, dtype in KINDS:
         for width in rng.permutation(range(1, 9)).tolist():
-            count = int(rng.integers(60, 90))
-            codes = rng.integers(0, 256, count).astype(np.uint8).view(dtype)
+            # every code, and not a whole number of bytes in a plane
+            codes = among(rng, ALL, rng.choice(ALL, rng.integers(1, 8))).view(dtype)
+            count = len(codes)
             planes = nested.to_planes(codes)[: min(width + 1, 8)].copy()
             expected = nested.switch(codes, width)
             arguments = planes, width, count, dtype == np.int8

@@ -1,7 +1,7 @@
 """The tasks of assignment A3: kernels, run by the emulator and checked against `dqt_core.integer`."""
 
 import numpy as np
-from grading import Launch, bits, checkers, close, judging, oracles, pristine, steps
+from grading import Launch, among, bits, checkers, close, judging, oracles, pristine, steps
 
 import dqt_core.kernels  # the emulator reads its header there
 
@@ -29,8 +29,9 @@ def _judge(function, name, kernel, launches, right):
 def a3_1(view_kernel, rng):
     launches = []
     for n in (int(rng.integers(1, 127)), 128, int(rng.integers(257, 500))):
-        codes = rng.integers(-128, 128, n).astype(np.int8)
-        codes[:: max(n // 4, 1)] = 127
+        # the longest has every code
+        telling = np.arange(-128, 128) if n > 256 else [127]
+        codes = among(rng, telling, rng.integers(-128, 128, n - len(telling))).astype(np.int8)
         for width in range(1, 9):
             expected = nested.switch(codes, width) << (8 - width)
 
@@ -63,11 +64,14 @@ def a3_1(view_kernel, rng):
 
 
 def _layers(rng):
-    """(x, weight, stride, padding) of a few layers whose sizes fit no tile."""
+    """(x, weight, stride, padding) of a few layers whose sizes fit no tile, and of which no two are equal."""
     for size, stride, padding in ((1, 1, 0), (3, 1, 1), (3, 2, 1), (5, 2, 0)):
-        images, height, width, inputs, outputs = 2, *rng.integers(5, 8, 2), *rng.integers(1, 6, 2)
-        x = rng.integers(0, 256, (images, height, width, inputs)).astype(np.uint8)
+        height, width, inputs, outputs = *(5 + rng.permutation(3)[:2]), *(1 + rng.permutation(5)[:2])
+        x = rng.integers(0, 256, (2, height, width, inputs)).astype(np.uint8)
         weight = rng.integers(-128, 128, (outputs, size, size, inputs)).astype(np.int8)
+        # the highest codes, which a switch clamps, on what no width rounds to 0; and the lowest beside them
+        x[..., 0] |= 128
+        x[:, 0, 0], weight[0, ..., 0], weight[0, 0, 0, 0] = 255, 127, -128
         yield x, weight, stride, padding
 
 
@@ -167,9 +171,10 @@ def a3_4(codes_kernel, rng):
         acc = rng.integers(-(2**22), 2**22, (pixels, outputs)).astype(np.int32)
         by = rng.integers(-(2**30), 2**31 - 1, outputs).astype(np.int32)
         offset = rng.integers(-(2**r), 2**r, outputs) + ((2 * rng.integers(0, 90, outputs) + 1) << (r - 1))
-        # where the accumulator is 0: a tie, and what lies just below one
-        offset[:2] = 5 << (r - 1), (7 << (r - 1)) - 1
+        # where the accumulator is 0: ties, and what lies just below one, which a double takes for it
+        offset[:3] = 5 << (r - 1), 179 << (r - 1), (179 << (r - 1)) - 1
         acc[::3] = 0
+        acc[1], by[0] = -(2**22), 2**31 - 1  # a product of the most bits
         expected = integer.requantize([(acc, 0, by)], offset, r, lo, hi)
 
         def explain(i, got, acc=acc, by=by, offset=offset, r=r, lo=lo, hi=hi):
@@ -203,7 +208,7 @@ def a3_4(codes_kernel, rng):
 def a3_5(sums_kernel, rng):
     launches = []
     for pixels, channels in ((1, 3), (128, 2), (int(rng.integers(129, 900)), 3)):
-        x = rng.integers(0, 256, (2, pixels, channels)).astype(np.uint8)
+        x = rng.integers(1, 256, (2, pixels, channels)).astype(np.uint8)  # no pixel is left out unseen
         expected = x.sum(1, dtype=np.int32)
 
         def explain(i, got, x=x):

@@ -47,12 +47,10 @@ from dqt_core.training import straight_through
 def trainable_view(w, step, b):
     return straight_through.switch(straight_through.quantize(w, step.log(), -128, 127), b, signed=True) * 2 ** (8 - b) * step
 """}),
-    Wrong("patched", "replaces the oracle's switch by its own", ("a4_1", "a4_2", "a4_3", "a4_5"), {"a4_1": """
-from dqt_core import nested
-kept = nested.switch
-tasks.nested.switch = lambda q, b: kept(q, b, rounding="floor")
+    Wrong("patched", "replaces the oracle's switch by its own, which cuts nothing", ("a4_1", "a4_2", "a4_3", "a4_5"),
+          {"a4_1": """
+tasks.nested.switch = lambda q, b: q
 def view(w, step, b):
-    q = torch.floor(w / step + 0.5).clamp(-128, 127)
-    return torch.floor(q / 2 ** (8 - b)) * 2 ** (8 - b) * step
+    return torch.floor(w / step + 0.5).clamp(-128, 127) * step
 """}),
 )  # fmt: skip

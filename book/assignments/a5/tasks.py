@@ -21,8 +21,9 @@ def begin():
 def a5_1(image_bitops, rng):
     cases = []
     for layers in (2, 19):
-        macs = rng.integers(10**6, 10**10, layers)
+        macs = rng.integers(10**9, 10**10, layers)  # each is more than 32 bits hold at some width
         widths = rng.choice(WIDTHS, (6, layers)).astype(np.uint8)
+        widths[:3] = np.array(WIDTHS)[:, None]  # an image at each width alone
         fixed = int(rng.integers(10**5, 10**8))
         expected = (macs * widths.astype(np.int64) ** 2).sum(1) + 64 * fixed
 
@@ -60,7 +61,9 @@ def a5_2(choose, rng):
         b1 = rng.integers(-(10**7), 10**7, hidden)
         m1 = rng.integers(1, 4, hidden).astype(np.int32) << (r - 18)
         w2 = rng.integers(-128, 128, (layers * 3, hidden)).astype(np.int8)
-        w2[1::3] = w2[0::3]  # the first two choices of every layer are equal: a tie
+        # two choices of every layer are equal, a tie; in the first layer all are, in the second the last wins
+        w2[1::3] = w2[0::3]
+        w2[2], w2[3:5], w2[5] = w2[0], -128, 127
         acc = sums.astype(np.int64) @ w1.T.astype(np.int64)
         h = integer.requantize([(acc, 0, m1)], b1, r, 0, 255)
         logits = integer.matmul(h, w2).reshape(images, layers, 3)
@@ -163,16 +166,17 @@ def a5_4(best_per_image, rng):
     cases = []
     for images, layers, room in ((2, 3, 0.3), (6, 4, 0.3), (9, 5, 0.4)):
         _, cost, _ = _problem(rng, layers, room)
-        loss = -np.sort(-rng.choice(10**6, (images, layers, 3), replace=False), axis=2)
         least, most = (images * total(1).sum() for total in (cost.min, cost.max))
         budget = int(least + room * (most - least))
-        every = np.broadcast_to(cost, loss.shape).reshape(-1, 3)
-        picks = allocate.allocate(every, loss.reshape(-1, 3), budget)
-        expected = _total(loss.reshape(-1, 3), picks)
-        same = allocate.allocate(images * cost, loss.sum(0), budget)
+        every = np.broadcast_to(cost, (images, layers, 3)).reshape(-1, 3)
+        expected = static = None
+        while expected == static:  # images for which the same widths are not enough
+            loss = -np.sort(-rng.choice(10**6, (images, layers, 3), replace=False), axis=2)
+            picks = allocate.allocate(every, loss.reshape(-1, 3), budget)
+            expected = _total(loss.reshape(-1, 3), picks)
+            static = _total(loss.sum(0), allocate.allocate(images * cost, loss.sum(0), budget))
 
-        def explain(i, got, budget=budget, picks=picks, every=every, same=same, loss=loss):
-            static = int(loss.sum(0)[np.arange(len(same)), same].sum())
+        def explain(i, got, budget=budget, picks=picks, every=every, static=static, loss=loss):
             rows = [
                 ("budget of all images", budget, 20),
                 ("spent by the best choice", _total(every, picks), 20),
