@@ -66,7 +66,7 @@ slow: $(STAMP) ## what `make test` leaves out: 5,000 programs with mistakes (SEE
 
 MINUTES ?= 60
 fuzz: $(STAMP) ## random cases of all that is handed to the package, for MINUTES (60); SEED=n repeats them
-	$(RUN) tests/fuzz.py $(MINUTES) $(SEED)
+	WORKERS=$(WORKERS) $(RUN) tests/fuzz.py $(MINUTES) $(SEED)
 
 LOWEST := import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; e = p["optional-dependencies"]; \
 	print(*p["dependencies"], *e["train"], *e["fast"], *e["export"], sep="\n")

@@ -95,13 +95,15 @@ class Child:
         return answer
 
     def stop(self):
+        self.pipe.close()  # an idle one ends by itself
+        if self.name is None:
+            self.process.join(5)
         if self.process.is_alive():
             try:
                 os.killpg(self.process.pid, signal.SIGKILL)
             except ProcessLookupError:  # not yet the head of its own group
                 self.process.kill()
         self.process.join()
-        self.pipe.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
@@ -198,10 +200,10 @@ class Campaign:
         self.spent[child.name] += time.monotonic() - child.since
         if kind:
             self.enter(child, kind, text)
+        child.name = None if not kind or DEATH not in kind else child.name
         if kind or len(child.judged) >= FRESH:
             child.stop()
             return Child(self.modules)
-        child.name = None
         return child
 
     def enter(self, child, kind, text):

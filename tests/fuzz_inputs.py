@@ -1,6 +1,7 @@
 """What a program and its exports are run on, for `fuzz`: images, widths, arguments, bytes."""
 
 import functools
+import re
 import subprocess
 import tempfile
 from dataclasses import replace
@@ -128,7 +129,7 @@ def judge_run(case, folder):
             threshold = value(case.get("threshold", "30"))
             return cascade(program, given, value(steps), threshold, backend, batch)
         except (TypeError, ValueError) as error:
-            return f"{type(error).__name__}: {sentence(error)}"
+            return re.sub("x[0-9a-f]{8,}", "x", f"{type(error).__name__}: {sentence(error)}")  # addresses
 
     try:
         answers = [answer(backend) for backend in BACKENDS]

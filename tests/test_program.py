@@ -368,13 +368,20 @@ def test_unknown_backend(name):
         small_program().run(small_images(), 8, name)
 
 
+ARRAYS = {
+    "masked": lambda x: np.ma.masked_array(x, x > 7),
+    "backwards": lambda x: x[::-1].copy()[::-1],  # a batch of one counts as contiguous in it
+    "in columns": np.asfortranarray,
+    "read-only": lambda x: np.broadcast_to(x, x.shape),
+}
+
+
+@pytest.mark.parametrize("kind", ARRAYS)
 @pytest.mark.parametrize("backend", ["numpy", "torch", "numba"])
-def test_an_array_of_a_class_of_its_own_is_its_bytes(backend):
-    masked = np.ma.masked_array(small_images(), small_images() > 7)
-    assert (
-        small_program().run(masked, 8, backend).digest
-        == small_program().run(small_images(), 8, "numpy").digest
-    )
+def test_any_array_is_its_bytes(backend, kind):
+    given, expected = ARRAYS[kind](small_images()), small_program().run(small_images(), 8, "numpy").digest
+    for size in (1, 64):
+        assert small_program().run(given, 8, backend, size).digest == expected
 
 
 @pytest.mark.parametrize(
