@@ -28,7 +28,7 @@ RESULT := _build/reproduce/$(NOTEBOOK)
 NOTEBOOKS := $(wildcard reproductions/*.ipynb)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv reproduce check test slow mutants lowest lint format outputs export book book-report hand-out assignments grade publish-notebooks bench gpu gpu-train clean
+.PHONY: help venv reproduce check test slow fuzz mutants lowest lint format outputs export book book-report hand-out assignments grade publish-notebooks bench gpu gpu-train clean
 .DELETE_ON_ERROR:
 
 help: ## show this list
@@ -63,6 +63,10 @@ check: $(STAMP) lint ## style, types, doctests and unit tests of the rooms touch
 
 slow: $(STAMP) ## what `make test` leaves out: 5,000 programs with mistakes (SEED=n repeats one), all of CIFAR-10
 	$(RUN) -m pytest -m slow -s tests
+
+MINUTES ?= 60
+fuzz: $(STAMP) ## random cases of all that is handed to the package, for MINUTES (60); SEED=n repeats them
+	WORKERS=$(WORKERS) $(RUN) tests/fuzz.py $(MINUTES) $(SEED)
 
 LOWEST := import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; e = p["optional-dependencies"]; \
 	print(*p["dependencies"], *e["train"], *e["fast"], *e["export"], sep="\n")

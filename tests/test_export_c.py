@@ -99,6 +99,7 @@ def test_a_layer_can_be_left_to_the_controller(folder):
         (["8", "8"], bytes(60), "give no width, one, one for each layer"),
         (["8"], bytes(61), "the last image is cut short"),
         (["-"], bytes(3), "the last image is cut short"),
+        (["-"], bytes([8] * 8), "the last image is cut short"),
     ],
 )
 def test_wrong_input_is_refused(folder, arguments, stream, message):

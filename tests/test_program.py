@@ -304,9 +304,11 @@ def of_single_widths() -> Program:
         (np.full((6, 5, 2), 8), "got widths for 5 layers; the program has 4"),
         (np.full((5, LAYERS), 8), "widths are for 5 images, got 6 images"),
         (np.full((6, LAYERS, 3), 8), "do not fit; give an int"),
-        (np.full((6, LAYERS), 8.0), "of shape (6, 4) and type float64 do not fit; give an int"),
+        (np.full((6, LAYERS), 8.0), "widths float64 (6, 4) do not fit; give an int"),
         (np.array(8), "do not fit; give an int"),
         (8.0, "widths 8.0 do not fit; give an int"),
+        (np.ma.masked_array(np.full((6, LAYERS), 9), True), "width 9 is outside 1..8"),
+        ("8" * 1000, r"widths='8+\.\.\.8+' is not possible"),
         (None, "widths None do not fit; give an int"),
         ([8.0] * LAYERS, "do not fit; give an int"),
         ([(8, 8), (8,), 8, 8], "do not fit; give an int"),
@@ -353,17 +355,33 @@ def test_images_that_do_not_fit(change, error, message):
         small_program().run(change(small_images()), 8, "numpy")
 
 
-@pytest.mark.parametrize("size", [0, -1])
+@pytest.mark.parametrize("size", [0, -1, 2.5, "3", None])
 def test_batch_size(size):
-    with pytest.raises(ValueError, match=f"batch_size is {size}, expected at least 1"):
+    with pytest.raises(ValueError, match=f"batch_size is {size!r}, expected an int"):
         small_program().run(small_images(), 8, "numpy", batch_size=size)
 
 
-def test_unknown_backend():
-    with pytest.raises(
-        ValueError, match="backend 'cuda' is unknown; choose 'auto', 'numpy', 'numba', 'torch'"
-    ):
-        small_program().run(small_images(), 8, "cuda")
+@pytest.mark.parametrize("name", ["cuda", None, ["numpy"]])
+def test_unknown_backend(name):
+    message = re.escape(f"backend {name!r} is unknown; choose 'auto', 'numpy', 'numba', 'torch'")
+    with pytest.raises(ValueError, match=message):
+        small_program().run(small_images(), 8, name)
+
+
+ARRAYS = {
+    "masked": lambda x: np.ma.masked_array(x, x > 7),
+    "backwards": lambda x: x[::-1].copy()[::-1],  # a batch of one counts as contiguous in it
+    "in columns": np.asfortranarray,
+    "read-only": lambda x: np.broadcast_to(x, x.shape),
+}
+
+
+@pytest.mark.parametrize("kind", ARRAYS)
+@pytest.mark.parametrize("backend", ["numpy", "torch", "numba"])
+def test_any_array_is_its_bytes(backend, kind):
+    given, expected = ARRAYS[kind](small_images()), small_program().run(small_images(), 8, "numpy").digest
+    for size in (1, 64):
+        assert small_program().run(given, 8, backend, size).digest == expected
 
 
 @pytest.mark.parametrize(

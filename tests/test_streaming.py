@@ -1,6 +1,8 @@
 """Images for long trainings: alike packed or not, and with any number of workers; damage is named."""
 
+import dataclasses
 import gc
+import io
 import json
 import os
 import pickle
@@ -261,6 +263,19 @@ def test_an_unreadable_image_is_replaced_and_named(files, tmp_path, capsys):
     assert re.fullmatch(rf"unreadable, replaced by the next image: .*{name}: .+\n", line)
     assert line in capsys.readouterr().out
     served(files, keys() * 3, unreadable_limit=1)  # one file counts once
+
+
+def test_a_name_that_no_terminal_shows_is_named_in_one_line(files, tmp_path, monkeypatch):
+    damage(files, 5)
+    odd = os.fsdecode(b"two\nlines \xff.jpg")
+    path = files.paths[5].rename(files.paths[5].with_name(odd))
+    odd_files = dataclasses.replace(files, paths=(*files.paths[:5], path, *files.paths[6:]))
+    strict = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
+    monkeypatch.setattr(sys, "stdout", strict)
+    served(odd_files, log=tmp_path / "log")
+    assert "/two_lines _.jpg: " in (tmp_path / "log").read_text(encoding="utf-8")
+    with pytest.raises(DataError, match=r"two_lines _\.jpg \(.*; get them again"):
+        served(odd_files, unreadable_limit=0)
 
 
 def test_too_many_unreadable_images_stop_the_run(files):

@@ -266,6 +266,15 @@ DAMAGES = {
     "a file that is missing": ("optimizer-1.safetensors", lambda path: path.unlink()),
     "run.json cut short": ("run.json", lambda path: path.write_text(path.read_text()[:-9])),
     "run.json empty": ("run.json", lambda path: path.write_text("")),
+    "a figure of run.json": (
+        "run.json",
+        lambda path: path.write_text(path.read_text().replace('"step": 0', '"step": 1')),
+    ),
+    "a setting of run.json": (
+        "run.json",
+        lambda path: path.write_text(path.read_text().replace("epochs", "epocts")),
+    ),
+    "run.json without an end": ("run.json", lambda path: path.write_text("[" * 100_000)),
     "run.json of something else": ("run.json", lambda path: path.write_text("[1, 2]")),
 }
 

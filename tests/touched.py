@@ -42,7 +42,7 @@ ROOMS = {
 }
 # Of all rooms, or of what takes minutes: `make test` alone runs them.
 LATER = (
-    "assignments book book_notebooks browser contract_mutants distributed kernel_mutants numba_memory "
+    "assignments book book_notebooks browser contract_mutants distributed fuzz kernel_mutants numba_memory "
     "project reproductions workshop"
 )
 

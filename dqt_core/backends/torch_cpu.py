@@ -42,7 +42,8 @@ class Backend:
             is_forked()
         ):  # as in torch's own workers: OpenMP's threads did not come along, it would wait for them
             torch.set_num_threads(1)
-        return torch.from_numpy(np.require(images, requirements=["C", "W"]))
+        # a copy: torch takes neither memory that cannot be written to nor one image with negative strides
+        return torch.from_numpy(images.copy())
 
     def download(self, logits: Tensor) -> NDArray[np.int64]:
         return logits.numpy()

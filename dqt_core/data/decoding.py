@@ -175,6 +175,17 @@ def pillow() -> Any:
     return Image
 
 
+def printable(name: str) -> str:
+    """A name that any terminal and any tar file can hold: without line ends, and bytes that are no UTF-8.
+
+    Examples
+    --------
+    >>> printable(f"two{chr(10)}lines")
+    'two_lines'
+    """
+    return "".join(letter if letter.isprintable() else "_" for letter in name)
+
+
 def some_reasons(reasons: Mapping[str, str]) -> str:
     """The first three names with their reasons, for a message.
 

@@ -13,7 +13,17 @@ import numpy as np
 
 from dqt_core._extras import needed
 from dqt_core.data.datasets import DataError, Images, Labels, require_labels
-from dqt_core.data.decoding import CROP, RESIZED, UNREADABLE, cut, decode, pillow, read_file, stated_size
+from dqt_core.data.decoding import (
+    CROP,
+    RESIZED,
+    UNREADABLE,
+    cut,
+    decode,
+    pillow,
+    printable,
+    read_file,
+    stated_size,
+)
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # those of torchvision's networks
 SUFFIXES = (".jpeg", ".jpg", ".png")
@@ -60,8 +70,8 @@ class ImageFiles:
         return str(self.paths[0].parents[1]) if self.paths else "the split"
 
     def name(self, i: int) -> str:
-        """The path, for messages."""
-        return str(self.paths[i])
+        """The path, for messages: one line that any terminal can show."""
+        return printable(str(self.paths[i]))
 
     def read(self, i: int) -> bytes:
         """The file of one image, undecoded."""
@@ -135,7 +145,7 @@ class ImageFiles:
         self.unreadable[self.paths[i]] = str(error)
         if not go_on:
             raise DataError(
-                f"{self.paths[i]} (image {i + 1} of {len(self)}) cannot be decoded: {error}; get the file "
+                f"{self.name(i)} (image {i + 1} of {len(self)}) cannot be decoded: {error}; get the file "
                 "again, or allow unreadable images: they are then left out and named"
             ) from error
 
@@ -338,4 +348,4 @@ def _is_image(path: Path) -> bool:
 
 
 def _some(names: list[str] | tuple[str, ...]) -> str:
-    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+    return printable(", ".join(names[:5])) + (", ..." if len(names) > 5 else "")

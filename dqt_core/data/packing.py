@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from dqt_core._extras import needed
 from dqt_core.data.datasets import DataError
-from dqt_core.data.decoding import DecodingError, decode, read_file, some_reasons
+from dqt_core.data.decoding import DecodingError, decode, printable, read_file, some_reasons
 from dqt_core.data.holding import held
 from dqt_core.data.imagenet import ImageFiles
 from dqt_core.data.shards import (
@@ -86,7 +86,7 @@ def pack(
                 try:
                     content = _unless(reason, path)
                 except DecodingError as error:
-                    left_out[_printable(str(path))] = str(error)
+                    left_out[files.name(number)] = str(error)
                     continue
                 kept.append(number)
                 kind = "png" if path.suffix.lower() == ".png" else "jpg"
@@ -152,7 +152,7 @@ def _keys(files: ImageFiles) -> list[str]:
     found: list[str] = []
     taken: set[str] = set()
     for path in files.paths:
-        plain = _printable(f"{path.parent.name}/{path.stem.replace('.', '_')}")
+        plain = printable(f"{path.parent.name}/{path.stem.replace('.', '_')}")
         plain = f"-{plain}" if plain.startswith("__") else plain
         key, count = plain, 1
         while key in taken:
@@ -161,11 +161,6 @@ def _keys(files: ImageFiles) -> list[str]:
         taken.add(key)
         found.append(key)
     return found
-
-
-def _printable(name: str) -> str:
-    """A name that any terminal and any tar file can hold: without line ends, and bytes that are no UTF-8."""
-    return "".join(letter if letter.isprintable() else "_" for letter in name)
 
 
 def _shard_writer(folder: Path, per_shard: int) -> Any:

@@ -135,7 +135,7 @@ class ImageStream:
         tqdm.write(line)
         if self.log is not None:
             self.log.parent.mkdir(parents=True, exist_ok=True)
-            with self.log.open("a") as log:
+            with self.log.open("a", encoding="utf-8") as log:
                 log.write(f"{line}\n")
         if len(self.unreadable) > self.unreadable_limit:
             raise DataError(

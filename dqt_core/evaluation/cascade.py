@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from dqt_core.evaluation import cost
 from dqt_core.nested import MASTER_WIDTH
 from dqt_core.program import BackendName, Choice, Program, Result
+from dqt_core.program.refusal import came
 
 Step = int | Sequence[int | Choice]  # one width for all layers, or one for each
 
@@ -102,11 +103,12 @@ def cascade(
     See `tests/test_cascade.py`. ``cascade(program, images, (2, 4), threshold)`` runs every image at 2 bits
     and, where the margin is below the threshold, at 4 bits too.
     """
-    limits = [thresholds] if isinstance(thresholds, int | np.integer) else list(thresholds)
-    _require(steps, limits)
+    steps, limits = _listed(steps, thresholds)
+    if wrong := [limit for limit in limits if not isinstance(limit, int | np.integer)]:
+        raise ValueError(f"a threshold is {came(wrong[0])}, expected an int: margins are integers")
+    first = program.run(images, _step(steps[0]), backend, batch_size)
     going = np.arange(len(images))
     passes = np.ones(len(images), np.int64)
-    first = program.run(images, _step(steps[0]), backend, batch_size)
     logits, choices = first.logits.copy(), first.choices.copy()
     widths = first.widths.copy()
     for limit, step in zip(limits, steps[1:], strict=True):
@@ -150,9 +152,9 @@ def thresholds_for(
     ValueError
         If the shares are not fractions that fall.
     """
-    wanted = [shares] if isinstance(shares, int | float) else list(shares)
-    _require(steps, wanted)
-    if any(not 0 <= share <= 1 for share in wanted) or sorted(wanted, reverse=True) != wanted:
+    steps, wanted = _listed(steps, shares)
+    fit = all(isinstance(share, int | float | np.number) and 0 <= share <= 1 for share in wanted)
+    if not fit or sorted(wanted, reverse=True) != wanted:
         raise ValueError(f"shares are {wanted}; give fractions 0..1 of all images, none above the one before")
     found: list[int] = []
     going = np.arange(len(images))
@@ -171,15 +173,21 @@ def _step(step: Any) -> int | Sequence[int | Choice]:
     """A step as it is, if `Program.run` takes it for all images alike."""
     if isinstance(step, str) or (isinstance(step, np.ndarray) and step.ndim > 1):
         raise ValueError(
-            f"a step of a cascade is {step!r}; give one width 1..{MASTER_WIDTH} for all images, or one for "
-            "every switchable layer"
+            f"a step of a cascade is {came(step)}; give one width 1..{MASTER_WIDTH} for all images, or one "
+            "for every switchable layer"
         )
     return step
 
 
-def _require(steps: Sequence[Step], given: Sequence[float]) -> None:
-    if len(steps) < 2 or len(given) != len(steps) - 1:
+def _listed(steps: Any, given: Any) -> tuple[list[Any], list[Any]]:
+    """Steps, and thresholds or shares, as lists that go together."""
+    try:
+        listed = list(steps), list(given if np.ndim(given) else [given])
+    except (TypeError, ValueError):
+        listed = [], []
+    if len(listed[0]) < 2 or len(listed[1]) != len(listed[0]) - 1:
         raise ValueError(
-            f"got {len(steps)} steps and {len(given)} thresholds or shares; expected two steps or more, and "
+            f"steps are {came(steps)}, thresholds or shares {came(given)}; expected two steps or more, and "
             "one threshold or share for each but the last"
         )
+    return listed

@@ -6,7 +6,6 @@ import hashlib
 import importlib
 import importlib.util
 import os
-import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from dqt_core.program.operations import (
     Shape,
     stored,
 )
+from dqt_core.program.refusal import came
 
 Widths: TypeAlias = int | Literal["controller"] | Sequence[int | Choice] | NDArray[np.integer]
 BackendName: TypeAlias = Literal["auto", "numpy", "numba", "torch", "cupy", "emulator"]
@@ -187,8 +187,9 @@ class Program:
         of their own. A forked process runs on one thread, and not on a GPU that it was forked from.
         """
         self._require_images(images)
-        if batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size}, expected at least 1 image at a time")
+        images = np.asarray(images)  # of no class of its own, such as a masked array
+        if not isinstance(batch_size, int | np.integer) or batch_size < 1:
+            raise ValueError(f"batch_size is {came(batch_size)}, expected an int: 1 or more images at a time")
         chosen = self._choices_of(widths, len(images))
         backend_name = _resolve(backend)
         module = importlib.import_module(BACKENDS[backend_name])
@@ -237,7 +238,7 @@ class Program:
         if isinstance(widths, str):
             if widths != "controller" or not self.has_controller:
                 known = "an int, a list or an array" + (", or 'controller'" if self.has_controller else "")
-                raise ValueError(f"widths={widths!r} is not possible with this program; give {known}")
+                raise ValueError(f"widths={came(widths)} is not possible with this program; give {known}")
             return None
         pairs = _as_pairs(widths, len(self.layers))
         if pairs.ndim == 3 and len(pairs) != n:
@@ -335,8 +336,9 @@ def _resolve(backend: str) -> str:
         if importlib.util.find_spec("cupy") and importlib.import_module(BACKENDS["cupy"]).available():
             return "cupy"
         return "numba" if _compiles() else "torch" if importlib.util.find_spec("torch") else "numpy"
-    if backend not in BACKENDS:
-        raise ValueError(f"backend {backend!r} is unknown; choose 'auto', {', '.join(map(repr, BACKENDS))}")
+    if not isinstance(backend, str) or backend not in BACKENDS:
+        known = ", ".join(map(repr, BACKENDS))
+        raise ValueError(f"backend {came(backend)} is unknown; choose 'auto', {known}")
     return backend
 
 
@@ -358,16 +360,13 @@ def _as_pairs(widths: int | Sequence[int | Choice] | NDArray[np.integer], layers
     if isinstance(widths, int | np.integer):
         return np.full((layers, 2), require_width(widths), np.int64)
     if isinstance(widths, np.ndarray):
-        pairs = widths if widths.ndim == 3 else np.repeat(widths[..., None], 2, axis=-1)
+        pairs = np.asarray(widths if widths.ndim == 3 else np.repeat(widths[..., None], 2, axis=-1))
     else:
         pairs = _listed_pairs(widths)
     if pairs.dtype.kind not in "iu" or pairs.ndim not in (2, 3) or pairs.shape[-1] != 2:
-        got = reprlib.repr(widths)
-        if isinstance(widths, np.ndarray):
-            got = f"of shape {widths.shape} and type {widths.dtype}"
         raise ValueError(
-            f"widths {got} do not fit; give an int, a list of one width or (weight bits, input bits) "
-            "a layer, or an integer array (images, layers)"
+            f"widths {came(widths)} do not fit; give an int, a list of one width or (weight bits, input "
+            "bits) a layer, or an integer array (images, layers)"
         )
     for width in np.unique(pairs):
         require_width(int(width))

@@ -18,6 +18,18 @@ class ProgramError(RuntimeError):
     """A program is not valid, or its file is missing or damaged; the message says what to do."""
 
 
+def came(got: object) -> str:
+    """What came in, for the sentence of an error: short, and one line, whatever it is.
+
+    Examples
+    --------
+    >>> came(np.zeros((2, 3))), came([[4, 5]])
+    ('float64 (2, 3)', '[[4, 5]]')
+    """
+    text = f"{got.dtype} {got.shape}" if isinstance(got, np.ndarray) else reprlib.repr(got)
+    return " ".join(text.split())
+
+
 @dataclass(frozen=True)
 class Place:
     """A part of a program, for the sentence of an error."""
@@ -26,9 +38,7 @@ class Place:
 
     def refuse(self, what: str, got: object, expected: str, todo: str = REPAIR) -> NoReturn:
         """Raise ProgramError: what came, what was expected, what to do."""
-        came = f"{got.dtype} {got.shape}" if isinstance(got, np.ndarray) else reprlib.repr(got)
-        came = " ".join(came.split())  # one line, whatever it is
-        raise ProgramError(f"{self.text}: {what} is {came}, expected {expected}; {todo}")
+        raise ProgramError(f"{self.text}: {what} is {came(got)}, expected {expected}; {todo}")
 
     def integer(self, what: str, value: object, lowest: int, highest: int) -> None:
         """An int, no bool or NumPy integer, within limits."""

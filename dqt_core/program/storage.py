@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import secrets
+import textwrap
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -47,17 +48,24 @@ def read(path: Path, make: Callable[..., Made]) -> Made:
             text = (file.metadata() or {}).get(METADATA, "{}")
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
     except (SafetensorError, AttributeError, TypeError) as error:
-        raise ProgramError(f"{path} is damaged or truncated ({error}); get the file again") from error
+        raise ProgramError(f"{path} is damaged or truncated ({_short(error)}); get the file again") from error
     try:
         program = _parsed(text, tensors, make)
     except ProgramError as error:
         raise ProgramError(f"{path}: {error}") from error
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
-        raise ProgramError(f"{path} was edited: {error!r} in its header; get the file again") from error
+        raise ProgramError(
+            f"{path} was edited: {_short(repr(error))} in its header; get the file again"
+        ) from error
     if program.digest[:12] not in path.name:
         own = f"{program.name}-{program.digest[:12]}.safetensors"
         raise ProgramError(f"{path} is not the program of that name; call it {own}")
     return program
+
+
+def _short(reason: object) -> str:
+    """What a library says, which may hold the whole file."""
+    return textwrap.shorten(str(reason), 200)
 
 
 def _parsed(text: str, tensors: Tensors, make: Callable[..., Any]) -> Any:

@@ -77,8 +77,8 @@ def alone(accelerator: Accelerator, out: str | Path | None) -> Iterator[None]:
 class Checkpoint:
     """Writes the run's state beside the last one, then swaps the two: a kill leaves a whole checkpoint.
 
-    Tensors lie in safetensors files, all else in ``run.json`` with the digests of those files: what is read
-    can run no code, and a changed bit is noticed.
+    Tensors lie in safetensors files, all else in ``run.json`` with the digests of those files and its own:
+    what is read can run no code, and a changed bit is noticed.
 
     Parameters
     ----------
@@ -110,9 +110,11 @@ class Checkpoint:
             return []
         try:
             whole = json.loads((last / "run.json").read_text())
+            if not isinstance(whole, dict) or whole.pop("digest", None) != _digest(whole):
+                raise ValueError("run.json is not what was written")
             made, history, states = whole["run"], whole["history"], whole["states"]
             tensors = {name: _read(last / name, digest) for name, digest in whole["files"].items()}
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
             way_out = (
                 f"move it away, and the run goes on from {previous}" if previous.is_dir() else "remove it"
             )
@@ -161,7 +163,12 @@ class Checkpoint:
                 files[_file(name)] = hashlib.sha256(blob).hexdigest()
                 (folder / _file(name)).write_bytes(blob)
         whole = {"run": self.run, "history": history, "states": states, "files": files}
-        (folder / "run.json").write_text(json.dumps(whole))
+        (folder / "run.json").write_text(json.dumps({"digest": _digest(whole), **whole}))
+
+
+def _digest(whole: dict[str, Any]) -> str:
+    """sha256 of what a run.json holds beside it."""
+    return hashlib.sha256(json.dumps(whole).encode()).hexdigest()
 
 
 def _file(name: str) -> str:

@@ -136,8 +136,10 @@ int main(int count, char **arguments)
         widths[i] = (uint8_t)(count > 1 ? arguments[count > 2 ? 1 + i : 1][0] - '0' : DQT_CONTROLLER ? 0 : 8);
     memcpy(sha.state, sha256_start, sizeof sha.state);
     while ((read = each ? fread(widths, 1, (size_t)number, stdin) : (size_t)number) == (size_t)number) {
-        if ((read = fread(image, 1, sizeof image, stdin)) != sizeof image)
+        if ((read = fread(image, 1, sizeof image, stdin)) != sizeof image) {
+            read += each ? (size_t)number : 0; /* widths without an image are cut short too */
             break;
+        }
         if (dqt_run(image, widths, logits, chosen))
             return refuse("this network does not hold such a width");
         print_result(logits, chosen);
