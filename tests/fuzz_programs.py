@@ -116,7 +116,8 @@ def spoiled(blob, edits, others=()):
         elif kind == "leave out":
             del blob[at : at + 1 + value % 300]
         elif kind == "splice":
-            blob[at : at + more[1]] = others[value % len(others)][more[0] : more[0] + more[1]]
+            other = others[value % len(others)] if others else bytes(blob)
+            blob[at : at + more[1]] = other[more[0] : more[0] + more[1]]
     return bytes(blob)
 
 

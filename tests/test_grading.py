@@ -116,6 +116,11 @@ UNREADABLE = {
         '{"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": ["a"]}',
         "cannot",
     ),
+    "half a character/a1/a1.ipynb": (
+        '{"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": [{"cell_type": "markdown", "id": "a", '
+        '"metadata": {}, "source": "\\ud800"}]}',
+        "surrogates not allowed",
+    ),
     "other/essay.ipynb": (
         '{"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": []}',
         "has no task of a1",

@@ -194,7 +194,7 @@ def test_a_flipped_bit_anywhere_in_the_index_is_noticed(packed):
         path.write_bytes(content)
         said = what_is_said(packed.folder)
         refused += bool(said)
-        assert not said or (str(path) in said and "\n" not in said)
+        assert not said or (str(path) in said and "\n" not in said and len(said) < 500)
         if not said:  # a bit that no reader asks for, such as a date
             found = vars(shards.open_packed(packed.folder))
             assert all(np.array_equal(found[name], before[name]) for name in before)

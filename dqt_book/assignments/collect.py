@@ -97,6 +97,7 @@ def read(student, path):
             notebook = nbformat.reads(text, as_version=4)
         marks = Counter((grade_id(cell) or "").partition("_")[0] for cell in notebook.cells)
         [str(cell.source) + cell.cell_type for cell in notebook.cells]
+        nbformat.writes(notebook).encode()  # half a character, as JSON can hold it, cannot be written again
     except json.JSONDecodeError as error:
         row.reason = f"it is cut off or edited by hand (line {error.lineno}: {error.msg}): ask for it again"
         return row

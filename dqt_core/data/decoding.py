@@ -2,6 +2,7 @@
 
 import io
 import stat
+import textwrap
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -215,8 +216,8 @@ def _as_decoding_error() -> Iterator[None]:
         raise
     except Exception as error:
         unknown = type(error).__name__ == "UnidentifiedImageError"  # its text is an address in memory
-        reason = "Pillow knows no such format" if unknown else str(error) or type(error).__name__
-        raise DecodingError(reason) from error
+        reason = "Pillow knows no such format" if unknown else textwrap.shorten(str(error), 200)
+        raise DecodingError(reason or type(error).__name__) from error
 
 
 def _require_size(width: int, height: int) -> None:

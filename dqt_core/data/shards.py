@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import os
+import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -191,7 +192,7 @@ def _read_index(folder: Path) -> dict[str, NDArray[Any]]:
         with path.open("rb") as file, np.load(file) as index:
             found = {name: index[name] for name in [*ARRAYS, "digest"]}
     except Exception as error:  # a damaged zip file raises whatever its parts do
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = textwrap.shorten(str(error), 200) or type(error).__name__  # some hold the whole file
         raise DataError(
             f"{path} is damaged ({reason}); copy it again, or pack again with: {COMMAND}"
         ) from error
