@@ -119,7 +119,7 @@ def test_a_record_of_the_comparison_holds_together(path):
 def test_the_comparison_is_of_one_float_network():
     floats = {}
     for record in (results.read(path) for path in RECORDS if "_s" in path.stem):
-        floats.setdefault(record["channels"], set()).add(record["training"]["float"])
+        floats.setdefault((record["channels"], record["epochs"]), set()).add(record["training"]["float"])
     assert floats
     assert all(len(digests) == 1 for digests in floats.values())
 
