@@ -186,7 +186,6 @@ def test_cascades_look_at_the_image_and_their_controls_do_not(tmp_path):
     record = results.read(settings.record("cascade"))
     assert record["training"]["starts from"] != record["programs"]["trained"]
     rows = {row["widths"]: row for row in record["rows"]}
-    won = 0
     for bits, steps in ((3, [2, 4]), (4, [3, 6])):
         looks, other = rows[f"cascade at {bits} bits"], rows[f"cascade at {bits} bits, dealt to other images"]
         assert (looks["steps"], looks["passes"]) == (steps, other["passes"])
@@ -195,9 +194,8 @@ def test_cascades_look_at_the_image_and_their_controls_do_not(tmp_path):
         assert looks["bitops"] == pytest.approx(narrow + looks["passes"][1] / 359 * wide)
         assert looks["budget"] == rows[str(bits)]["bitops"]
         assert looks["logits"] != other["logits"]
-        assert looks["correct"] >= other["correct"]
-        won += looks["correct"] - other["correct"]
-    assert won > 0
+        # 3 bits get nearly all of these digits right: there a second look has nothing to win
+        assert looks["correct"] - other["correct"] >= {3: 5, 4: 0}[bits]
     curve = [rows[f"2 -> 4, {share:.0%}"]["passes"][1] for share in looking_rows.SHARES]
     assert curve == sorted(curve)
     assert len(rows["cascade of three steps at 3 bits"]["thresholds"]) == 2

@@ -38,9 +38,8 @@ class Backend:
         self._weights: dict[tuple[str, int], tuple[Tensor, Tensor]] = {}
 
     def upload(self, images: NDArray[np.uint8]) -> Tensor:
-        if (
-            is_forked()
-        ):  # as in torch's own workers: OpenMP's threads did not come along, it would wait for them
+        if is_forked():
+            # as in torch's own workers: OpenMP's threads did not come along, it would wait for them
             torch.set_num_threads(1)
         # a copy: torch takes neither memory that cannot be written to nor one image with negative strides
         return torch.from_numpy(images.copy())

@@ -78,9 +78,8 @@ class Rounded(Coded):
         return self._at[key]
 
 
-Shared: TypeAlias = dict[
-    Any, tuple[Any, Any]
-]  # by part of the network: what it was given last, and made of it
+# by part of the network: what it was given last, and made of it
+Shared: TypeAlias = dict[Any, tuple[Any, Any]]
 
 
 @dataclass
