@@ -192,6 +192,9 @@ show.Table(["difference", "measured", "band", "status"], statuses(recorded))
 #   unrounded there, which helps them.
 # - *Any-Precision*: one network for all widths, every width rounded anew from the float weights, each learning
 #   from the next wider one; a batch norm for each width; simulated in float32.
+#   DoReFa-Net and Any-Precision clip activations at a constant 1, which suits a network that was trained so from its
+#   first step. Rows that put it on a trained float network were withdrawn: they showed that start, not the method.
+#   The commands now take their clips from a sample, at each width, as PACT's start is taken.
 # - *DQT static*: one stored master for weights and for activations, with one learned step each; a batch norm for
 #   each width; the sum of the losses at all widths. Double Rounding (arXiv 2502.01199) nests weights in the same
 #   way and gives activations a step for each width; so this row stands for both, without that difference.
@@ -558,7 +561,7 @@ for group in groups:
 # - One stored 8-bit master serves every width, and the program's answers are exact: two backends, any batch
 #   size and any machine give the same digest. The tests hold that for random programs too.
 # - The networks are those named in the tables, trained for the epochs named there. They show the order of methods
-#   under one short recipe, not what each can reach: PACT and DoReFa-Net were made for long training.
+#   under one short recipe, not what each can reach: PACT was made for long training.
 # - The rows of the full ResNet-18 (64 channels) start from a float network of few epochs, which misses its band by far:
 #   they say what sharing one master costs at that size, not what the size can reach. A longer float network is recorded
 #   beside them, and the rows that start from it are those named as not yet run. `reproductions/GPU_TODO.md` has the
