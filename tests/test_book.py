@@ -1,5 +1,6 @@
 """The book builds without a warning, and its pages keep the rules for chapters."""
 
+import json
 import re
 import statistics
 from html.parser import HTMLParser
@@ -198,6 +199,17 @@ def build(tmp_path, monkeypatch):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("1")
     return builder
+
+
+def test_what_a_cell_wrote_to_stderr_is_told_in_its_words(build, monkeypatch, tmp_path):
+    monkeypatch.setattr(builder, "CACHE", tmp_path)
+    outputs = [
+        {"output_type": "stream", "name": name, "text": f"a word on {name}"} for name in ("stdout", "stderr")
+    ]
+    page = tmp_path / "executed" / "0" / "base.ipynb"
+    page.parent.mkdir(parents=True)
+    page.write_text(json.dumps({"cells": [{"cell_type": "markdown"}, {"outputs": outputs}]}))
+    assert build.written_to_stderr() == ["a word on stderr"]
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ alone, so it is thrown away whenever something that the cells import or read has
 
 import hashlib
 import importlib.util
+import json
 import os
 import shutil
 import subprocess
@@ -17,9 +18,16 @@ from dqt_book.places import ROOT
 BUILD = ROOT / "_build"
 CACHE = BUILD / ".jupyter_cache"
 KEY = BUILD / "jupyter_cache.key"
+# Figures are drawn with the fonts and settings of matplotlib itself, whatever the user has:
+# a list of fonts from an environment that is gone is enough to draw another picture.
+MATPLOTLIB = BUILD / "matplotlib"
 # What a chapter's cells can see besides their own text.
 INPUTS = ("requirements.txt", "dqt_core/**/*", "dqt_book/**/*", "book/assignments/**/*", "reproductions/**/*")
-PREPARE = "from dqt_core.backends import numba_cpu; numba_cpu.prepare()"
+# What is said when kernels are compiled or fonts are listed for the first time belongs into no page.
+PREPARE = {
+    "numba": "from dqt_core.backends import numba_cpu; numba_cpu.prepare()",
+    "matplotlib": "import matplotlib.font_manager",
+}
 
 
 def cache_key() -> str:
@@ -32,21 +40,36 @@ def cache_key() -> str:
     return digest.hexdigest()
 
 
+def written_to_stderr() -> list[str]:
+    """What the cells of the executed pages wrote there; the warning about it names the cell alone."""
+    executed = [
+        json.loads(path.read_text(encoding="utf-8")) for path in sorted(CACHE.glob("executed/*/base.ipynb"))
+    ]
+    outputs = [out for page in executed for cell in page["cells"] for out in cell.get("outputs", ())]
+    return ["".join(out["text"]) for out in outputs if out.get("name") == "stderr"]
+
+
 def build() -> int:
     # A page that is not rebuilt is not checked for warnings: start without pages, keep executed cells.
-    for folder in (BUILD / "html", BUILD / ".doctrees"):
+    for folder in (BUILD / "html", BUILD / ".doctrees", MATPLOTLIB):
         shutil.rmtree(folder, ignore_errors=True)
     key = cache_key()
     if not KEY.is_file() or KEY.read_text() != key:
         shutil.rmtree(CACHE, ignore_errors=True)
         BUILD.mkdir(exist_ok=True)
         KEY.write_text(key)
-    if importlib.util.find_spec("numba"):  # what is said when kernels are compiled belongs into no page
-        subprocess.run([sys.executable, "-c", PREPARE], cwd=ROOT, check=True)
+    # The kernel named python3 must be this environment's, not one that the user has installed elsewhere.
+    own = {**os.environ, "JUPYTER_PREFER_ENV_PATH": "1", "MPLCONFIGDIR": str(MATPLOTLIB)}
+    for package, program in PREPARE.items():
+        if importlib.util.find_spec(package):
+            subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=own, check=True)
     program = Path(sys.executable).with_name("jupyter-book")
     command = [program, "build", "-W", "--keep-going", ROOT]
-    # The kernel named python3 must be this environment's, not one that the user has installed elsewhere.
-    return subprocess.run(command, env={**os.environ, "JUPYTER_PREFER_ENV_PATH": "1"}).returncode
+    result = subprocess.run(command, env=own).returncode
+    if result:
+        for text in written_to_stderr():
+            print(f"ERROR: a cell wrote to stderr: {text}", file=sys.stderr)
+    return result
 
 
 if __name__ == "__main__":
