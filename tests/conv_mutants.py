@@ -148,18 +148,18 @@ MUTANTS = {
     ],
     "pointwise.cu": [
         (
-            "% 3 * (blockDim.x % 3) + threadIdx.x) % 3",
-            "+ threadIdx.x) % 3 % 2",
+            "% channels * (blockDim.x % channels) + threadIdx.x) % channels",
+            "+ threadIdx.x) % channels % 2",
             "lookup: third channel by the first's table",
         ),
         (
-            "blockIdx.x % 3 * (blockDim.x % 3) + threadIdx.x",
+            "blockIdx.x % channels * (blockDim.x % channels) + threadIdx.x",
             "threadIdx.x",
             "lookup: every block begins with a first channel",
         ),
         (
-            "    if (i >= count) return;\n    int channel = (",
-            "    int channel = (",
+            "    if (i >= count) return;\n    // i % channels",
+            "    // i % channels",
             "lookup: bytes past the last",
         ),
         ("y < min(row + kernel, H)", "y < min(row + kernel, H - 1)", "max_pool: last row left out"),

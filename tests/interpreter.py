@@ -10,7 +10,7 @@ from oracle_checks import ROUNDINGS, clamp, convolved
 
 
 def run(program, image, choices=None):
-    """Every value by name, and the choices, of an image (H, W, 3); without choices the controller decides."""
+    """Every value by name, and the choices, of an image (H, W, C); without choices the controller decides."""
     values = {"image": image.tolist()}
     by_controller = choices is None
     for op in program.ops:

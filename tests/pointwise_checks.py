@@ -20,12 +20,12 @@ def vectors(channels):
 
 def check_lookup(engine):
     rng = np.random.default_rng(0)
-    table = rng.integers(-128, 128, (3, 256), np.int8)
-    for shape in ((1, 1, 1, 3), (2, 5, 7, 3), (3, 17, 19, 3)):
+    for shape in ((1, 1, 1, 3), (2, 5, 7, 3), (3, 17, 19, 3), (3, 17, 19, 1), (2, 9, 9, 4), (1, 2, 3, 300)):
+        table = rng.integers(-128, 128, (shape[3], 256), np.int8)
         images = rng.integers(0, 256, shape, np.uint8)
         out = np.zeros(shape, np.int8)
-        run(engine, "lookup", out.size, images, table, out, np.int64(out.size))
-        equal(out, table[np.arange(3), images], shape)
+        run(engine, "lookup", out.size, images, table, out, np.int64(out.size), np.int32(shape[3]))
+        equal(out, table[np.arange(shape[3]), images], shape)
 
 
 def check_max_pool(engine):

@@ -3,7 +3,8 @@
 `runs` draws a `Run`: a program, images, and widths to run them at. Every backend must answer it with the same
 bits. A program has what lowered networks have (and the extremes that trained ones seldom reach):
 
-- a fixed stem, blocks of switchable layers, a sum-pool, a fixed classifier, and often a controller;
+- an image of 1 to 4 channels, a fixed stem, blocks of switchable layers, a sum-pool, a fixed classifier, and
+  often a controller;
 - blocks: a plain, grouped or depthwise convolution; a shortcut of codes; a shortcut with a convolution of its
   own (two layers meet in one requantize); both shortcuts; a max-pool;
 - kernels of 1 and 3, strides of 1 and 2, paddings of 0 and 1; activations of both signs, clamps anywhere;
@@ -43,7 +44,7 @@ class Run:
 
     Attributes
     ----------
-    images : uint8 array, (N, H, W, 3)
+    images : uint8 array, (N, H, W, C)
     widths : as `Program.run` takes them
     choices : int64 array, (N, L), or None
         The same as indices into the program's choices; None for "controller".
@@ -122,7 +123,8 @@ class _Builder:
 
     def build(self, max_blocks):
         height, width = (self.draw(st.integers(2, self.max_size)) for _ in range(2))
-        stem = self.codes([self.conv(self.lookup((height, width, 3)), switchable=False)])
+        shape = height, width, self.draw(st.sampled_from([3, 1, 4, 2]))
+        stem = self.codes([self.conv(self.lookup(shape), switchable=False)])
         after_stem = len(self.ops)
         x = stem
         for _ in range(self.draw(st.integers(1, max_blocks))):
@@ -134,7 +136,7 @@ class _Builder:
         if self.draw(st.booleans()):
             self.insert_controller(after_stem, stem)
         names = tuple(f"layer{i}" for i in range(self.layers))
-        return Program("random", tuple(self.ops), self.choices, names, (height, width, 3), self.rounding)
+        return Program("random", tuple(self.ops), self.choices, names, shape, self.rounding)
 
     def block(self, x):
         kind = self.draw(st.sampled_from(["plain", "code shortcut", "conv shortcut", "both", "max-pool"]))
@@ -156,7 +158,7 @@ class _Builder:
         return self.codes(self.draw(st.permutations(terms)))
 
     def lookup(self, shape):
-        table = self.rng.integers(-128, 128, (3, 256)).astype(np.int8)
+        table = self.rng.integers(-128, 128, (shape[2], 256)).astype(np.int8)
         self.ops.append(Lookup(table, "input", IMAGE))
         return _Value("input", shape, 128)
 

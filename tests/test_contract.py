@@ -166,7 +166,7 @@ REFUSED = {
     "no choices": ({"choices": ()}, "a tuple of (weight bits"),
     "choices that tables do not have": ({"choices": PROGRAM.choices[:4]}, "expected"),
     "an unknown rounding": ({"rounding": "half_even"}, "'half_up' or 'floor'"),
-    "an image of one channel": ({"image_shape": (5, 4, 1)}, "a tuple (H, W, 3)"),
+    "a grey image without its channel": ({"image_shape": (5, 4)}, "a tuple (H, W, C)"),
     "an image of no size": ({"image_shape": (0, 4, 3)}, "a size of image_shape is 0"),
     "an image that fills the memory": ({"image_shape": (2**13, 2**13, 3)}, "at most 16777216 numbers"),
     "an image of floats": ({"image_shape": (5.0, 4, 3)}, "a size of image_shape is 5.0"),

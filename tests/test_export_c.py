@@ -229,7 +229,7 @@ MUTANTS = {
     "last of equal scores": ("if (row[k] > row[best])", "if (row[k] >= row[best])"),
     "one layer's scores for all": ("scores + layer * DQT_CHOICES", "scores + 0 * layer"),
     "given widths overruled": ("if (choice[layer] == UNDECIDED)\n            choice", "choice"),
-    "tables of the colours mixed up": ("256 * (i % 3)", "256 * (2 - i % 3)"),
+    "tables of the colours mixed up": ("256 * (i % DQT_CHANNELS)", "256 * (2 - i % 3)"),
     "sum in 32 bits": (
         "return a * ((int64_t)1 << d) * t->multiplier[entry]",
         "return (int32_t)(a * ((int64_t)1 << d) * t->multiplier[entry])",

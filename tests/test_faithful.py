@@ -263,7 +263,7 @@ def test_refused_by_name(name):
         ({"images": PIXELS[:0]}, "there are no calibration images"),
         ({"images": list(PIXELS)}, "got list"),
         ({"std": (0.2, 0.0, 0.2)}, "std positive"),
-        ({"mean": (0.2, 0.2)}, "expected 3 finite numbers each"),
+        ({"mean": (0.2, 0.2)}, "have 3 channels, and mean and std 2 and 3 numbers"),
         ({"widths": 4}, "widths must be one or more ints"),
     ],
     ids=str,

@@ -107,7 +107,10 @@
 
   Runner.prototype.Lookup = function (op, values) {
     var image = values[op.x], out = codes(image.shape, true);
-    for (var i = 0; i < out.values.length; i++) out.values[i] = op.table[256 * (i % 3) + image.values[i]];
+    var channels = image.shape[2];
+    for (var i = 0; i < out.values.length; i++) {
+      out.values[i] = op.table[256 * (i % channels) + image.values[i]];
+    }
     return out;
   };
 

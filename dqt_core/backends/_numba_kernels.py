@@ -59,7 +59,7 @@ MEMORY = np.dtype(
             "order",  # int64: images sorted by choice, for every convolution
             "drops",  # int64: dropped bits of every image, for every reader
             "rows",  # int64: row of its table of every image, for every term
-            "tables",  # int8 (look-up tables, 3, 256)
+            "tables",  # int8 (rows, 256): of the look-up, one for a channel
             "ones",  # int32
             "zeros",  # int32
             "config",  # shapes of the tiles
@@ -553,11 +553,11 @@ def clear(out, count):
 @compiled
 def look_up(memory, step, item):
     """Bytes of one row of an image to codes."""
-    size = step.width * 3
+    size = step.width * step.channels
     x, out = memory.arena + step.x + item * size, memory.arena + step.out + item * size
-    for channel in range(3):
-        table = memory.tables + (step.table * 3 + channel) * 256
-        for pixel in range(channel, size, 3):
+    for channel in range(step.channels):
+        table = memory.tables + (step.table + channel) * 256
+        for pixel in range(channel, size, step.channels):
             _put_byte(out + pixel, _byte(table + _byte(x + pixel)))
 
 

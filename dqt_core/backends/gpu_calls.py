@@ -298,7 +298,7 @@ def logits(backend: gpu_plan.Backend, images: Any, widths: Widths = MASTER_WIDTH
     ----------
     backend : cupy_gpu.Backend
         The program, compiled: keep it, as it holds the weights, the plans and their graphs.
-    images : uint8 array, (N, H, W, 3)
+    images : uint8 array, (N, H, W, C)
     widths : as in `Program.run`
 
     Returns

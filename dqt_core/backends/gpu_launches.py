@@ -125,7 +125,8 @@ class Launches:
 
     def _lookup(self, op: Lookup, values: Values, batch: Batch) -> Launch:
         out = values[op.out]
-        return self._each("lookup", out.size, values[op.x], self._upload(op.table), out, np.int64(out.size))
+        sizes = np.int64(out.size), np.int32(len(op.table))
+        return self._each("lookup", out.size, values[op.x], self._upload(op.table), out, *sizes)
 
     def _conv(self, op: Conv, values: Values, batch: Batch) -> Launch:
         sums = values[op.out]

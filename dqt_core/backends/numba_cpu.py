@@ -372,7 +372,7 @@ class Plan:
                 self._on_host.append((len(self._made), step))
             case Lookup():
                 self._record(kernels.LOOKUP, step.x, step.out, table=len(self._tables))
-                self._tables.append(step.table)
+                self._tables += list(step.table)
             case MaxPool():
                 size = {"kernel_height": step.kernel, "kernel_width": step.kernel}
                 self._record(

@@ -26,7 +26,7 @@ class Backend:
         return logits
 
     def lookup(self, op: Lookup, values: Values, choices: Picks) -> NDArray[np.int8]:
-        return op.table[np.arange(3), values[op.x]]
+        return op.table[np.arange(len(op.table)), values[op.x]]
 
     def conv(self, op: Conv, values: Values, choices: Picks) -> NDArray[np.int32]:
         x = values[op.x]

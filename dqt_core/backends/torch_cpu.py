@@ -48,7 +48,7 @@ class Backend:
         return logits.numpy()
 
     def lookup(self, op: Lookup, values: Values, choices: Picks) -> Tensor:
-        return torch.from_numpy(op.table.copy())[torch.arange(3), values[op.x].int()]
+        return torch.from_numpy(op.table.copy())[torch.arange(len(op.table)), values[op.x].int()]
 
     def conv(self, op: Conv, values: Values, choices: Picks) -> Tensor:
         x = values[op.x]

@@ -44,11 +44,11 @@ class Dataset:
     ----------
     name : str
         "cifar10" or "embedded".
-    train_images, test_images : uint8 array, (N, H, W, 3)
-        Bytes 0..255, channels R, G, B.
+    train_images, test_images : uint8 array, (N, H, W, C)
+        Bytes 0..255; channels R, G, B, or one where they are grey.
     train_labels, test_labels : int64 array, (N,)
         Class numbers 0..classes-1.
-    mean, std : tuple of 3 floats
+    mean, std : tuple of C floats
         Per channel, of bytes divided by 255.
     classes : tuple of str
         Class names in order.
@@ -59,8 +59,8 @@ class Dataset:
     train_labels: Labels
     test_images: Images
     test_labels: Labels
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     classes: tuple[str, ...]
 
     def __post_init__(self) -> None:
@@ -70,7 +70,7 @@ class Dataset:
 
     @functools.cached_property
     def checksums(self) -> dict[str, str]:
-        """sha256 of the pixels as (N, H, W, 3) uint8 in C order, and of the labels as int64."""
+        """sha256 of the pixels as (N, H, W, C) uint8 in C order, and of the labels as int64."""
         return {
             f"{split}_{kind}": hashlib.sha256(getattr(self, f"{split}_{kind}").tobytes()).hexdigest()
             for split in ("train", "test")
@@ -195,15 +195,20 @@ def cifar10(folder: str | Path) -> Dataset:
     return Dataset("cifar10", *train, *test, CIFAR10_MEAN, CIFAR10_STD, CIFAR10_CLASSES)
 
 
-def embedded() -> Dataset:
-    """The set that needs no download: scikit-learn's 8x8 digits as 32x32 RGB images.
+def embedded(channels: int = 3) -> Dataset:
+    """The set that needs no download: scikit-learn's 8x8 digits as 32x32 images.
 
     Each pixel becomes a 4x4 block and 0..16 becomes 0..255. Every fifth image is a test image.
+
+    Parameters
+    ----------
+    channels : int
+        3: as RGB; 1: grey.
 
     Returns
     -------
     Dataset
-        1,438 training and 359 test images, (N, 32, 32, 3) uint8, ten classes.
+        1,438 training and 359 test images, (N, 32, 32, channels) uint8, ten classes.
 
     Raises
     ------
@@ -212,19 +217,19 @@ def embedded() -> Dataset:
 
     Examples
     --------
-    >>> embedded().train_images.dtype, len(embedded().classes)
-    (dtype('uint8'), 10)
+    >>> embedded(channels=1).train_images.shape, len(embedded().classes)
+    ((1438, 32, 32, 1), 10)
     """
     with needed("the embedded data set", "train"):
         from sklearn.datasets import load_digits
     digits = load_digits()
     grey = (digits.images.astype(np.int64) * 255 + 8) // 16
     images = np.repeat(np.repeat(grey, 4, axis=1), 4, axis=2).astype(np.uint8)
-    images = np.repeat(images[..., None], 3, axis=3)
+    images = np.repeat(images[..., None], channels, axis=3)
     labels = digits.target.astype(np.int64)
     is_test = np.arange(len(labels)) % 5 == 4
     names = tuple(str(digit) for digit in range(10))
-    mean, std = (0.3059,) * 3, (0.3763,) * 3
+    mean, std = (0.3059,) * channels, (0.3763,) * channels
     return Dataset(
         "embedded", images[~is_test], labels[~is_test], images[is_test], labels[is_test], mean, std, names
     )
@@ -235,12 +240,12 @@ def normalization_table(mean: tuple[float, ...], std: tuple[float, ...]) -> NDAr
 
     Parameters
     ----------
-    mean, std : tuple of 3 floats
+    mean, std : tuple of C floats
         Per channel.
 
     Returns
     -------
-    float32 array, (3, 256)
+    float32 array, (C, 256)
         The one definition of the network's input; training and lowering both read it.
 
     Examples

@@ -92,7 +92,7 @@ def loss(
     Parameters
     ----------
     program : Program
-    images : uint8 array, (N, H, W, 3)
+    images : uint8 array, (N, H, W, C)
     labels : int64 array, (N,)
     widths : as in `Program.run`
     backend : as in `Program.run`
@@ -127,7 +127,7 @@ def sensitivities(
     Parameters
     ----------
     program : Program
-    images : uint8 array, (N, H, W, 3)
+    images : uint8 array, (N, H, W, C)
         For calibration, of the training set.
     labels : int64 array, (N,)
     reference : int, or list of L
@@ -163,7 +163,7 @@ def divergences(
     Parameters
     ----------
     program : Program
-    images : uint8 array, (N, H, W, 3)
+    images : uint8 array, (N, H, W, C)
         For calibration. What every operation gives for them is held in memory at once.
     reference : int
         Width of the other layers.

@@ -75,8 +75,9 @@ def to_c(program: Program, path: str | Path) -> Path:
     -----
     The file has one function::
 
-        int dqt_run(const uint8_t image[DQT_HEIGHT * DQT_WIDTH * 3], const uint8_t widths[DQT_LAYERS],
-                    int64_t logits[DQT_CLASSES], uint8_t chosen[DQT_LAYERS]);
+        int dqt_run(const uint8_t image[DQT_HEIGHT * DQT_WIDTH * DQT_CHANNELS],
+                    const uint8_t widths[DQT_LAYERS], int64_t logits[DQT_CLASSES],
+                    uint8_t chosen[DQT_LAYERS]);
 
     ``widths`` are bits; 0 leaves a layer to the controller, NULL all of them. Where the program has choices
     with different widths of weights and input, both arrays hold two numbers a layer. ``chosen``, if it is not
@@ -154,11 +155,12 @@ class _Writer:
         return "\n".join(part.strip("\n") + "\n" for part in parts)
 
     def _head(self) -> str:
-        height, width, _ = self.program.image_shape
+        height, width, channels = self.program.image_shape
         logits = self.shapes[self.steps[-1].out]  # type: ignore[union-attr]
         defines = {
             "HEIGHT": height,
             "WIDTH": width,
+            "CHANNELS": channels,
             "CLASSES": math.prod(logits),
             "LAYERS": len(self.program.layers),
             "CHOICES": len(self.bits),
@@ -305,8 +307,8 @@ class _Writer:
     def _call(self, number: int, op: Op, is_last: bool) -> str:
         match op:
             case Lookup():
-                height, width, _ = self.program.image_shape
-                return f"lookup(image, table_{number}, {height * width}, {self._at(op.out)});"
+                pixels = math.prod(self.program.image_shape[:2])
+                return f"lookup(image, table_{number}, {pixels}, {self._at(op.out)});"
             case Requantize():
                 return f"requantize(&step_{number}, choice, {self._at(op.out)});"
             case Scale():
@@ -321,8 +323,9 @@ class _Writer:
 
 
 PROTOTYPE = """\
-int dqt_run(const uint8_t image[DQT_HEIGHT * DQT_WIDTH * 3], const uint8_t widths[DQT_LAYERS * DQT_WIDTHS],
-            int64_t logits[DQT_CLASSES], uint8_t chosen[DQT_LAYERS * DQT_WIDTHS])"""
+int dqt_run(const uint8_t image[DQT_HEIGHT * DQT_WIDTH * DQT_CHANNELS],
+            const uint8_t widths[DQT_LAYERS * DQT_WIDTHS], int64_t logits[DQT_CLASSES],
+            uint8_t chosen[DQT_LAYERS * DQT_WIDTHS])"""
 BEGIN = (
     *("{", "    uint8_t choice[DQT_LAYERS + 1];"),
     "    int32_t i, undecided = given_choices(widths, choice);",

@@ -52,7 +52,7 @@ def to_onnx(program: Program, path: str | Path) -> Path:
 
     Notes
     -----
-    Inputs: ``images``, uint8 (N, H, W, 3), and ``widths``, int64 (N, L), or (N, L, 2) with the bits of
+    Inputs: ``images``, uint8 (N, H, W, C), and ``widths``, int64 (N, L), or (N, L, 2) with the bits of
     weights and input where they differ in one of the program's choices. Width 0 leaves a layer to the
     controller, if the program has one. Any other width that the program does not hold stops the run: "indices
     element out of data bounds". Outputs: ``logits``, int64 (N, classes), and ``chosen``, the widths that were
@@ -129,7 +129,6 @@ class _Exporter:
         self.weight_drops, self.input_drops = MASTER_WIDTH - bits.T
 
     def save(self, path: str | Path) -> Path:
-        height, width, _ = self.program.image_shape
         shape = ("N", len(self.program.layers), *self.bits.shape[1:])
         given = self._given_choices()
         self.views = {op.out: self._weight_views(op) for op in self.program.ops if isinstance(op, Conv)}
@@ -139,7 +138,7 @@ class _Exporter:
         indices = "indices"
         self.writer.add_all("Scan", ("images", given), ["logits", indices], body=body, num_scan_inputs=2)
         self.add("Gather", self.constant(self.bits, np.int64), indices, out="chosen")
-        images = _onnx_graph.value("images", np.uint8, ("N", height, width, 3))
+        images = _onnx_graph.value("images", np.uint8, ("N", *self.program.image_shape))
         inputs = images, _onnx_graph.value("widths", np.int64, shape)
         outputs = (
             _onnx_graph.value("logits", np.int64, ("N", "classes")),
@@ -225,7 +224,7 @@ class _Exporter:
         return self.add("Gather", self.constant(table, dtype), choice)
 
     def _lookup(self, op: Lookup) -> _Value:
-        rows = self.constant(np.arange(3).reshape(3, 1, 1) * 256, np.int32)
+        rows = self.constant(np.arange(len(op.table)).reshape(-1, 1, 1) * 256, np.int32)
         position = self.add("Add", self.cast(self.values[op.x].name, np.int32), rows)
         table = self.constant(op.table.ravel() + np.int16(SIGN), np.uint8)
         return _Value(self.add("Gather", table, position), SIGN)

@@ -57,7 +57,7 @@ def to_qdq(
 
     Notes
     -----
-    Input: ``images``, uint8 (N, H, W, 3). Output: ``logits``, float32 (N, classes). Codes have the names of
+    Input: ``images``, uint8 (N, H, W, C). Output: ``logits``, float32 (N, classes). Codes have the names of
     the program's values, so that both can be compared.
 
     This is *not* the program: convolutions are sums of floats (or of integers, where a runtime fuses them),
@@ -101,8 +101,7 @@ class _Exporter:
     def save(self, path: str | Path) -> Path:
         for op in self._ops():
             self._add(op)
-        height, width, _ = self.program.image_shape
-        images = _onnx_graph.value("images", np.uint8, ("N", height, width, 3))
+        images = _onnx_graph.value("images", np.uint8, ("N", *self.program.image_shape))
         logits = _onnx_graph.value("logits", np.float32, ("N", "classes"))
         whole = _onnx_graph.graph(
             self.program.name, self.writer.nodes, [images], [logits], self.writer.constants
@@ -127,7 +126,7 @@ class _Exporter:
 
     def _lookup(self, op: Lookup) -> None:
         planes = self.add("Transpose", IMAGE + "s", perm=[0, 3, 1, 2])
-        rows = self.constant(np.arange(3).reshape(3, 1, 1) * 256, np.int32)
+        rows = self.constant(np.arange(len(op.table)).reshape(-1, 1, 1) * 256, np.int32)
         position = self.add("Add", self.writer.cast(planes, np.int32), rows)
         self.add("Gather", self.constant(op.table.ravel(), np.int8), position, out=op.out)
 

@@ -2,7 +2,7 @@
 // and writes neighbouring bytes with neighbouring threads.
 //
 // Arguments and grids, blocks of 256 threads unless it says otherwise; "a thread a value" needs blocks for `count`:
-//   lookup       images (count) uint8, table (3, 256) int8, out (count) int8, count int64: a thread a value
+//   lookup       images (count) uint8, table (C, 256) int8, out (count) int8, count int64, C int32: a thread a value
 //   max_pool     x (N, H, W, C) codes, out (N, OH, OW, C), N H W C kernel stride padding OH OW: a thread for every
 //                VECTOR values of out
 //   sum_pool     x (N, pixels, C) codes, out (N, C) int32, N, pixels, C: N * ceil(C / 64) blocks
@@ -28,12 +28,13 @@ __device__ inline unsigned read(const Code* codes) {
     return VECTOR == 4 ? *reinterpret_cast<const unsigned*>(codes) : static_cast<unsigned char>(*codes);
 }
 
-// Image bytes to codes: the table holds the normalisation of the three channels.
+// Image bytes to codes: the table holds the normalisation of every channel.
 extern "C" __global__ void lookup(const unsigned char* __restrict__ images, const signed char* __restrict__ table,
-                                  signed char* __restrict__ out, long long count) {
+                                  signed char* __restrict__ out, long long count, int channels) {
     long long i = global_thread();
     if (i >= count) return;
-    int channel = (blockIdx.x % 3 * (blockDim.x % 3) + threadIdx.x) % 3;  // i % 3, in 32 bits
+    // i % channels, in 32 bits
+    int channel = (blockIdx.x % channels * (blockDim.x % channels) + threadIdx.x) % channels;
     out[i] = table[256 * channel + images[i]];
 }
 

@@ -15,7 +15,7 @@ IMAGE = "image"
 
 @dataclass(frozen=True, eq=False)
 class Lookup:
-    """Image bytes to signed codes: ``table[channel, byte]``, int8 (3, 256), which holds the normalisation."""
+    """Image bytes to signed codes: ``table[channel, byte]``, int8 (C, 256), which holds the normalisation."""
 
     table: NDArray[np.int8]
     out: str

@@ -102,7 +102,8 @@ class Program:
         From narrow to wide; rows of every table.
     layers : tuple of str
         Names of the L switchable layers.
-    image_shape : tuple (H, W, 3)
+    image_shape : tuple (H, W, C)
+        One channel for grey images, three for colour; any number.
     rounding : {"half_up", "floor"}
 
     Raises
@@ -158,7 +159,7 @@ class Program:
 
         Parameters
         ----------
-        images : uint8 array, (N, H, W, 3)
+        images : uint8 array, (N, H, W, C)
             Bytes as they come from the file.
         widths : int, list of L, array (N, L) or (N, L, 2), or "controller"
             One width for all switchable layers; one (or a pair of weight and input bits) for each; one for
@@ -230,8 +231,10 @@ class Program:
             kind = getattr(images, "dtype", type(images).__name__)
             raise TypeError(f"images must be uint8 bytes 0..255, got {kind}; do not normalise them")
         if images.ndim != 4 or images.shape[1:] != self.image_shape or not len(images):
+            is_grey = images.ndim == 3 and self.image_shape[2] == 1
             raise ValueError(
                 f"images must be (N, {', '.join(map(str, self.image_shape))}), got {images.shape}"
+                + "; give them their channel, images[..., None]" * is_grey
             )
 
     def _choices_of(self, widths: Widths, n: int) -> NDArray[np.int64] | None:
@@ -316,7 +319,7 @@ def execute(
     program : Program
     backend : Backend
         Of one of `BACKENDS`: a method for every kind of operation.
-    images : uint8 array, (N, H, W, 3)
+    images : uint8 array, (N, H, W, C)
     choices : int64 array (N, L), or None
         None: the controller decides.
 

@@ -76,7 +76,7 @@ def run(net: NestedNet, images: Images, choices: NDArray[np.int64] | None = None
     ----------
     net : NestedNet
         In evaluation mode.
-    images : uint8 array, (N, H, W, 3)
+    images : uint8 array, (N, H, W, C)
     choices : int64 array, (N, L), optional
         Index into the network's choices for every image and layer; None: the controller decides.
 
@@ -131,7 +131,7 @@ def differences(
         In evaluation mode, as it was lowered.
     program : Program
         ``lower(net)``.
-    images : uint8 array, (N, H, W, 3)
+    images : uint8 array, (N, H, W, C)
     width : int or "controller"
         One width for all switchable layers, or the controller's choice for each image.
     batch_size : int

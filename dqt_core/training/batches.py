@@ -58,20 +58,20 @@ def normalize(images: Tensor, table: Tensor) -> Tensor:
 
     Parameters
     ----------
-    images : uint8 tensor, (N, H, W, 3)
-    table : float32 tensor, (3, 256)
+    images : uint8 tensor, (N, H, W, C)
+    table : float32 tensor, (C, 256)
         `data.normalization_table`.
 
     Returns
     -------
-    float32 tensor, (N, 3, H, W), channels_last in memory
+    float32 tensor, (N, C, H, W), channels_last in memory
 
     Examples
     --------
     >>> normalize(torch.zeros(1, 2, 2, 3, dtype=torch.uint8), torch.ones(3, 256)).shape
     torch.Size([1, 3, 2, 2])
     """
-    channel = torch.arange(3, device=images.device)
+    channel = torch.arange(len(table), device=images.device)
     return table[channel, images.long()].permute(0, 3, 1, 2)
 
 

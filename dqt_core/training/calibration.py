@@ -66,7 +66,7 @@ def set_steps(net: NestedNet, batches: Iterable[Images], rule: Rule = "error") -
     ----------
     net : NestedNet
         Changed in place; ends in evaluation mode.
-    batches : iterable of uint8 arrays, (n, H, W, 3)
+    batches : iterable of uint8 arrays, (n, H, W, C)
         Calibration images.
     rule : {"error", "percentile", "largest"}
         See `step_of`.
@@ -134,7 +134,7 @@ def restore_statistics(net: nn.Module, batches: Iterable[Tensor]) -> None:
     ----------
     net : Module
         Changed in place; ends in evaluation mode.
-    batches : iterable of float tensors, (n, 3, H, W)
+    batches : iterable of float tensors, (n, C, H, W)
         Normalised training images.
 
     Raises
@@ -265,7 +265,7 @@ def correct_norms(
     ----------
     net : NestedNet
         Changed in place; ends in evaluation mode.
-    batches : sequence of uint8 arrays, (n, H, W, 3)
+    batches : sequence of uint8 arrays, (n, H, W, C)
         Calibration images.
     settings : sequence of lists of L choices, optional
         Whole-network widths whose tables are set; None: every choice, uniform.
@@ -364,7 +364,7 @@ def divergence(
     Parameters
     ----------
     net : NestedNet
-    batches : sequence of uint8 arrays, (n, H, W, 3)
+    batches : sequence of uint8 arrays, (n, H, W, C)
         Images that did not set the steps.
     logits : sequence of float tensors, (n, classes)
         The float network's, of the same images.
@@ -382,7 +382,7 @@ def divergence(
 
 
 def inputs(net: NestedNet, images: Images) -> Tensor:
-    """Normalised float images (n, 3, H, W) of uint8 ones, as the network takes them."""
+    """Normalised float images (n, C, H, W) of uint8 ones, as the network takes them."""
     return normalized(images, net.mean, net.std)
 
 

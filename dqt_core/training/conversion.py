@@ -48,9 +48,9 @@ def convert(
     net : Module
         Conv2d, BatchNorm2d, Linear, ReLU, ReLU6, additions, max-pools and a global mean; left unchanged. It
         is converted as it is in evaluation mode and float32.
-    images : uint8 array, (N, H, W, 3)
+    images : uint8 array, (N, H, W, C)
         A few hundred training images, for the steps and for the comparison.
-    mean, std : 3 floats each
+    mean, std : C floats each
         The normalisation the float model was trained with.
     widths : sequence of int or (weight bits, input bits)
         The choices of every switchable layer. The first and last layers stay at 8 bits.

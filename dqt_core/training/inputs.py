@@ -15,13 +15,13 @@ def normalized(images: Images, mean: Sequence[float], std: Sequence[float]) -> T
 
     Parameters
     ----------
-    images : uint8 array, (n, H, W, 3)
-    mean, std : 3 floats each
+    images : uint8 array, (n, H, W, C)
+    mean, std : C floats each
         Finite, of [0, 1] images; std positive.
 
     Returns
     -------
-    float32 tensor, (n, 3, H, W), channels_last in memory
+    float32 tensor, (n, C, H, W), channels_last in memory
 
     Raises
     ------
@@ -34,18 +34,24 @@ def normalized(images: Images, mean: Sequence[float], std: Sequence[float]) -> T
     torch.Size([1, 3, 2, 2])
     """
     got = f"{getattr(images, 'dtype', type(images).__name__)} {tuple(getattr(images, 'shape', ()))}"
-    if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.shape[3:] != (3,):
+    if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.ndim != 4:
         raise ValueError(
-            f"images must be uint8 (N, H, W, 3), got {got}; give a NumPy array, of a torch tensor "
-            "(N, 3, H, W) images.permute(0, 2, 3, 1).numpy()"
+            f"images must be uint8 (N, H, W, C), got {got}; give a NumPy array, of grey images "
+            "images[..., None], of a torch tensor (N, C, H, W) images.permute(0, 2, 3, 1).numpy()"
         )
     if images.size == 0:
         raise ValueError(f"there are no calibration images in {got}; give at least one")
-    numbers = np.array([mean, std], np.float64) if len(mean) == len(std) == 3 else np.array([])
-    if numbers.shape != (2, 3) or not np.isfinite(numbers).all() or not (numbers[1] > 0).all():
-        raise ValueError(f"mean={mean} and std={std}, expected 3 finite numbers each, std positive")
+    channels = images.shape[3]
+    if not len(mean) == len(std) == channels:
+        raise ValueError(
+            f"images {images.shape} have {channels} channels, and mean and std {len(mean)} and {len(std)} "
+            "numbers; channels come last, with a number of each for every one"
+        )
+    numbers = np.array([mean, std], np.float64)
+    if numbers.shape != (2, channels) or not np.isfinite(numbers).all() or not (numbers[1] > 0).all():
+        raise ValueError(f"mean={mean} and std={std}, expected {channels} finite numbers each, std positive")
     table = normalization_table(tuple(mean), tuple(std))
-    return torch.from_numpy(table[np.arange(3), images]).permute(0, 3, 1, 2)
+    return torch.from_numpy(table[np.arange(channels), images]).permute(0, 3, 1, 2)
 
 
 @contextmanager

@@ -23,10 +23,10 @@ class NestedNet(nn.Module):
         The float model's graph with every part replaced; `lower` walks it.
     choices : tuple of (weight bits, input bits), from narrow to wide
     rounding : {"half_up", "floor"}
-    mean, std : tuple of 3 floats
+    mean, std : tuple of C floats
         The normalisation of the input.
     image_shape : tuple of int
-        (H, W, 3).
+        (H, W, C).
     differences : dict of str to float
         Relative, of each layer's output and of "the output", from the float model's at 8 bits, as measured
         when the network was converted.
@@ -82,7 +82,7 @@ class NestedNet(nn.Module):
 
         Parameters
         ----------
-        images : float32 tensor, (N, 3, H, W)
+        images : float32 tensor, (N, C, H, W)
             Normalised, as the float model took them.
         widths : int, list of L, "controller", or tensor (N, L, K)
             One width for all switchable layers, one (or one pair) for each, the controller's choice for each

@@ -97,7 +97,7 @@ class Objective:
         Parameters
         ----------
         net : NestedNet
-        images : float32 tensor, (N, 3, H, W)
+        images : float32 tensor, (N, C, H, W)
         labels : int64 tensor, (N,)
         progress : float
             0..1, of the training.

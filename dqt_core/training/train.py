@@ -45,7 +45,7 @@ def fit(
     Parameters
     ----------
     net : Module
-        Takes float32 (N, 3, H, W).
+        Takes float32 (N, C, H, W).
     dataset : Dataset or ImageStream
         A data set's training images are held in memory on the device; a stream's are read as they are needed,
         and augmented by the stream.
@@ -231,7 +231,7 @@ def recalibrate(
     ----------
     net : NestedNet
         Changed in place; ends in evaluation mode.
-    dataset : Dataset, or iterable of uint8 arrays (n, H, W, 3)
+    dataset : Dataset, or iterable of uint8 arrays (n, H, W, C)
         The first `images` training images are used, as they are; or all of the given batches.
     images, batch_size : int
         For a data set.
@@ -288,7 +288,7 @@ def evaluate(
     Parameters
     ----------
     net : callable
-        Takes float32 (N, 3, H, W) and `options`; returns logits.
+        Takes float32 (N, C, H, W) and `options`; returns logits.
     dataset : Dataset
         Its test images are used.
     limit : int, optional

@@ -119,7 +119,7 @@ static int refuse(const char *reason)
 
 int main(int count, char **arguments)
 {
-    static uint8_t image[DQT_HEIGHT * DQT_WIDTH * 3];
+    static uint8_t image[DQT_HEIGHT * DQT_WIDTH * DQT_CHANNELS];
     uint8_t widths[DQT_LAYERS * DQT_WIDTHS + 1] = {0}, chosen[DQT_LAYERS * DQT_WIDTHS + 1];
     int64_t logits[DQT_CLASSES];
     Sha256 sha = {{0}, 0, {0}};

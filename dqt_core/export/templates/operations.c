@@ -189,8 +189,8 @@ static void scale(const Step *s, const uint8_t *choice, int64_t *out)
 static void lookup(const uint8_t *image, const int8_t *table, int32_t pixels, uint8_t *out)
 {
     int32_t i;
-    for (i = 0; i < 3 * pixels; i++)
-        out[i] = (uint8_t)table[256 * (i % 3) + image[i]];
+    for (i = 0; i < DQT_CHANNELS * pixels; i++)
+        out[i] = (uint8_t)table[256 * (i % DQT_CHANNELS) + image[i]];
 }
 
 /* The largest code of every window; what lies outside never wins. */
