@@ -258,7 +258,7 @@ def max_pool(x: Codes, kernel: int, stride: int, padding: int = 0) -> Codes:
 
 
 def requantize(terms: Sequence[Term], offset: int | Integers, r: int, lo: int = -128, hi: int = 127) -> Codes:
-    """Round a sum of scaled integers to master codes: the one rounding in the system.
+    """Round a sum of scaled integers to master codes: the one rounding to them; a narrower view rounds again.
 
     ``clamp((sum_j (a_j << d_j) * M_j + B + 2**(r-1)) >> r, lo, hi)``, in 64 bits; ties go up.
 
