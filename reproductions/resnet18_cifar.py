@@ -210,7 +210,7 @@ show.Table(["difference", "measured", "band", "status"], statuses(recorded))
 # %% tags=["hide-input"]
 from IPython.display import Markdown, display
 
-from dqt_book.records import comparison
+from dqt_book.records import comparison, panels
 
 
 def say(text):
@@ -235,29 +235,10 @@ for group in groups:
     say(group.missing(comparison.MAIN))
 
 
-# %% mystnb={"image": {"alt": "Accuracy against BitOPs on a logarithmic axis for every method, one marker each, and the Pareto front of all of them as a dotted line.", "classes": "dark-light"}} tags=["nbval-ignore-output", "hide-input"]
-def scatter(group):
-    methods = {}
-    for line in comparison.MAIN:
-        rows = group.of(line)
-        if rows and rows[0]["bitops"]:
-            spent = sum(row["bitops"] for row in rows) / len(rows) / 1e9
-            name = line.label.split(", ")[0].split(" at ")[0]
-            methods.setdefault(name, []).append((spent, comparison.accuracy(rows)))
-    if not methods:  # of a size whose float network alone is recorded so far
-        return
-    _, axis = plt.subplots(figsize=(8, 4.2))
-    for (name, points), marker in zip(methods.items(), show.MARKERS, strict=False):
-        axis.plot(*zip(*points, strict=True), ls="", marker=marker, label=name)
-    front = comparison.pareto([point for points in methods.values() for point in points])
-    axis.plot(*zip(*front, strict=True), ls=":", marker="", color=show.INK, label="Pareto front")
-    axis.set(xscale="log", xlabel="G BitOPs an image", ylabel="top-1, %", title=group.title)
-    axis.legend(fontsize=9)
-    plt.show()
-
-
+# %% mystnb={"image": {"alt": "Two panels for each network size. Left: points from float against width, a line for each method. Right: accuracy against BitOPs around the budgets of 3, 4 and 5 bits, with DQT static as a line.", "classes": "dark-light"}} tags=["nbval-ignore-output", "hide-input"]
 for group in groups:
-    scatter(group)
+    if panels.panels(group):
+        say(f"above: {group.title}")
 
 # %% [markdown]
 # ## Does looking at the image help?

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dqt_book.records import comparison
+from dqt_book.records import comparison, panels
 from dqt_core import results
 from reproductions.cifar10 import compare
 
@@ -90,6 +90,24 @@ def test_duels_are_of_one_seed_and_budget(tables):
     assert comparison.over_seeds(duels, "the best static widths", 3) == "not yet run"
 
 
+def test_a_second_look_is_compared_over_the_seeds_that_have_both(tables):
+    comparison, folder = tables
+    assert comparison.second_look(folder) is None
+    looks = np.arange(100) < 70
+    for seed in (0, 1):
+        dealt = result("cascade at 3 bits, dealt to other images", np.arange(100) < 50)
+        rows = [result("cascade at 3 bits", looks), dealt, result("3", looks)]
+        record(folder, "cascade", seed, rows)
+    record(folder, "uniform-3", 1, [result("uniform", np.arange(100) < 66)])
+    found = comparison.second_look(folder)
+    assert found["network"] == "8 channels, 1 epochs after float"
+    assert found[comparison.UNIFORM] == "+4.00 points (+0.16 to +7.84, p = 0.12, one seed)"
+    assert found["the same stored network at that width"].startswith("+0.00 points (+0.00 to +0.00, p = 1,")
+    assert found[comparison.DEALT].endswith("p < 0.0001, 2 seeds)")
+    (folder / "uniform-3_c8_e1_s1.json").unlink()
+    assert comparison.second_look(folder)[comparison.UNIFORM] == "not yet run"
+
+
 def test_networks_of_another_start_are_not_compared(tables):
     comparison, folder = tables
     record(folder, "mixed-4", 1, [result("mixed", np.arange(100) < 40)], start="another digest")
@@ -130,11 +148,6 @@ def test_a_change_is_measured_on_the_seeds_that_have_both(tables):
     assert comparison.Records(folder, 8, 1).change(name, 2) == pytest.approx(-30)
 
 
-def test_the_front_holds_what_nothing_cheaper_beats():
-    points = [(2, 80.0), (1, 70.0), (3, 79.0), (4, 90.0), (2, 60.0)]
-    assert comparison.pareto(points) == [(1, 70.0), (2, 80.0), (4, 90.0)]
-
-
 def test_entropy_of_widths():
     entropy = comparison.entropy
     assert (entropy([0, 10, 0]), entropy([5, 5, 0]), entropy([2, 2, 2, 2])) == (0, 1, 2)
@@ -148,3 +161,25 @@ def test_every_line_and_band_names_a_row():
         assert {band["row"], band.get("against", band["row"])} <= known
     for row, _, against, _ in comparison.CHANGES.values():
         assert {row, against} <= set(compare.ROWS)
+
+
+def test_methods_have_a_row_each_and_the_figure_draws_them(tables, monkeypatch):
+    comparison, folder = tables
+    shown = []
+    monkeypatch.setattr(panels.plt, "show", lambda: shown.append(panels.plt.gcf().axes))
+    records = comparison.Records(folder, 8, 1)
+    record(folder, "dqt-static", 0, [result("4", np.arange(100) < 90), result("3", np.arange(100) < 80, 5e8)])
+    with pytest.raises(StopIteration):  # a record that lacks a line of its row
+        comparison.Records(folder, 8, 1).methods()
+    rows = [result(str(w), np.arange(100) < 90, w * w * 1e8) for w in comparison.WIDTHS]
+    record(folder, "dqt-static", 0, rows)
+    records = comparison.Records(folder, 8, 1)
+    table = {row[0]: dict(zip(comparison.LEVELS, row[2:], strict=True)) for row in records.methods()}
+    assert list(table) == ["DQT static", "best static", "controller"]
+    assert table["controller"] == {8: "", 6: "", 5: "", 4: "61.00 ± 1.41", 3: "", 2: ""}
+    assert panels.panels(records)
+    labels = [[line.get_label() for line in axis.lines] for axis in shown[0]]
+    assert labels[0][:1] == ["DQT static"]
+    assert labels[1] == ["DQT static", "best static", "controller"]
+    assert not panels.panels(comparison.Records(folder, 16, 1))
+    panels.plt.close("all")

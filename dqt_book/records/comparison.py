@@ -23,6 +23,18 @@ class Line:
     result: str
 
 
+@dataclass(frozen=True)
+class Method:
+    """One way to a network: its line at the BitOPs of each uniform width that it was run at.
+
+    networks : how many have to be stored for all of them
+    """
+
+    label: str
+    networks: str
+    lines: dict[int, Line]
+
+
 def _switchable(label: str, row: str, ending: str = "") -> list[Line]:
     return [Line(f"{label}, {width} bits", row, f"{width}{ending}") for width in WIDTHS]
 
@@ -44,21 +56,38 @@ PLACES = (
     "the labels (no decision can)",
 )
 DEALT = "the same passes dealt to other images"
-MAIN = [
+
+
+def _method(label: str, networks: str, row: str, result: str, widths: Sequence[int], at: str = "") -> Method:
+    """`row` and `result` have {} for the width, and so has `at`, which ends a line's label."""
+    ending = at or ", {} bits"
+    lines = {b: Line(label + ending.format(b), row.format(b), result.format(b)) for b in widths}
+    return Method(label, networks, lines)
+
+
+_ONE, _EACH, _BUDGET = "one", "one for each", " at {}-bit BitOPs"
+METHODS = [
+    _method("one width, learned step", _EACH, "lsq-{}", "{}", WIDTHS),
+    _method("PACT", _EACH, "pact-{}", "{}", (4, 3, 2)),
+    _method("DoReFa-Net", _EACH, "dorefa-{}", "{}", (4, 3, 2)),
+    _method("Any-Precision", _ONE, "any-precision", "{}", WIDTHS),
+    _method("DQT static", _ONE, "dqt-static", "{}", WIDTHS),
+    _method("DQT static, trained further", _ONE, "cascade", "{}", WIDTHS),
+    _method("cascade", _ONE, "cascade", "cascade at {} bits", (4, 3), _BUDGET),
+    _method("DQT, uniform, trained further", _EACH, "uniform-{}", "uniform", (4, 3)),
+    _method("best static", _EACH, "mixed-{}", "mixed", BUDGETS, _BUDGET),
+    _method("controller", _EACH, "dynamic-{}", "controller", BUDGETS, _BUDGET),
+]
+LEVELS = sorted({b for method in METHODS for b in method.lines}, reverse=True)
+FLOAT = [
     Line("float", "float", "float"),
     Line("float, trained further", "float-further", "float, trained further"),
-    *(Line(f"one width, learned step, {w} bits", f"lsq-{w}", str(w)) for w in WIDTHS),
-    *(Line(f"PACT, {w} bits", f"pact-{w}", str(w)) for w in (4, 3, 2)),
-    *(Line(f"DoReFa-Net, {w} bits", f"dorefa-{w}", str(w)) for w in (4, 3, 2)),
-    *_switchable("Any-Precision", "any-precision"),
-    *_switchable("DQT static", "dqt-static"),
-    *_switchable("DQT static, trained further", "cascade"),
-    *(Line(f"cascade at {b}-bit BitOPs", "cascade", f"cascade at {b} bits") for b in (3, 4)),
+]
+MAIN = [
+    *FLOAT,
+    *(line for method in METHODS for line in method.lines.values()),
     *(Line(f"{DEALT}, {b} bits", "cascade", f"cascade at {b} bits, dealt to other images") for b in (3, 4)),
     Line("cascade of three steps at 3-bit BitOPs", "cascade", "cascade of three steps at 3 bits"),
-    *(Line(f"DQT, uniform, trained further, {b} bits", f"uniform-{b}", "uniform") for b in (4, 3)),
-    *(Line(f"best static at {b}-bit BitOPs", f"mixed-{b}", "mixed") for b in BUDGETS),
-    *(Line(f"controller at {b}-bit BitOPs", f"dynamic-{b}", "controller") for b in BUDGETS),
 ]
 ABLATIONS = {
     "not trained for the cut": [Line(f"cut to {w} bits", "cut", f"cut {w}") for w in WIDTHS]
@@ -155,6 +184,18 @@ class Records:
         leads = [accuracy([one]) - accuracy([other]) for _, one, other in self.pairs(first, second)]
         return float(np.mean(leads)) if leads else None
 
+    def gain(self, first: Line, second: Line) -> str:
+        """Points of one line over another on the same images, over the seeds that have both, in words."""
+        pairs = self.pairs(first, second)
+        if not pairs:
+            return "not yet run"
+        one, other = (np.stack([results.hits(pair[side]) for pair in pairs]) for side in (1, 2))
+        test = statistics.paired(one, other)
+        difference, low, high = (100 * test[key] for key in ("difference", "low", "high"))
+        seeds = "one seed" if len(pairs) == 1 else f"{len(pairs)} seeds"
+        p = "p < 0.0001" if test["p"] < 1e-4 else f"p = {test['p']:.2g}"
+        return f"{difference:+.2f} points ({low:+.2f} to {high:+.2f}, {p}, {seeds})"
+
     def chosen(self) -> list[str]:
         """Where the best static widths of each budget and seed came from."""
         return [
@@ -178,6 +219,16 @@ class Records:
                 options += f" --{key.replace(' ', '-')} {max(trained):g}"
         command = f"python -m reproductions.cifar10.compare {options} --row {' '.join(rows)}"
         return f"not yet run: {', '.join(rows)}; what would run them: `{command}`"
+
+    def methods(self) -> list[list[str]]:
+        """A row for each recorded method: label, networks that it stores, accuracy at each of `LEVELS`."""
+        rows = []
+        for method in METHODS:
+            shown = {b: self.of(line) for b, line in method.lines.items()}
+            if any(shown.values()):
+                cells = [short(shown[b]) if shown.get(b) else "" for b in LEVELS]
+                rows.append([method.label, method.networks, *cells])
+        return rows
 
     def table(self, lines: Iterable[Line]) -> list[list[str]]:
         """A table's recorded rows: label, accuracy, seeds, BitOPs, how it was evaluated."""
@@ -204,19 +255,20 @@ def accuracy(rows: Sequence[results.Record]) -> float:
 def spread(rows: Sequence[results.Record]) -> str:
     """Mean and standard deviation over seeds; for one seed, its interval over test images."""
     if len(rows) > 1:
-        deviation = 100 * np.std([row["correct"] / row["images"] for row in rows], ddof=1)
-        return f"{accuracy(rows):.2f} % ± {deviation:.2f}"
+        return f"{accuracy(rows):.2f} % ± {_deviation(rows):.2f}"
     low, high = statistics.interval(rows[0]["correct"], rows[0]["images"])
     return f"{accuracy(rows):.2f} % ({100 * low:.1f} to {100 * high:.1f})"
 
 
-def pareto(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Of (cost, accuracy), those that no other beats at the same or a lower cost, by cost."""
-    front: list[tuple[float, float]] = []
-    for cost, value in sorted(points, key=lambda point: (point[0], -point[1])):
-        if not front or value > front[-1][1]:
-            front.append((cost, value))
-    return front
+def short(rows: Sequence[results.Record]) -> str:
+    """Mean accuracy in percent, with its standard deviation where there are several seeds."""
+    if len(rows) == 1:
+        return f"{accuracy(rows):.2f}"
+    return f"{accuracy(rows):.2f} ± {_deviation(rows):.2f}"
+
+
+def _deviation(rows: Sequence[results.Record]) -> float:
+    return 100 * float(np.std([row["correct"] / row["images"] for row in rows], ddof=1))
 
 
 # The question: does looking at the image help?
@@ -265,6 +317,26 @@ def verdict(found: Sequence[dict[str, Any]], *opponents: str) -> str:
         f"better in {wins}, worse in {losses}, not distinguishable in {even} of {len(mine)} comparisons "
         f"(McNemar, p < {level:.2g}: 0.05 over {len(mine)}); mean difference {mean:+.2f} points"
     )
+
+
+def second_look(folder: Path, bits: int = 3) -> dict[str, str] | None:
+    """What a cascade gains at a uniform width's BitOPs, in words, by opponent; None where it was not run.
+
+    Of the networks that were trained longest. An opponent that was not run is named as that.
+    """
+    longest = sorted(groups(folder), key=lambda group: (group[1], -group[0]), reverse=True)
+    every = [Records(folder, *group) for group in longest]
+    looks = Line("", "cascade", f"cascade at {bits} bits")
+    records = next((some for some in every if some.of(looks)), None)
+    if records is None:
+        return None
+    opponents = {
+        UNIFORM: Line("", f"uniform-{bits}", "uniform"),
+        "the same stored network at that width": Line("", "cascade", str(bits)),
+        DEALT: Line("", "cascade", f"{looks.result}, dealt to other images"),
+    }
+    gains = {name: records.gain(looks, line) for name, line in opponents.items()}
+    return {"network": records.title, **gains}
 
 
 def over_seeds(found: Sequence[dict[str, Any]], opponent: str, bits: int) -> str:
