@@ -10,7 +10,7 @@ from torch import nn
 
 from dqt_core import convert, lower, models, nested
 from dqt_core.nested import code_range
-from dqt_core.training import calibration
+from dqt_core.training import calibration, straight_through
 from dqt_core.training.layers import Quantizer
 
 BATCHES = [images(8, seed=1), images(8, seed=2)]
@@ -55,8 +55,8 @@ def test_the_rule_of_error_has_the_least_error(width):
     x = torch.randn(20_000, generator=torch.Generator().manual_seed(0)).abs() ** 1.5
 
     def error(log_step):
-        codes = calibration.straight_through.quantize(x, log_step, 0, 255)
-        view = calibration.straight_through.switch(codes, width, False) * 2.0 ** (8 - width)
+        codes = straight_through.quantize(x, log_step, 0, 255)
+        view = straight_through.switch(codes, width, False) * 2.0 ** (8 - width)
         return ((view * log_step.exp() - x) ** 2).mean()
 
     errors = {rule: error(calibration.step_of(x, rule, 0, 255, (width,))) for rule in calibration.RULES}

@@ -10,7 +10,7 @@ from program_checks import CHOICES, LAYERS, small_images, small_program
 
 from dqt_core import convert, cost, lower, models
 from dqt_core.program import Choose, Conv, Lookup, Program, Requantize, Scale, SumPool, Term
-from dqt_core.training import straight_through
+from dqt_core.training import steps
 
 torch.set_num_threads(1)  # small tensors: threads would only wait for each other
 NETWORKS = {
@@ -32,7 +32,7 @@ NETWORKS = {
 @pytest.mark.parametrize("name", NETWORKS)
 def test_published_sizes(name, monkeypatch):
     monkeypatch.setattr(
-        straight_through, "initial_log_step", step_of_one
+        steps, "initial_log_step", step_of_one
     )  # sizes do not depend on steps, which take time
     make, size, macs, as_switched, as_run = NETWORKS[name]
     program = lower(convert(make(), np.zeros((1, size, size, 3), np.uint8), (0.5,) * 3, (0.25,) * 3, (4, 8)))

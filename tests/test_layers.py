@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional
 
 from dqt_core import cost, lower, nested
-from dqt_core.training import straight_through
+from dqt_core.training import steps, straight_through
 from dqt_core.training.layers import (
     Addition,
     Coded,
@@ -208,9 +208,7 @@ def test_calibration_takes_the_step_from_what_passes(signed):
     codes, x = Quantizer(signed, limit=None if signed else 6.0, widths=(4, 8)), 4 * tensors(8)
     codes(x, Selection(is_calibrating=True))
     sample = x if signed else x.clamp(0, 6)
-    assert torch.equal(
-        codes.log_step, straight_through.initial_log_step(sample, *nested.code_range(8, signed), (4, 8))
-    )
+    assert torch.equal(codes.log_step, steps.initial_log_step(sample, *nested.code_range(8, signed), (4, 8)))
     before = codes.log_step.item()
     codes(100 * x, Selection())
     assert codes.log_step.item() == before, "no calibration in another pass"

@@ -209,52 +209,6 @@ def test_a_frozen_step_costs_no_gradient():
     assert weight.grad is not None
 
 
-# Steps from data
-
-
-def brute_force_errors(row, signed, widths):
-    """Sum over widths of log mean squared error for each of the 46 candidates, through `nested`."""
-    hi = nested.code_range(8, signed)[1]
-    largest = np.abs(row).max() / hi
-    steps = [largest * factor for factor in np.linspace(0.1, 1, 46)]
-    errors = []
-    for step in steps:
-        codes, _ = nested.quantize(row, signed=signed, step=step)
-        views = [nested.dequantize(nested.switch(codes, width), step, width) for width in set(widths)]
-        errors.append(sum(np.log(np.mean((view - row) ** 2)) for view in views))
-    return np.array(steps), np.array(errors)
-
-
-@pytest.mark.parametrize("widths", [(8,), (2, 8), (2, 3, 4, 6, 8), (1,), (4, 4, 8)], ids=str)
-@SIGNS
-def test_initial_step_is_the_best_candidate(widths, signed):
-    x = tensors(4, seed=5).flatten(1)
-    x = (x**3) if signed else (x**3).relu()
-    log_step = straight_through.initial_log_step(x, *nested.code_range(8, signed), widths, per_channel=True)
-    one_step = straight_through.initial_log_step(x, *nested.code_range(8, signed), widths)
-    assert log_step.shape == (4, 1)
-    assert one_step.shape == ()
-    rows = [(row, step) for row, step in zip(x, log_step.flatten(), strict=True)] + [(x, one_step)]
-    for row, step in rows:
-        steps, errors = brute_force_errors(row.double().numpy(), signed, widths)
-        np.testing.assert_allclose(step.exp().item(), steps[errors.argmin()], rtol=1e-5)
-
-
-def test_initial_steps_keep_the_axes_of_a_weight():
-    weight = tensors(5, 3)
-    log_step = straight_through.initial_log_step(weight, -128, 127, (4,), per_channel=True)
-    assert log_step.shape == (5, 1, 1, 1)
-    assert not log_step.requires_grad
-
-
-def test_initial_step_of_zeros_is_finite():
-    assert (
-        straight_through.initial_log_step(torch.zeros(3, 4), -128, 127, (2, 8), per_channel=True)
-        .isfinite()
-        .all()
-    )
-
-
 # Codes at a width, block by block
 
 

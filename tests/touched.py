@@ -25,8 +25,8 @@ ROOMS = {
     ),
     "training": (
         ("dqt_core/training/*",),
-        "agreement calibration conversion faithful layers lowering models objective straight_through threads "
-        "train",
+        "agreement calibration conversion faithful layers lowering models objective steps straight_through "
+        "threads train",
     ),
     "exercises": (("dqt_book/exercises/*", "book/[0-9]*.md"), "book_checks book_kernels"),
     "assignments": (("dqt_book/assignments/*", "book/assignments/*"), "own_assignment grading"),

@@ -8,6 +8,7 @@ Along the way of a network:
 `tracing`          the float network's graph, or why it is none; `inputs`, what goes into it
 `comparison`       the float network beside the converted one, layer by layer
 `straight_through` codes with gradients: quantize, switch, and the batch norm of a switched layer
+`steps`            the step with the least error over all widths, from weights or activations
 `layers`           the layer with one table for every choice of widths; the quantizer of activations
 `network`          a converted network, which runs at widths that are given or that it chooses
 `controller`       the small head that chooses the widths of each image

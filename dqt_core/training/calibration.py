@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dqt_core.nested import code_range
-from dqt_core.training import straight_through
+from dqt_core.training import steps
 from dqt_core.training.inputs import normalized
 from dqt_core.training.layers import Choice, Quantizer
 from dqt_core.training.network import NestedNet
@@ -47,7 +47,7 @@ def step_of(x: Tensor, rule: Rule, lo: int, hi: int, widths: Sequence[int]) -> T
     tensor(0.2000)
     """
     if rule == "error":
-        return straight_through.initial_log_step(x, lo, hi, widths)
+        return steps.initial_log_step(x, lo, hi, widths)
     magnitudes = x.float().abs().flatten()
     if rule == "largest":
         top = magnitudes.max()

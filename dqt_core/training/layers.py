@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dqt_core.nested import MASTER_WIDTH, Rounding, code_range, require_width
-from dqt_core.training import straight_through
+from dqt_core.training import steps, straight_through
 
 Choice = tuple[int, int]  # bits of the weights, bits of the input
 
@@ -166,7 +166,7 @@ class Quantizer(nn.Module):
         stride = x.numel() // 200_000 | 1  # odd: an even one can meet the same few columns of every image
         sample = x.flatten()[::stride].clamp(low, high)
         lo, hi = code_range(MASTER_WIDTH, self.signed)
-        self.log_step.data = straight_through.initial_log_step(sample, lo, hi, self.widths)
+        self.log_step.data = steps.initial_log_step(sample, lo, hi, self.widths)
 
 
 class SwitchLayer(nn.Module):
@@ -210,9 +210,7 @@ class SwitchLayer(nn.Module):
         self.stride, self.padding, self.groups = _geometry(layer)
         widths = [weight_bits for weight_bits, _ in self.choices]
         lo, hi = code_range(MASTER_WIDTH, signed=True)
-        self.log_step = nn.Parameter(
-            straight_through.initial_log_step(self.weight, lo, hi, widths, per_channel=True)
-        )
+        self.log_step = nn.Parameter(steps.initial_log_step(self.weight, lo, hi, widths, per_channel=True))
         tables = 1 if shared_norm else len(self.choices)
         self.norms = nn.ModuleList([] if norm is None else [copy.deepcopy(norm) for _ in range(tables)])
         self.macs = 0

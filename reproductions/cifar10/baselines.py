@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dqt_core.nested import MASTER_WIDTH
-from dqt_core.training import straight_through
+from dqt_core.training import steps
 
 
 def round_to_levels(x: Tensor, bits: int) -> Tensor:
@@ -101,7 +101,7 @@ class QuantLayer(nn.Module):
         bits, k = (MASTER_WIDTH, 0) if self.current is None else (self.current.width, self.current.index)
         if self.clips is not None:
             if self.is_calibrating:
-                step = straight_through.initial_log_step(x.relu(), 0, 2**bits - 1, (MASTER_WIDTH,)).exp()
+                step = steps.initial_log_step(x.relu(), 0, 2**bits - 1, (MASTER_WIDTH,)).exp()
                 self.clips.data[k] = step * (2**bits - 1)
             x = clip_and_round(x, self.clips[k], bits)
         weight = self.layer.weight
