@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from benchmarks import cpu
+from benchmarks import planes as planes_bench
 from benchmarks.gpu import networks
 from dqt_book.records import cpu as cpu_records
 from dqt_core.backends import numba_cpu
@@ -117,6 +118,26 @@ def test_the_training_step_is_drawn_with_its_aim():
     for row in rows:
         is_peer = row[1].split()[0].strip(",") in ("float", "torchao")
         assert row[-1] == ("" if is_peer else "reached" if float(row[-2]) <= 1.3 else "missed")
+
+
+def test_products_from_planes_are_drawn_with_their_aims(tmp_path):
+    assert cpu_records.planes(tmp_path / "none.json").data == "*Not yet measured.*"
+    assert set(cpu_records.planes_facts(tmp_path / "none.json").values()) == {"not yet measured"}
+    table = planes_bench.runners(64, 2)
+    seconds = {name: [0.004 if name == "4 planes" else 0.008] * 3 for name in table}
+    rows = [planes_bench.row(name, times, seconds) for name, times in seconds.items()]
+    origin = {"hardware": {"cpu": "a processor"}}
+    path = tmp_path / "planes.json"
+    path.write_text(json.dumps({"rows": rows, "size": 64, "matrices": 2, "provenance": origin}))
+    drawn = {row[0]: row for row in cpu_records.planes(path).rows}
+    assert [drawn[name][-1] for name in ("8 planes", "4 planes", "2 planes", "1 planes")] == [
+        "reached (1.2)",
+        "reached (0.6)",
+        "missed (0.35)",
+        "",
+    ]
+    assert drawn["4 planes"][1:3] == ["4.00", "0.50 (0.50 to 0.50)"]
+    assert cpu_records.planes_facts(path)["four"] == "0.50"
 
 
 def test_words_are_those_of_the_record(tmp_path):

@@ -11,6 +11,9 @@ from dqt_book.show import Table
 FOLDER = ROOT / "reproductions" / "results" / "cpu"
 CAUSES = ROOT / "benchmarks" / "cpu_causes.json"
 TRAINING = ROOT / "reproductions" / "results" / "training_step.json"
+PLANES = ROOT / "reproductions" / "results" / "planes.json"
+PLANES_AIMS = {"4 planes": 0.6, "2 planes": 0.35}  # of the time of 8
+BYTES_AIM = 1.2  # 8 planes, of the time of the fastest product of bytes
 OF_PASSES = 1.3  # a step is to take at most this of its forward and backward passes
 SCHEMA = "dqt-cpu-1"
 AIMS = {True: "reached", False: "missed", None: ""}
@@ -194,3 +197,40 @@ def training_step(path=TRAINING):
             sums = f"{step['passes']:g}", f"{step['ratio_to_sum_of_passes']:.2f}"
             rows.append((channels, step["row"], f"{step['cpu_seconds']:.2f}", *ratios, *sums, met))
     return Table(head, rows)
+
+
+def planes(path=PLANES):
+    """The time of a product from bit planes at every width, or the sentence that it was not measured."""
+    if not path.exists():
+        return Markdown("*Not yet measured.*")
+    record = json.loads(path.read_text())
+    peer = next(name for name in record["rows"][0] if name.startswith("of ") and name != "of 8 planes")
+    rows = []
+    for row in record["rows"]:
+        aim, value = PLANES_AIMS.get(row["row"]), row["of 8 planes"][0]
+        if row["row"] == "8 planes":
+            aim, value = BYTES_AIM, row[peer][0]
+        met = "" if aim is None else f"{AIMS[value <= aim]} ({aim:g})"
+        ratios = (_quartiles(row[name]) for name in ("of 8 planes", peer))
+        rows.append((row["row"], f"{row['ms']:.2f}", *ratios, met))
+    return Table(["product", "ms", "of 8 planes", peer, "aim"], rows)
+
+
+def planes_facts(path=PLANES):
+    """Of the record of planes, in words: its matrices, its processor, and its times at 4 and 2 planes."""
+    if not path.exists():
+        return dict.fromkeys(("matrices", "cpu", "four", "two"), "not yet measured")
+    record = json.loads(path.read_text())
+    at = {row["row"]: row["of 8 planes"][0] for row in record["rows"]}
+    size = record["size"]
+    return {
+        "matrices": f"{record['matrices']} matrices of {size:,} by {size:,}",
+        "cpu": record["provenance"]["hardware"]["cpu"],
+        "four": f"{at['4 planes']:.2f}",
+        "two": f"{at['2 planes']:.2f}",
+    }
+
+
+def _quartiles(parts):
+    median, low, high = parts
+    return f"{median:.2f} ({low:.2f} to {high:.2f})"

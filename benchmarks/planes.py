@@ -1,0 +1,133 @@
+"""Time of a matrix in bit planes times a vector at each width, against 8 planes and products of bytes.
+
+    OMP_NUM_THREADS=1 python -m benchmarks.planes --out reproductions/results/planes.json
+
+One thread. There are as many matrices as it takes to fill more than the last cache, and every row walks
+through all of them: what is timed waits for weights, as a language model does for each word. Rows take turns;
+the ratios count, the milliseconds do not. Sums are compared with those of NumPy before anything is timed.
+"""
+
+import argparse
+import json
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import torch
+from onnx import TensorProto, helper
+from tqdm.auto import tqdm
+
+from dqt_core import integer, nested, results
+from dqt_core.backends import bit_serial
+from dqt_core.evaluation.consistency import signed
+
+SCHEMA = "dqt-planes-1"
+WIDTHS = (8, 6, 4, 3, 2, 1)
+BYTES = "ONNX Runtime int8"  # integers too: the peer whose sums are equal
+
+
+def last_cache():
+    """Bytes of this processor's last cache, as Linux tells them; 0 where it does not."""
+    return os.sysconf("SC_LEVEL3_CACHE_SIZE") if "SC_LEVEL3_CACHE_SIZE" in os.sysconf_names else 0
+
+
+def byte_products(codes):
+    """The same product by ONNX Runtime, from a matrix of bytes."""
+    rows, count = codes.shape
+    graph = helper.make_graph(
+        [helper.make_node("MatMulInteger", ["x", "w"], ["sums"])],
+        "matvec",
+        [helper.make_tensor_value_info("x", TensorProto.UINT8, [1, count])],
+        [helper.make_tensor_value_info("sums", TensorProto.INT32, [1, rows])],
+        [helper.make_tensor("w", TensorProto.INT8, [count, rows], codes.T.tobytes(), raw=True)],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options)
+    return lambda x: session.run(None, {"x": x[None]})[0][0]
+
+
+def float_products(codes):
+    weights = torch.from_numpy(codes.astype(np.float32))
+    return lambda x: weights @ torch.from_numpy(x.astype(np.float32))
+
+
+def runners(size, count):
+    """Of every row, a function that walks through all matrices once."""
+    rng = np.random.default_rng(0)
+    matrices = [rng.integers(-128, 128, (size, size)).astype(np.int8) for _ in range(count)]
+    x = rng.integers(0, 256, size).astype(np.uint8)
+    planes = [nested.to_planes(codes) for codes in matrices]
+    peers = {
+        BYTES: [byte_products(codes) for codes in matrices],
+        "torch fp32": [float_products(codes) for codes in matrices[: max(1, count // 4)]],
+    }
+    for width in WIDTHS:
+        expected = integer.matmul(x[None], nested.switch(matrices[0], width, rounding="floor"))[0]
+        assert np.array_equal(bit_serial.matvec(planes[0], x, width), expected), f"{width} planes"
+    assert np.array_equal(peers[BYTES][0](x), integer.matmul(x[None], matrices[0])[0]), BYTES
+
+    def walk(products):
+        return lambda: [product(x) for product in products]
+
+    table = {f"{w} planes": (lambda w=w: [bit_serial.matvec(p, x, w) for p in planes], count) for w in WIDTHS}
+    return table | {name: (walk(products), len(products)) for name, products in peers.items()}
+
+
+def measure(size, count, rounds):
+    table = runners(size, count)
+    seconds = {name: [] for name in table}
+    for turn in tqdm(range(rounds + 1)):
+        for name, (run, matrices) in table.items():
+            start = time.process_time()
+            run()
+            if turn:  # the first one warms up
+                seconds[name].append((time.process_time() - start) / matrices)
+    return [row(name, times, seconds) for name, times in seconds.items()]
+
+
+def row(name, times, seconds):
+    def against(other):
+        ratios = np.divide(times, seconds[other])
+        return [round(float(part), 3) for part in np.percentile(ratios, (50, 25, 75))]
+
+    return {
+        "row": name,
+        "ms": round(1e3 * float(np.median(times)), 3),
+        "of 8 planes": against("8 planes"),
+        f"of {BYTES}": against(BYTES),
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, help="where the record goes; printed without it")
+    parser.add_argument("--size", type=int, default=4096, help="rows and columns (%(default)s)")
+    parser.add_argument("--rounds", type=int, default=21, help="turns of every row (%(default)s)")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    cache = last_cache()
+    count = max(2, -(-5 * cache // (4 * options.size**2)))
+    record = {
+        "schema": SCHEMA,
+        "provenance": results.provenance(),
+        "size": options.size,
+        "matrices": count,
+        "last_cache_bytes": cache,
+        "rounds": options.rounds,
+        "clock": "of the process",
+        "rows": measure(options.size, count, options.rounds),
+    }
+    text = json.dumps(signed(record), indent=1) + "\n"
+    if options.out:
+        options.out.write_text(text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
