@@ -257,6 +257,74 @@ def max_pool(x: Codes, kernel: int, stride: int, padding: int = 0) -> Codes:
     return _windows(x, (kernel, kernel), stride, padding, fill=np.iinfo(x.dtype).min).max(axis=(-2, -1))
 
 
+def lookup(x: Codes, table: Codes) -> Codes:
+    """Any function of a code, as a table of all 256 bytes: exact by construction.
+
+    Parameters
+    ----------
+    x : int8 or uint8 array, (N, H, W, C)
+        Codes, or the bytes of images.
+    table : int8 or uint8 array, (1, 256) or (C, 256)
+        For all channels, or for each: what every byte becomes. The byte of a negative code q is q + 256.
+
+    Returns
+    -------
+    array of the shape of `x`
+        Dtype of `table`.
+
+    Raises
+    ------
+    TypeError
+        If an argument is not an array of codes.
+    ValueError
+        If the shapes do not fit.
+
+    Examples
+    --------
+    >>> square_root = np.sqrt(np.arange(256)).astype(np.uint8)[None]
+    >>> lookup(np.array([0, 10, 250], np.uint8).reshape(1, 1, 3, 1), square_root).ravel()
+    array([ 0,  3, 15], dtype=uint8)
+    """
+    for codes in (x, table):
+        require_codes(codes, "lookup")
+    if x.ndim != 4 or table.shape not in ((1, 256), (x.shape[3], 256)):
+        raise ValueError(f"expected x (N, H, W, C) and table (1 or C, 256), got {x.shape} and {table.shape}")
+    return table[np.arange(len(table)), x.view(np.uint8)]
+
+
+def product(x: Codes, y: Codes) -> Accumulators:
+    """Products of codes, number by number, exact in int32.
+
+    Parameters
+    ----------
+    x : int8 or uint8 array, (N, H, W, C)
+    y : int8 or uint8 array, (N, H, W, C) or (N, 1, 1, C)
+        One pixel multiplies all of them.
+
+    Returns
+    -------
+    int32 array of the shape of `x`
+        Its step is the product of both steps.
+
+    Raises
+    ------
+    TypeError
+        If an argument is not an array of codes.
+    ValueError
+        If the shapes do not fit.
+
+    Examples
+    --------
+    >>> product(np.full((1, 2, 1, 1), 255, np.uint8), np.full((1, 1, 1, 1), -128, np.int8)).ravel()
+    array([-32640, -32640], dtype=int32)
+    """
+    for codes in (x, y):
+        require_codes(codes, "product")
+    if x.ndim != 4 or y.shape not in (x.shape, (len(x), 1, 1, x.shape[3])):
+        raise ValueError(f"expected y of x's shape or (N, 1, 1, C), got x {x.shape} and y {y.shape}")
+    return x.astype(np.int32) * y.astype(np.int32)
+
+
 def requantize(terms: Sequence[Term], offset: int | Integers, r: int, lo: int = -128, hi: int = 127) -> Codes:
     """Round a sum of scaled integers to master codes: the one rounding to them; a narrower view rounds again.
 

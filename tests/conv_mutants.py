@@ -148,20 +148,29 @@ MUTANTS = {
     ],
     "pointwise.cu": [
         (
-            "% channels * (blockDim.x % channels) + threadIdx.x) % channels",
-            "+ threadIdx.x) % channels % 2",
+            "% rows * (blockDim.x % rows) + threadIdx.x) % rows",
+            "+ threadIdx.x) % rows % 2",
             "lookup: third channel by the first's table",
         ),
         (
-            "blockIdx.x % channels * (blockDim.x % channels) + threadIdx.x",
+            "blockIdx.x % rows * (blockDim.x % rows) + threadIdx.x",
             "threadIdx.x",
             "lookup: every block begins with a first channel",
         ),
         (
-            "    if (i >= count) return;\n    // i % channels",
-            "    // i % channels",
+            "    if (i >= count) return;\n    // i % rows",
+            "    // i % rows",
             "lookup: bytes past the last",
         ),
+        ("[i / C * OC + first + i % C]", "[i / C * OC + i % C]", "concat: all parts in the first's place"),
+        (
+            "[i / C * OC + first + i % C]",
+            "[i / C * C + first + i % C]",
+            "concat: pixels of the part's channels",
+        ),
+        ("y_size == size ? i :", "y_size == size ? i % y_size :", "product: the first image's factor"),
+        ("i / size * C + i % C", "i % C", "product: the first image's pixel"),
+        ("i / size * C + i % C", "i / size * C", "product: the first channel's factor"),
         ("y < min(row + kernel, H)", "y < min(row + kernel, H - 1)", "max_pool: last row left out"),
         ("int z = max(column, 0)", "int z = max(column + 1, 0)", "max_pool: first column left out"),
         ("x_signed ? 0x80 * EACH_BYTE : 0", "0", "max_pool: padding wins over negative codes"),
@@ -192,9 +201,9 @@ MUTANTS = {
         ("int drop = term.bits ? 16 -", "int drop = term.bits ? 15 -", "requantize: shifted by one less"),
         ("image = int(i / C / pixels)", "image = int(i / C)", "requantize: a pixel taken for an image"),
         (
-            "else if (term.kind == 2) a = static_cast<const signed char*>",
-            "else if (term.kind == 2) a = static_cast<const unsigned char*>",
-            "requantize: signed codes as unsigned",
+            "kind == 2 ? int(static_cast<const signed char*>",
+            "kind == 2 ? int(static_cast<const unsigned char*>",
+            "requantize, product: signed codes as unsigned",
         ),
         (
             "scaled(x[i], 0, multiplier[i % C]) + offset[i % C]",

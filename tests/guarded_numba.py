@@ -26,6 +26,7 @@ from mutations import bases, mutant_of
 from program_checks import (
     CHOICES,
     conv,
+    joined_program,
     mixed_choices,
     requantize,
     saturated,
@@ -143,6 +144,7 @@ def programs():
         yield f"{terms} terms, {rounding}", saturated(terms, rounding)
     for rounding in ("half_up", "floor"):
         yield f"small, {rounding}", small_program(rounding)
+        yield f"joined, {rounding}", joined_program(rounding)
         for name, (shape, layers) in GEOMETRIES.items():
             yield f"{name}, {rounding}", network(shape, layers, rounding)
 

@@ -31,7 +31,8 @@ def chosen(logits, layers, choices):
 
 def lookup(program, op, values, choices):
     table = op.table.tolist()
-    return [[[table[c][byte] for c, byte in enumerate(pixel)] for pixel in row] for row in values[op.x]]
+    rows = [table[0]] * size(values[op.x])[2] if len(table) == 1 else table
+    return [[[rows[c][q % 256] for c, q in enumerate(pixel)] for pixel in row] for row in values[op.x]]
 
 
 def conv(program, op, values, choices):
@@ -65,9 +66,14 @@ def input_view(code, width, is_signed, rounding):
 
 def value_is_signed(program, name):
     maker = next(op for op in program.ops if getattr(op, "out", None) == name)
-    if type(maker).__name__ == "MaxPool":
-        return value_is_signed(program, maker.x)
-    return type(maker).__name__ == "Lookup" or maker.lo < 0
+    match type(maker).__name__:
+        case "MaxPool":
+            return value_is_signed(program, maker.x)
+        case "Concat":
+            return value_is_signed(program, maker.parts[0])
+        case "Lookup":
+            return str(maker.table.dtype) == "int8"
+    return maker.lo < 0
 
 
 def requantize(program, op, values, choices):
@@ -117,6 +123,26 @@ def sum_pool(program, op, values, choices):
     return [[[within(sum(column), 2**31) for column in zip(*pixels, strict=True)]]]
 
 
+def concat(program, op, values, choices):
+    parts = [values[name] for name in op.parts]
+    return [
+        [list(itertools.chain(*pixels)) for pixels in zip(*rows, strict=True)]
+        for rows in zip(*parts, strict=True)
+    ]
+
+
+def product(program, op, values, choices):
+    x, y = values[op.x], values[op.y]
+    is_one = size(y)[:2] == (1, 1)
+    return [
+        [
+            [within(a * b, 2**31) for a, b in zip(pixel, y[0][0] if is_one else y[i][j], strict=True)]
+            for j, pixel in enumerate(row)
+        ]
+        for i, row in enumerate(x)
+    ]
+
+
 def scale(program, op, values, choices):
     multiplier, offset = op.term.multiplier[0].tolist(), op.term.offset[0].tolist()
     pixel = values[op.term.x][0][0]
@@ -129,6 +155,8 @@ OPERATIONS = {
     "Requantize": requantize,
     "MaxPool": max_pool,
     "SumPool": sum_pool,
+    "Concat": concat,
+    "Product": product,
     "Scale": scale,
 }
 

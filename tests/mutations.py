@@ -8,10 +8,11 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 
 import numpy as np
 from hypothesis import strategies as st
-from program_checks import small_program
+from program_checks import joined_program, small_program
 from strategies import programs
 
-from dqt_core.program import Conv, Lookup, MaxPool, Program, Requantize, Scale, SumPool
+from dqt_core.program import Program
+from dqt_core.program.operations import KINDS
 
 INTEGERS = [0, 1, -1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 61, 62, 63, 64, 127, 128, 255, 256, 1000]
 INTEGERS += [2**12 + 1, 2**15, 2**24, 2**31 - 1, 2**31, -(2**31), 2**32, 2**40, 2**62, 2**63, -128, -129]
@@ -60,7 +61,8 @@ class Mutant:
 def bases():
     """Valid programs to change."""
     hand_made = st.builds(small_program, st.sampled_from(["half_up", "floor"]), st.booleans())
-    return programs(max_size=5, max_blocks=2) | hand_made
+    joined = st.builds(joined_program, st.sampled_from(["half_up", "floor"]))
+    return programs(max_size=5, max_blocks=2) | hand_made | joined
 
 
 def mutant_of(program, rng, most=2):
@@ -192,7 +194,7 @@ def other_than(rng, value, names):
         return rng.choice([0, 1, 2, -1, 5, True, "0"])
     if isinstance(value, tuple):
         return rng.choice(other_tuples(value))
-    return rng.choice([None, 0, "op", (value,), Conv, Lookup, MaxPool, Requantize, Scale, SumPool])
+    return rng.choice([None, 0, "op", (value,), *KINDS])
 
 
 def other_tuples(value):

@@ -1,5 +1,7 @@
 """What the kernels of pointwise.cu must do on any engine; a check raises where one does not."""
 
+import itertools
+
 import numpy as np
 from conv_checks import codes, grouped
 from kernel_checks import DTYPES, equal, launch
@@ -21,11 +23,40 @@ def vectors(channels):
 def check_lookup(engine):
     rng = np.random.default_rng(0)
     for shape in ((1, 1, 1, 3), (2, 5, 7, 3), (3, 17, 19, 3), (3, 17, 19, 1), (2, 9, 9, 4), (1, 2, 3, 300)):
-        table = rng.integers(-128, 128, (shape[3], 256), np.int8)
-        images = rng.integers(0, 256, shape, np.uint8)
-        out = np.zeros(shape, np.int8)
-        run(engine, "lookup", out.size, images, table, out, np.int64(out.size), np.int32(shape[3]))
-        equal(out, table[np.arange(shape[3]), images], shape)
+        for rows, dtype, out_dtype in itertools.product({1, shape[3]}, DTYPES, DTYPES):
+            table = rng.integers(0, 256, (rows, 256), np.uint8).view(out_dtype)
+            x = rng.integers(0, 256, shape, np.uint8).view(dtype)
+            out = np.zeros(shape, out_dtype)
+            run(engine, "lookup", out.size, x, table, out, np.int64(out.size), np.int32(rows))
+            equal(out, integer.lookup(x, table), shape, rows)
+
+
+def check_copy_channels(engine):
+    rng = np.random.default_rng(7)
+    for shape, counts in (((2, 3, 5), (4, 3, 70)), ((1, 1, 1), (1, 1)), ((3, 9, 7), (16, 300))):
+        parts = [rng.integers(0, 256, (*shape, count), np.uint8) for count in counts]
+        out, first = np.full((*shape, sum(counts)), 77, np.uint8), 0
+        for part in parts:
+            sizes = np.int64(part.size), part.shape[3], out.shape[3], first
+            run(engine, "copy_channels", part.size, part, out, *sizes)
+            first += part.shape[3]
+        equal(out, np.concatenate(parts, axis=3), shape, counts)
+
+
+def check_product(engine):
+    rng = np.random.default_rng(8)
+    for x_dtype, y_dtype, shape in itertools.product(
+        DTYPES, DTYPES, ((2, 3, 5, 8), (3, 1, 1, 67), (2, 9, 9, 3))
+    ):
+        x = codes(rng, shape, x_dtype, extreme=shape[3] == 3)
+        for y in (
+            codes(rng, shape, y_dtype, extreme=False),
+            codes(rng, (shape[0], 1, 1, shape[3]), y_dtype, True),
+        ):
+            out = np.full(shape, -7, np.int32)
+            sizes = np.int64(x.size), x[0].size, shape[3], y[0].size
+            run(engine, "product", x.size, x, KINDS[x.dtype], y, KINDS[y.dtype], out, *sizes)
+            equal(out, integer.product(x, y), x_dtype, y_dtype, shape, y.shape)
 
 
 def check_max_pool(engine):
@@ -173,6 +204,8 @@ POINTWISE_CHECKS = (
     check_requantize,
     check_requantize_ties_and_wide_sums,
     check_lookup,
+    check_copy_channels,
+    check_product,
     check_max_pool,
     check_sum_pool,
     check_scale,

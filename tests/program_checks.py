@@ -12,9 +12,11 @@ from interpreter import run as run_in_python
 from dqt_core.program import (
     IMAGE,
     Choose,
+    Concat,
     Conv,
     Lookup,
     MaxPool,
+    Product,
     Program,
     Requantize,
     Scale,
@@ -58,6 +60,41 @@ def small_program(rounding="half_up", controller=True, seed=0):
     return Program("small", (*stem, *chooser, *body), CHOICES, names, (5, 4, 3), rounding)
 
 
+def joined_program(rounding="half_up"):
+    """Tables of both types, for all channels and for each; concatenations; products with all and with one."""
+    rng = np.random.default_rng(3)
+    ops = [
+        Lookup(_table(rng, 3, np.uint8), "input"),
+        conv(rng, "stem", "input", (5, 3, 3, 3), padding=1),
+        requantize(rng, "signed", [("stem:sum", 27, 5, None)], -128, 127),
+        Lookup(_table(rng, 1, np.int8), "activation", "signed"),
+        Lookup(_table(rng, 5, np.uint8), "gates", "activation"),
+        SumPool("gates", "sums"),
+        requantize(rng, "gate", [("sums", None, 5, None)], 0, 255),
+        Product("activation", "gate", "scaled:sum"),
+        requantize(rng, "scaled", [("scaled:sum", 2, 5, None), ("signed", None, 5, None)], -128, 127),
+        conv(rng, "branch", "scaled", (70, 3, 3, 5), padding=1, layer=0),
+        requantize(rng, "branch:codes", [("branch:sum", 45, 70, 0)], -128, 127),
+        Concat(("scaled", "branch:codes", "activation"), "joined"),
+        conv(rng, "mixed", "joined", (5, 1, 1, 80), layer=1),
+        Product("signed", "gates", "product"),
+        requantize(rng, "c", [("mixed:sum", 80, 5, 1), ("product", 2, 5, None)], 0, 255),
+        Product("gate", "gate", "square"),
+        Concat(("c", "gates"), "all"),
+        SumPool("all", "all:sum"),
+        requantize(rng, "all:codes", [("all:sum", None, 10, None)], 0, 255),
+        requantize(rng, "square:codes", [("square", 2, 5, None)], 0, 255),
+        Concat(("all:codes", "square:codes"), "features"),
+        conv(rng, "classifier", "features", (5, 1, 1, 15)),
+        Scale(_term(rng, "classifier:sum", 15, 5, None), R, "logits"),
+    ]
+    return Program("joined", tuple(ops), CHOICES, ("branch", "mixed"), (5, 4, 3), rounding)
+
+
+def _table(rng, rows, dtype):
+    return rng.integers(0, 256, (rows, 256)).astype(np.uint8).view(dtype)
+
+
 def small_images(n=6):
     """Noise on a colour of each image's own, so that the controller's means differ."""
     rng = np.random.default_rng(1)
@@ -80,7 +117,7 @@ def _term(rng, x, products, channels, layer, rows=K):
     """Gains that spread random products over about 100 codes; codes and their sums keep their size."""
     rows = 1 if layer is None else rows
     if products is None:
-        gains = np.full((1, 1), 0.08 if x == "sums" else 0.6)
+        gains = np.full((1, 1), 0.08 if x.endswith("sums") or x == "all:sum" else 0.6)
     else:
         gains = rng.uniform(0.5, 1.5, (rows, channels)) * rng.choice([-1, 1], channels)
         gains *= 100 / (products**0.5 * 74 * 100)
@@ -162,6 +199,11 @@ def check_mixed_choices(module):
         assert_equals_python(module, small_program(rounding), small_images(), mixed_choices())
 
 
+def check_joined_values(module):
+    for rounding in ("half_up", "floor"):
+        assert_equals_python(module, joined_program(rounding), small_images(), mixed_choices()[:, :2])
+
+
 def check_controller(module):
     for rounding in ("half_up", "floor"):
         assert_equals_python(module, small_program(rounding), small_images(), None)
@@ -210,6 +252,7 @@ BACKEND_CHECKS = [
     check_every_choice,
     check_every_layer_on_its_own,
     check_mixed_choices,
+    check_joined_values,
     check_controller,
     check_ties_of_the_controller,
     check_saturated_sums,

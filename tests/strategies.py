@@ -6,7 +6,8 @@ bits. A program has what lowered networks have (and the extremes that trained on
 - an image of 1 to 4 channels, a fixed stem, blocks of switchable layers, a sum-pool, a fixed classifier, and
   often a controller;
 - blocks: a plain, grouped or depthwise convolution; a shortcut of codes; a shortcut with a convolution of its
-  own (two layers meet in one requantize); both shortcuts; a max-pool;
+  own (two layers meet in one requantize); both shortcuts; a max-pool; a table, one or one for each channel; a
+  concatenation; a product with equal codes or with one pixel;
 - kernels of 1 and 3, strides of 1 and 2, paddings of 0 and 1; activations of both signs, clamps anywhere;
 - one table row, or one for each choice; choices with different widths of weights and input; both roundings;
 - weights, multipliers and offsets from random to the largest that 32-bit sums and 62-bit sums allow.
@@ -24,9 +25,11 @@ from hypothesis import strategies as st
 from dqt_core.program import (
     IMAGE,
     Choose,
+    Concat,
     Conv,
     Lookup,
     MaxPool,
+    Product,
     Program,
     Requantize,
     Scale,
@@ -124,7 +127,7 @@ class _Builder:
     def build(self, max_blocks):
         height, width = (self.draw(st.integers(2, self.max_size)) for _ in range(2))
         shape = height, width, self.draw(st.sampled_from([3, 1, 4, 2]))
-        stem = self.codes([self.conv(self.lookup(shape), switchable=False)])
+        stem = self.codes([self.conv(self.lookup(_Value(IMAGE, shape, 255)), switchable=False)])
         after_stem = len(self.ops)
         x = stem
         for _ in range(self.draw(st.integers(1, max_blocks))):
@@ -139,9 +142,16 @@ class _Builder:
         return Program("random", tuple(self.ops), self.choices, names, shape, self.rounding)
 
     def block(self, x):
-        kind = self.draw(st.sampled_from(["plain", "code shortcut", "conv shortcut", "both", "max-pool"]))
+        kinds = ["plain", "code shortcut", "conv shortcut", "both", "max-pool", "table", "concat", "product"]
+        kind = self.draw(st.sampled_from(kinds))
         if kind == "max-pool":
             return self.max_pool(x)
+        if kind == "table":
+            return self.lookup(x)
+        if kind == "concat":
+            return self.concat(x)
+        if kind == "product":
+            return self.codes([self.product(x)])
         if kind == "plain":
             return self.codes([self.conv(x)])
         stride = 1 if kind in ("code shortcut", "both") else self.draw(st.sampled_from([1, 2]))
@@ -157,10 +167,26 @@ class _Builder:
             terms.append(x)
         return self.codes(self.draw(st.permutations(terms)))
 
-    def lookup(self, shape):
-        table = self.rng.integers(-128, 128, (shape[2], 256)).astype(np.int8)
-        self.ops.append(Lookup(table, "input", IMAGE))
-        return _Value("input", shape, 128)
+    def lookup(self, x):
+        rows, dtype = self.draw(st.sampled_from([x.shape[2], 1])), self.draw(st.sampled_from(["i1", "u1"]))
+        table = self.rng.integers(0, 256, (rows, 256)).astype(np.uint8).view(dtype)
+        out = self.name("table")
+        self.ops.append(Lookup(table, out, x.name))
+        return _Value(out, x.shape, 128 if dtype == "i1" else 255)
+
+    def concat(self, x):
+        """With a layer's codes of the same type, and of any number of channels, on either side or on both."""
+        part = self.codes([self.conv(x, kernel=1, stride=1, padding=0)], lo=0 if x.limit == 255 else -128)
+        parts = self.draw(st.sampled_from([[x, part], [part, x], [x, part, x]]))
+        out = self.name("concat")
+        self.ops.append(Concat(tuple(value.name for value in parts), out))
+        return _Value(out, (*x.shape[:2], sum(value.shape[2] for value in parts)), x.limit)
+
+    def product(self, x):
+        y = self.draw(st.sampled_from([x, None])) or self.codes([self.sum_pool(x)])
+        out = self.name("product")
+        self.ops.append(Product(x.name, y.name, out))
+        return _Value(out, x.shape, x.limit * y.limit)
 
     def conv(self, x, kernel=None, stride=None, padding=None, outputs=None, switchable=True):
         height, width, inputs = x.shape
@@ -196,9 +222,9 @@ class _Builder:
         self.ops.append(SumPool(x.name, out))
         return _Value(out, (1, 1, x.shape[2]), x.shape[0] * x.shape[1] * x.limit)
 
-    def codes(self, terms):
+    def codes(self, terms, lo=None):
         """A requantize of values that agree in shape."""
-        lo = self.draw(st.sampled_from([0, 0, -128]))
+        lo = self.draw(st.sampled_from([0, 0, -128])) if lo is None else lo
         largest = 255 if lo == 0 else 127
         hi = self.draw(st.sampled_from([largest, largest, largest // 3, 1]))
         r, lowered = self.fixed_point(terms, typical_result=largest)

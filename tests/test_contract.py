@@ -19,7 +19,18 @@ from test_program import unchecked
 
 from dqt_core import Program, ProgramError, load, selftest
 from dqt_core.backends import numpy_ref
-from dqt_core.program.operations import Choose, Conv, Lookup, MaxPool, Requantize, Scale, SumPool, Term
+from dqt_core.program.operations import (
+    Choose,
+    Concat,
+    Conv,
+    Lookup,
+    MaxPool,
+    Product,
+    Requantize,
+    Scale,
+    SumPool,
+    Term,
+)
 from dqt_core.program.refusal import LARGEST_VALUE, NAME_BYTES
 from dqt_core.program.storage import FORMAT, METADATA, digest_of, encode
 
@@ -64,6 +75,10 @@ def op(out):
 
 def int8(*shape):
     return np.ones(shape, np.int8)
+
+
+def before_last(*ops):
+    return *PROGRAM.ops[:-1], *ops, PROGRAM.ops[-1]
 
 
 ONE, ZERO = np.ones((1, 1), np.int32), np.zeros((1, 1), np.int64)
@@ -118,12 +133,22 @@ REFUSED = {
     "a sum of one pixel and codes": ({"features.terms": (Term("sums", ONE, ZERO, None), Term("c", ONE, ZERO,
         None))}, "the shapes of its terms"),
     "a row for a term at a layer beyond": ({"b/1.layer": 7}, "layer is 7"),
-    "a look-up table of 64 bits": ({"input.table": np.zeros((3, 256), np.int64)}, "int8 (3, 256)"),
-    "an unsigned look-up table": ({"input.table": np.zeros((3, 256), np.uint8)}, "int8 (3, 256)"),
-    "a short look-up table": ({"input.table": np.zeros((3, 255), np.int8)}, "int8 (3, 256)"),
+    "a look-up table of 64 bits": ({"input.table": np.zeros((3, 256), np.int64)}, "int8 (1, 256) or"),
+    "a short look-up table": ({"input.table": np.zeros((3, 255), np.uint8)}, "uint8 (1, 256) or (3, 256)"),
+    "a look-up table of two channels": ({"input.table": int8(2, 256)}, "int8 (1, 256) or (3, 256)"),
+    "a look-up of sums": ({"ops": before_last(Lookup(int8(1, 256), "y", "sums"))}, "and these are sums"),
+    "a concatenation of one": ({"ops": before_last(Concat(("c",), "y"))}, "a tuple of 2 names or more"),
+    "a concatenation of a name": ({"ops": before_last(Concat("cc", "y"))}, "parts is 'cc'"),
+    "a concatenation of two types": ({"ops": before_last(Concat(("a", "b"), "y"))}, "requantize the parts"),
+    "a concatenation of two sizes": ({"ops": before_last(Concat(("c", "stem:codes"), "y"))},
+        "(height, width, type) of its parts"),
+    "a concatenation of sums": ({"ops": before_last(Concat(("sums", "sums"), "y"))}, "and these are sums"),
+    "a product of other channels": ({"ops": before_last(Product("c", "stem:codes", "y"))}, "the shape of y"),
+    "a product by the larger": ({"ops": before_last(Product("features", "c", "y"))}, "the shape of y"),
+    "a product of sums": ({"ops": before_last(Product("features", "sums", "y"))}, "and these are sums"),
     "two look-ups": ({"ops": (PROGRAM.ops[0], replace(PROGRAM.ops[0], out="again"), *PROGRAM.ops[1:])},
-        "a Lookup first, and no other"),
-    "a look-up of codes": ({"input.x": "stem:codes"}, "a value made before"),
+        "a Lookup of the image first, and no other"),
+    "a first look-up of codes": ({"input.x": "stem:codes"}, "a Lookup of the image first"),
     "a pool of no size": ({"pooled.kernel": 0}, "kernel is 0"),
     "a pool of padding alone": ({"pooled.padding": 2}, "padding is 2, expected an int in 0..1"),
     "a pool larger than the image": ({"pooled.kernel": 9}, "holds a window of 9x9"),

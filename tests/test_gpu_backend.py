@@ -19,7 +19,7 @@ from strategies import runs
 from dqt_core import convert, integer, lower, models, nested
 from dqt_core.backends import analysis, cupy_gpu, emulated, gpu_calls, gpu_plan, numba_cpu
 from dqt_core.backends.analysis import FusedConv
-from dqt_core.backends.gpu_launches import Launch
+from dqt_core.backends.gpu_launches import Launch, Series
 from dqt_core.program import Conv, Requantize, inputs
 
 ENGINE = emulated.engine()
@@ -108,7 +108,7 @@ def test_a_plan_is_launches_alone():
     backend = emulated.Backend(small_program())
     for mode in (False, True):
         plan = gpu_plan.Plan(backend.program, backend._launches, 3, mode, keep=False)
-        assert all(isinstance(step, Launch) for step in plan._run)
+        assert all(isinstance(step, Launch | Series) for step in plan._run)
 
 
 def test_a_smaller_batch_is_padded():

@@ -8,7 +8,7 @@ import subprocess
 import numpy as np
 import pytest
 from hypothesis import given, settings
-from program_checks import CHOICES, LAYERS, mixed_choices, small_images, small_program, tied
+from program_checks import CHOICES, LAYERS, joined_program, mixed_choices, small_images, small_program, tied
 from strategies import runs
 
 from dqt_book.widgets import controller_explorer, live_demo
@@ -57,6 +57,7 @@ def test_small_program(rounding):
     program, images = small_program(rounding), small_images()
     for widths in ([CHOICES[1]] * LAYERS, np.array(CHOICES)[mixed_choices()], "controller"):
         assert is_same(program, images, widths)
+    assert is_same(joined_program(rounding), images, np.array(CHOICES)[mixed_choices()[:, :2]])
 
 
 @needs_node
@@ -111,7 +112,12 @@ MUTANTS = {
     ),
     "logits as doubles": ("BigInt(a) * BigInt(m)", "BigInt(Math.fround(a * m))"),
     "first group for all": ("+ group * inputs;", ";"),
+    "first table for all": ("256 * (i % rows)", "0"),
+    "negative codes by other entries": ("x.values[i] & 255", "Math.max(0, x.values[i])"),
+    "parts of a concatenation in one place": ("start += own;", ""),
+    "the first pixel's factor": ("y[i % y.length]", "y[i % x.shape[2]]"),
 }
+MIXED = np.array(CHOICES)[mixed_choices()]
 
 
 @needs_node
@@ -123,11 +129,9 @@ def test_a_planted_error_is_seen(name, tmp_path):
     script = tmp_path / "wrong.js"
     script.write_text(source.replace(old, new))
     programs = small_program("half_up"), small_program("floor"), tied(small_program())
-    assert not all(
-        is_same(program, small_images(), widths, script)
-        for program in programs
-        for widths in (np.array(CHOICES)[mixed_choices()], "controller")
-    )
+    runs = [(program, widths) for program in programs for widths in (MIXED, "controller")]
+    runs.append((joined_program(), MIXED[:, :2]))
+    assert not all(is_same(program, small_images(), widths, script) for program, widths in runs)
 
 
 # What the page shows besides

@@ -41,7 +41,7 @@
 
   function prepare(op) {
     var ready = Object.assign({}, op);
-    if (op.kind === "Lookup") ready.table = decode(op.table).values;
+    if (op.kind === "Lookup") ready.table = decode(op.table);
     if (op.kind === "Conv") {
       ready.weight = decode(op.weight);
       ready.views = {};
@@ -106,10 +106,10 @@
   }
 
   Runner.prototype.Lookup = function (op, values) {
-    var image = values[op.x], out = codes(image.shape, true);
-    var channels = image.shape[2];
+    var x = values[op.x], table = op.table.values, rows = op.table.shape[0];
+    var out = codes(x.shape, table instanceof Int8Array);
     for (var i = 0; i < out.values.length; i++) {
-      out.values[i] = op.table[256 * (i % channels) + image.values[i]];
+      out.values[i] = table[256 * (i % rows) + (x.values[i] & 255)];
     }
     return out;
   };
@@ -207,6 +207,27 @@
     var x = values[op.x], depth = x.shape[2], out = new Int32Array(depth);
     for (var i = 0; i < x.values.length; i++) out[i % depth] += x.values[i];
     return { shape: [1, 1, depth], values: out };
+  };
+
+  Runner.prototype.Concat = function (op, values) {
+    var parts = op.parts.map(function (name) { return values[name]; }), first = parts[0], start = 0;
+    var depth = parts.reduce(function (sum, part) { return sum + part.shape[2]; }, 0);
+    var out = codes([first.shape[0], first.shape[1], depth], first.isSigned);
+    parts.forEach(function (part) {
+      var own = part.shape[2];
+      for (var i = 0; i < part.values.length; i++) {
+        out.values[Math.floor(i / own) * depth + start + i % own] = part.values[i];
+      }
+      start += own;
+    });
+    return out;
+  };
+
+  Runner.prototype.Product = function (op, values) {
+    var x = values[op.x], y = values[op.y].values, out = new Int32Array(x.values.length);
+    /* One pixel multiplies all, or each its own. */
+    for (var i = 0; i < out.length; i++) out[i] = x.values[i] * y[i % y.length];
+    return { shape: x.shape, values: out };
   };
 
   /* Rows and shift of a term at the choice of its layer. */

@@ -26,7 +26,7 @@ PIXELS = CHANNELS = 32  # of one product
 LINE = 64  # bytes
 PRODUCT = 4 * PIXELS * CHANNELS  # bytes of the sums of one product
 CONFIG = LINE  # bytes of a thread's tile configuration, before its sums
-LOOKUP, SWITCH, CONV, DEPTHWISE, REQUANTIZE, MAX_POOL, SUM_POOL = range(7)
+LOOKUP, SWITCH, CONV, DEPTHWISE, REQUANTIZE, MAX_POOL, SUM_POOL, COPY, MULTIPLY = range(9)
 NOTHING, UNSIGNED, SIGNED, SUMS = range(4)  # how a value is stored: uint8, int8, int32
 
 STEP = np.dtype(
@@ -37,6 +37,7 @@ STEP = np.dtype(
             *("height", "width", "channels", "out_height", "out_width", "outputs"),
             *("kernel_height", "kernel_width", "stride", "padding", "groups"),
             *("steps", "panel", "direct", "table", "term", "terms", "r", "lo", "hi"),
+            *("y", "y_kind", "y_pixels"),  # of a product: the other factor, and its pixels
         )
     ]
 )
@@ -59,7 +60,7 @@ MEMORY = np.dtype(
             "order",  # int64: images sorted by choice, for every convolution
             "drops",  # int64: dropped bits of every image, for every reader
             "rows",  # int64: row of its table of every image, for every term
-            "tables",  # int8 (rows, 256): of the look-up, one for a channel
+            "tables",  # int8 (rows, 256): of every look-up, one or one for a channel
             "ones",  # int32
             "zeros",  # int32
             "config",  # shapes of the tiles
@@ -552,13 +553,13 @@ def clear(out, count):
 
 @compiled
 def look_up(memory, step, item):
-    """Bytes of one row of an image to codes."""
-    size = step.width * step.channels
+    """Bytes of one row by their table, or by that of their channel."""
+    size, rows = step.width * step.channels, step.terms
     x, out = memory.arena + step.x + item * size, memory.arena + step.out + item * size
-    for channel in range(step.channels):
-        table = memory.tables + (step.table + channel) * 256
-        for pixel in range(channel, size, step.channels):
-            _put_byte(out + pixel, _byte(table + _byte(x + pixel)))
+    for row in range(rows):
+        table = memory.tables + (step.table + row) * 256
+        for i in range(row, size, rows):
+            _put_byte(out + i, _byte(table + _byte(x + i)))
 
 
 @compiled
@@ -844,6 +845,29 @@ def sum_pool(memory, step, image, thread):
 
 
 @compiled
+def copy(memory, step, item):
+    """One row of a value to its channels of a concatenation."""
+    for pixel in range(item * step.width, (item + 1) * step.width):
+        x, out = memory.arena + step.x + pixel * step.channels, memory.arena + step.out + pixel * step.outputs
+        whole = step.channels // LINE * LINE
+        for line in range(0, whole, LINE):
+            _copy_line(out + line, x + line)
+        copy_rest(out + whole, x + whole, step.channels - whole)
+
+
+@compiled
+def multiply(memory, step, item):
+    """One row of pixels."""
+    image, flip_x, flip_y = item // step.height, 128 * (step.x_kind == SIGNED), 128 * (step.y_kind == SIGNED)
+    for pixel in range(item * step.width, (item + 1) * step.width):
+        x, out = memory.arena + step.x + pixel * step.channels, step.out + 4 * pixel * step.channels
+        y = memory.arena + step.y + (image if step.y_pixels == 1 else pixel) * step.channels
+        for i in range(step.channels):
+            a, b = (_byte(x + i) ^ flip_x) - flip_x, (_byte(y + i) ^ flip_y) - flip_y
+            _put_int(memory.arena + out + 4 * i, a * b)
+
+
+@compiled
 def work(machine, memory, blocks, terms, step, item, thread):
     """One work item of a step."""
     if step.kind == CONV:
@@ -858,8 +882,12 @@ def work(machine, memory, blocks, terms, step, item, thread):
         requantize(memory, terms, step, item, thread)
     elif step.kind == MAX_POOL:
         max_pool(memory, step, item, thread)
-    else:
+    elif step.kind == SUM_POOL:
         sum_pool(memory, step, item, thread)
+    elif step.kind == COPY:
+        copy(memory, step, item)
+    else:
+        multiply(memory, step, item)
 
 
 @kept(parallel=True)

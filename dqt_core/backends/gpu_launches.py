@@ -15,7 +15,19 @@ import numpy as np
 from dqt_core.backends.analysis import FusedConv, Step
 from dqt_core.kernels.engine import Engine, Kernel
 from dqt_core.nested import Rounding
-from dqt_core.program import Choice, Choose, Conv, Lookup, MaxPool, Requantize, Scale, SumPool, Term
+from dqt_core.program import (
+    Choice,
+    Choose,
+    Concat,
+    Conv,
+    Lookup,
+    MaxPool,
+    Product,
+    Requantize,
+    Scale,
+    SumPool,
+    Term,
+)
 
 Values: TypeAlias = Mapping[str, Any]
 
@@ -41,6 +53,18 @@ class Launch:
     def __call__(self) -> None:
         """Start the kernel."""
         self.kernel((self.blocks, 1, 1), (self.threads, 1, 1), self.args)
+
+
+@dataclass(frozen=True, eq=False)
+class Series:
+    """Launches that run one after the other."""
+
+    launches: tuple[Launch, ...]
+
+    def __call__(self) -> None:
+        """Start them all."""
+        for launch in self.launches:
+            launch()
 
 
 class Batch:
@@ -88,8 +112,8 @@ class Launches:
         self._bits = engine.xp.asarray(np.array(choices, np.int32))
         self._full_bits = engine.xp.asarray(np.array([[8, 8]], np.int32))
 
-    def of(self, step: Step, values: Values, batch: Batch) -> Launch:
-        """The launch of one step of a plan.
+    def of(self, step: Step, values: Values, batch: Batch) -> Launch | Series:
+        """The launch of one step of a plan, or several of them.
 
         Parameters
         ----------
@@ -110,6 +134,10 @@ class Launches:
                 return self._max_pool(step, values, batch)
             case SumPool():
                 return self._sum_pool(step, values, batch)
+            case Concat():
+                return self._concat(step, values)
+            case Product():
+                return self._product(step, values)
             case Scale():
                 return self._scale(step, values, batch)
             case Choose():
@@ -230,6 +258,20 @@ class Launches:
         sizes = map(np.int32, (images, height * width, channels))
         kernel = self.engine.kernel("pointwise", "sum_pool", **_pool_variant(x))
         return Launch(kernel, images * -(-channels // SUMMED_CHANNELS), THREADS, (x, out, *sizes))
+
+    def _concat(self, op: Concat, values: Values) -> Series:
+        out, first, launches = values[op.out], 0, []
+        for name in op.parts:
+            x, channels = values[name], values[name].shape[3]
+            sizes = np.int64(x.size), *map(np.int32, (channels, out.shape[3], first))
+            launches.append(self._each("copy_channels", x.size, x, out, *sizes))
+            first += channels
+        return Series(tuple(launches))
+
+    def _product(self, op: Product, values: Values) -> Launch:
+        x, y, out = values[op.x], values[op.y], values[op.out]
+        sizes = np.int64(out.size), np.int32(out[0].size), np.int32(out.shape[3]), np.int32(y[0].size)
+        return self._each("product", out.size, x, KINDS[x.dtype], y, KINDS[y.dtype], out, *sizes)
 
     def _scale(self, op: Scale, values: Values, batch: Batch) -> Launch:
         x, out = values[op.term.x], values[op.out]

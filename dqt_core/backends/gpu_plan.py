@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dqt_core.backends.analysis import Step, fused, lives, places, sizes
-from dqt_core.backends.gpu_launches import Batch, Launch, Launches
+from dqt_core.backends.gpu_launches import Batch, Launch, Launches, Series
 from dqt_core.kernels.engine import Engine
 from dqt_core.program import IMAGE, Choose, Program
 
@@ -64,10 +64,10 @@ class Plan:
             for name, offset in offsets.items()
         }
 
-    def _compile(self, launches: Launches, steps: Sequence[Step], group: Batch) -> list[Launch]:
+    def _compile(self, launches: Launches, steps: Sequence[Step], group: Batch) -> list[Launch | Series]:
         """The launches in order; the images are grouped by choice as soon as the choices are known."""
         grouping = [launches.group_images(group)] if group.layers else []
-        made = list(grouping) if self.given else []
+        made: list[Launch | Series] = list(grouping) if self.given else []
         for step in steps:
             made.append(launches.of(step, self.values, group))
             made += grouping if isinstance(step, Choose) else []

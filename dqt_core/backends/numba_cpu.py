@@ -40,9 +40,11 @@ from dqt_core.program import (
     IMAGE,
     Choice,
     Choose,
+    Concat,
     Conv,
     Lookup,
     MaxPool,
+    Product,
     Program,
     Requantize,
     Scale,
@@ -371,8 +373,9 @@ class Plan:
             case Scale() | Choose():
                 self._on_host.append((len(self._made), step))
             case Lookup():
-                self._record(kernels.LOOKUP, step.x, step.out, table=len(self._tables))
-                self._tables += list(step.table)
+                rows = len(step.table)
+                self._record(kernels.LOOKUP, step.x, step.out, table=len(self._tables), terms=rows)
+                self._tables += list(step.table.view(np.int8))
             case MaxPool():
                 size = {"kernel_height": step.kernel, "kernel_width": step.kernel}
                 self._record(
@@ -380,6 +383,12 @@ class Plan:
                 )
             case SumPool():
                 self._record(kernels.SUM_POOL, step.x, step.out)
+            case Concat():
+                self._add_concat(step)
+            case Product():
+                y = {"y": self.places[step.y], "y_kind": self._kind(step.y)}
+                y |= {"y_pixels": int(np.prod(self.shapes[step.y][:2]))}
+                self._record(kernels.MULTIPLY, step.x, step.out, **y)
             case Requantize():
                 first = len(self._terms)
                 for i, term in enumerate(step.terms):
@@ -401,6 +410,13 @@ class Plan:
         record |= {"height": height, "width": width, "channels": channels}
         record |= {"out_height": out_height, "out_width": out_width, "outputs": outputs, "splits": 1}
         self._made.append(record | fields)
+
+    def _add_concat(self, op: Concat) -> None:
+        first = 0
+        for name in op.parts:
+            self._record(kernels.COPY, name, op.out)
+            self._made[-1]["out"] += first
+            first += self.shapes[name][2]
 
     def _kind(self, name: str) -> int:
         return {"uint8": kernels.UNSIGNED, "int8": kernels.SIGNED}.get(self.dtypes[name].name, kernels.SUMS)
@@ -470,14 +486,8 @@ class Plan:
         for record, fields in zip(self.records, self._made, strict=True):
             for name, value in fields.items():
                 record[name] = value
-        per_row = {
-            kernels.LOOKUP: "out_height",
-            kernels.REQUANTIZE: "out_height",
-            kernels.MAX_POOL: "out_height",
-        }
-        self._items = np.array(
-            [int(r[per_row[r["kind"]]]) if r["kind"] in per_row else 1 for r in self.records]
-        )
+        rowwise = kernels.LOOKUP, kernels.REQUANTIZE, kernels.MAX_POOL, kernels.COPY, kernels.MULTIPLY
+        self._items = np.array([int(r["out_height"]) if r["kind"] in rowwise else 1 for r in self.records])
         self.order, self.drops, self.rows = (_memory(self._entries, np.int64) for _ in range(3))
         self.terms = _table(np.array(self._terms, kernels.TERM))
         self.offsets = _table(np.array(self._offsets, np.int64))

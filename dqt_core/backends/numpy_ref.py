@@ -7,7 +7,19 @@ from numpy.typing import NDArray
 
 from dqt_core import integer, nested
 from dqt_core.backends import by_choice, drops_of, rows_of
-from dqt_core.program import Choose, Conv, Lookup, MaxPool, Program, Requantize, Scale, SumPool, Term
+from dqt_core.program import (
+    Choose,
+    Concat,
+    Conv,
+    Lookup,
+    MaxPool,
+    Product,
+    Program,
+    Requantize,
+    Scale,
+    SumPool,
+    Term,
+)
 
 Values = dict[str, NDArray[Any]]
 Picks = NDArray[np.int64]
@@ -25,8 +37,8 @@ class Backend:
     def download(self, logits: NDArray[np.int64]) -> NDArray[np.int64]:
         return logits
 
-    def lookup(self, op: Lookup, values: Values, choices: Picks) -> NDArray[np.int8]:
-        return op.table[np.arange(len(op.table)), values[op.x]]
+    def lookup(self, op: Lookup, values: Values, choices: Picks) -> NDArray[Any]:
+        return integer.lookup(values[op.x], op.table)
 
     def conv(self, op: Conv, values: Values, choices: Picks) -> NDArray[np.int32]:
         x = values[op.x]
@@ -62,6 +74,12 @@ class Backend:
 
     def sumpool(self, op: SumPool, values: Values, choices: Picks) -> NDArray[np.int32]:
         return integer.sum_pool(values[op.x])
+
+    def concat(self, op: Concat, values: Values, choices: Picks) -> NDArray[Any]:
+        return np.concatenate([values[name] for name in op.parts], axis=-1)
+
+    def product(self, op: Product, values: Values, choices: Picks) -> NDArray[np.int32]:
+        return integer.product(values[op.x], values[op.y])
 
     def scale(self, op: Scale, values: Values, choices: Picks) -> NDArray[np.int64]:
         return integer.scale(values[op.term.x], op.term.multiplier[0], op.term.offset[0])

@@ -10,10 +10,12 @@ from dqt_core.backends.analysis import last_reads
 from dqt_core.program.operations import (
     IMAGE,
     Choose,
+    Concat,
     Conv,
     Lookup,
     MaxPool,
     Op,
+    Product,
     Requantize,
     Scale,
     SumPool,
@@ -33,6 +35,8 @@ class Executor(Protocol):
     def requantize(self, op: Requantize, values: Any, choices: Any) -> Any: ...
     def maxpool(self, op: MaxPool, values: Any, choices: Any) -> Any: ...
     def sumpool(self, op: SumPool, values: Any, choices: Any) -> Any: ...
+    def concat(self, op: Concat, values: Any, choices: Any) -> Any: ...
+    def product(self, op: Product, values: Any, choices: Any) -> Any: ...
     def scale(self, op: Scale, values: Any, choices: Any) -> Any: ...
     def choose(self, op: Choose, logits: Any, choices: int) -> Picks: ...
 
@@ -92,6 +96,10 @@ def _made(executor: Executor, op: Op, values: Values, choices: Picks | None) -> 
             return executor.maxpool(op, values, choices)
         case SumPool():
             return executor.sumpool(op, values, choices)
+        case Concat():
+            return executor.concat(op, values, choices)
+        case Product():
+            return executor.product(op, values, choices)
         case Scale():
             return executor.scale(op, values, choices)
         case Choose():

@@ -10,9 +10,11 @@ from dqt_core._extras import needed
 from dqt_core.backends import by_choice, drops_of, rows_of
 from dqt_core.program import (
     Choose,
+    Concat,
     Conv,
     Lookup,
     MaxPool,
+    Product,
     Program,
     Requantize,
     Scale,
@@ -48,7 +50,9 @@ class Backend:
         return logits.numpy()
 
     def lookup(self, op: Lookup, values: Values, choices: Picks) -> Tensor:
-        return torch.from_numpy(op.table.copy())[torch.arange(len(op.table)), values[op.x].int()]
+        return torch.from_numpy(op.table.copy())[
+            torch.arange(len(op.table)), values[op.x].view(torch.uint8).int()
+        ]
 
     def conv(self, op: Conv, values: Values, choices: Picks) -> Tensor:
         x = values[op.x]
@@ -107,6 +111,12 @@ class Backend:
 
     def sumpool(self, op: SumPool, values: Values, choices: Picks) -> Tensor:
         return values[op.x].sum((1, 2), keepdim=True, dtype=torch.int32)
+
+    def concat(self, op: Concat, values: Values, choices: Picks) -> Tensor:
+        return torch.cat([values[name] for name in op.parts], -1)
+
+    def product(self, op: Product, values: Values, choices: Picks) -> Tensor:
+        return values[op.x].int() * values[op.y].int()
 
     def scale(self, op: Scale, values: Values, choices: Picks) -> Tensor:
         multiplier, offset = (

@@ -3,6 +3,7 @@
 import functools
 import math
 import re
+import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +14,14 @@ from numpy.typing import NDArray
 
 from dqt_core.backends.analysis import lives, places
 from dqt_core.program import (
+    IMAGE,
     Choose,
+    Concat,
     Conv,
     Lookup,
     MaxPool,
     Op,
+    Product,
     Program,
     Requantize,
     Scale,
@@ -28,7 +32,8 @@ from dqt_core.program import (
 
 TEMPLATES = Path(__file__).with_name("templates")
 COLUMNS = 110
-OPTIONAL = ("requantize", "max_pool", "choose")  # functions that some programs do not call
+OPTIONAL = ("requantize", "max_pool", "copy_channels", "choose")  # functions that some programs do not call
+UNSTORED = Conv | SumPool | Product  # a requantize computes them where it reads them
 C_TYPES = {"int8": "int8_t", "int32": "int32_t", "int64": "int64_t"}
 NO_LAYER = -1
 
@@ -134,7 +139,7 @@ class _Writer:
         self.makers: dict[str, Op] = {op.out: op for op in program.ops if not isinstance(op, Choose)}
         self.shapes = {name: value.shape for name, value in program.values.items()}
         self.is_floor = program.rounding == "floor"
-        self.steps = [op for op in program.ops if not isinstance(op, Conv | SumPool)]
+        self.steps = [op for op in program.ops if not isinstance(op, UNSTORED)]
         self.bits = np.array(program.choices)
         self.widths = 1 + int((self.bits[:, 0] != self.bits[:, 1]).any())
         self.offsets, self.memory = self._places()
@@ -198,10 +203,11 @@ class _Writer:
 
     def _sources(self, op: Op) -> list[str]:
         """The stored values that a step reads: through the sums that it computes itself."""
-        return [
-            self.makers[name].x if isinstance(self.makers.get(name), Conv | SumPool) else name  # type: ignore[union-attr]
-            for name in inputs(op)
-        ]
+        sources: list[str] = []
+        for name in inputs(op):
+            maker = self.makers.get(name)
+            sources += inputs(maker) if isinstance(maker, UNSTORED) else [name]
+        return sources
 
     def _places(self) -> tuple[dict[str, int], int]:
         stored = [op.out for op in self.steps if not isinstance(op, Choose | Scale)]
@@ -237,7 +243,7 @@ class _Writer:
     def _tables(self) -> Iterator[str]:
         for number, op in enumerate(self.steps):
             if isinstance(op, Lookup):
-                yield self._constants(f"table_{number}", op.table)
+                yield self._constants(f"table_{number}", op.table.view(np.int8))
             elif isinstance(op, Requantize):
                 yield from self._step_tables(number, op.terms, op.out, (op.r, op.lo, op.hi))
             elif isinstance(op, Scale):
@@ -264,7 +270,13 @@ class _Writer:
 
     def _term(self, name: str, term: Term, table: tuple[int, ...]) -> str:
         maker = self.makers[term.x]
-        x = maker.x if isinstance(maker, Conv | SumPool) else term.x
+        x = maker.x if isinstance(maker, UNSTORED) else term.x
+        y = maker.y if isinstance(maker, Product) else None
+        other = (
+            ("NULL", 0, 0)
+            if y is None
+            else (self._at(y), math.prod(self.shapes[y][:2]), int(self._is_signed(y)))
+        )
         geometry: tuple[int, ...] = (1, 1, 1, 0, 1)
         weight, conv_layer = "NULL", NO_LAYER
         if isinstance(maker, Conv):
@@ -276,6 +288,7 @@ class _Writer:
             [
                 *(self._at(x), weight, f"multiplier_{name}", f"offset_{name}", *table, layer, conv_layer),
                 *(*self.shapes[x], *geometry, int(self._is_signed(x)), int(isinstance(maker, SumPool))),
+                *other,
             ]
         )
 
@@ -307,8 +320,11 @@ class _Writer:
     def _call(self, number: int, op: Op, is_last: bool) -> str:
         match op:
             case Lookup():
-                pixels = math.prod(self.program.image_shape[:2])
-                return f"lookup(image, table_{number}, {pixels}, {self._at(op.out)});"
+                x = "image" if op.x == IMAGE else self._at(op.x)
+                sizes = f"{math.prod(self.shapes[op.x])}, {len(op.table)}"
+                return f"lookup({x}, table_{number}, {sizes}, {self._at(op.out)});"
+            case Concat():
+                return "\n        ".join(["{", *self._copies(op)]) + "\n    }"
             case Requantize():
                 return f"requantize(&step_{number}, choice, {self._at(op.out)});"
             case Scale():
@@ -320,6 +336,16 @@ class _Writer:
                 return f"max_pool({self._at(op.x)}, {', '.join(map(str, shape))}, {self._at(op.out)});"
             case _:
                 raise AssertionError("convolutions and sums are part of the step that reads them")
+
+    def _copies(self, op: Concat) -> Iterator[str]:
+        """A copy of every part."""
+        height, width, depth = self.shapes[op.out]
+        first = self.offsets[op.out]
+        for name in op.parts:
+            channels = self.shapes[name][2]
+            sizes = f"{height * width}, {channels}, {depth}"
+            yield f"copy_channels({self._at(name)}, {sizes}, memory + {first});"
+            first += channels
 
 
 PROTOTYPE = """\
@@ -352,6 +378,10 @@ def _array(declaration: str, items: Sequence[Any]) -> str:
     lines, line = [], ""
     for item in items:
         text = f"{item}, "
+        if len(text) > COLUMNS:
+            *broken, text = (f"{part} " for part in textwrap.wrap(text, COLUMNS))
+            lines += [part.rstrip() for part in (line, *broken) if part]
+            line = ""
         if len(line) + len(text) > COLUMNS:
             lines.append(line.rstrip())
             line = ""

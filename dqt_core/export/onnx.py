@@ -13,10 +13,12 @@ from dqt_core.nested import MASTER_WIDTH
 from dqt_core.program import (
     IMAGE,
     Choose,
+    Concat,
     Conv,
     Lookup,
     MaxPool,
     Op,
+    Product,
     Program,
     Requantize,
     Scale,
@@ -211,6 +213,10 @@ class _Exporter:
                 return self._max_pool(op)
             case SumPool():
                 return self._sum_pool(op)
+            case Concat():
+                return self._concat(op)
+            case Product():
+                return _Value(self.add("Mul", self._sums(op.x), self._sums(op.y)))
             case Scale():
                 return self._scale(op)
             case _:
@@ -225,9 +231,11 @@ class _Exporter:
 
     def _lookup(self, op: Lookup) -> _Value:
         rows = self.constant(np.arange(len(op.table)).reshape(-1, 1, 1) * 256, np.int32)
-        position = self.add("Add", self.cast(self.values[op.x].name, np.int32), rows)
-        table = self.constant(op.table.ravel() + np.int16(SIGN), np.uint8)
-        return _Value(self.add("Gather", table, position), SIGN)
+        x = self.values[op.x]
+        position = self.add("Add", self.cast(x.name, np.int32), rows)
+        zero_point = SIGN if op.table.dtype == np.int8 else 0
+        table = np.roll(op.table, x.zero_point or 0, axis=1) + np.int16(zero_point)
+        return _Value(self.add("Gather", self.constant(table.ravel(), np.uint8), position), zero_point)
 
     def _conv(self, op: Conv) -> _Value:
         x, weight = self.values[op.x], self.views[op.out]
@@ -305,6 +313,10 @@ class _Exporter:
 
     def _sum_pool(self, op: SumPool) -> _Value:
         return _Value(self.add("ReduceSum", self._sums(op.x), self.constant([2, 3], np.int64)))
+
+    def _concat(self, op: Concat) -> _Value:
+        parts = [self.values[name] for name in op.parts]
+        return _Value(self.add("Concat", *(part.name for part in parts), axis=1), parts[0].zero_point)
 
     def _scale(self, op: Scale) -> _Value:
         return _Value(self._scaled(op.term))

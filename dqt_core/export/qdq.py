@@ -11,10 +11,12 @@ from dqt_core.export import _onnx_graph
 from dqt_core.program import (
     IMAGE,
     Choose,
+    Concat,
     Conv,
     Lookup,
     MaxPool,
     Op,
+    Product,
     Program,
     Requantize,
     Scale,
@@ -96,6 +98,7 @@ class _Exporter:
         self.writer = _onnx_graph.Writer(taken=program.values)  # which keep their names in the graph
         self.add, self.constant = self.writer.add, self.writer.constant
         self.convs = {op.out: op for op in program.ops if isinstance(op, Conv)}
+        self.products = {op.out: op for op in program.ops if isinstance(op, Product)}
         self.pools = {op.out: op for op in program.ops if isinstance(op, SumPool)}
 
     def save(self, path: str | Path) -> Path:
@@ -116,19 +119,23 @@ class _Exporter:
                 self._requantize(op)
             case MaxPool():
                 self._max_pool(op)
+            case Concat():
+                self.add("Concat", *op.parts, out=op.out, axis=1)
             case Scale():
                 self._scale(op)
             case _:
-                """Convolutions and sums are written where they are read."""
+                """Convolutions, sums and products are written where they are read."""
 
     def _ops(self) -> list[Op]:
         return [op for op in self.program.ops if not op.controller and not isinstance(op, Choose)]
 
     def _lookup(self, op: Lookup) -> None:
-        planes = self.add("Transpose", IMAGE + "s", perm=[0, 3, 1, 2])
-        rows = self.constant(np.arange(len(op.table)).reshape(-1, 1, 1) * 256, np.int32)
-        position = self.add("Add", self.writer.cast(planes, np.int32), rows)
-        self.add("Gather", self.constant(op.table.ravel(), np.int8), position, out=op.out)
+        x = self.add("Transpose", IMAGE + "s", perm=[0, 3, 1, 2]) if op.x == IMAGE else op.x
+        lowest = -128 if self._type_of(op.x) is np.int8 else 0  # the place of its entry is 0
+        rows = self.constant(np.arange(len(op.table)).reshape(-1, 1, 1) * 256 - lowest, np.int32)
+        position = self.add("Add", self.writer.cast(x, np.int32), rows)
+        table = np.roll(op.table, lowest, axis=1)
+        self.add("Gather", self.constant(table.ravel(), table.dtype), position, out=op.out)
 
     def _requantize(self, op: Requantize) -> None:
         step = self.steps.get(op.out, 1.0)
@@ -193,12 +200,16 @@ class _Exporter:
         return self._dequantize(narrow, step, None, self._type_of(name)), step
 
     def _plain(self, name: str, ratio: Reals, bias: Reals) -> str:
-        """Codes, or the sum of codes over an image, times a ratio."""
+        """Codes, the sum of codes over an image, or a product of codes, times a ratio."""
         if name in self.pools:
             source = self.pools[name].x
             pixels = np.prod(self.program.values[source].shape[:2])
             x = self._dequantize(source, ratio * pixels, 1, self._type_of(source))
             x = self.add("GlobalAveragePool", x)
+        elif name in self.products:
+            op = self.products[name]
+            x = self._dequantize(op.x, ratio, 1, self._type_of(op.x))
+            x = self.add("Mul", x, self._dequantize(op.y, 1.0, None, self._type_of(op.y)))
         else:
             x = self._dequantize(name, ratio, 1, self._type_of(name))
         return self.add("Add", x, self._reals(bias.reshape(-1, 1, 1))) if bias.any() else x

@@ -2,7 +2,11 @@
 // and writes neighbouring bytes with neighbouring threads.
 //
 // Arguments and grids, blocks of 256 threads unless it says otherwise; "a thread a value" needs blocks for `count`:
-//   lookup       images (count) uint8, table (C, 256) int8, out (count) int8, count int64, C int32: a thread a value
+//   lookup       x (count) bytes, table (rows, 256) codes, out (count) codes, count int64, rows: a thread a value;
+//                a row for every channel, or one
+//   copy_channels x (pixels, C) codes, out (pixels, OC), count int64, C, OC, first: a thread a value of x
+//   product      x (count) codes, kind, y codes, kind, out (count) int32, count int64, values of an image, C, values of
+//                an image's y, all or C: a thread a value. kind: 1 uint8, 2 int8
 //   max_pool     x (N, H, W, C) codes, out (N, OH, OW, C), N H W C kernel stride padding OH OW: a thread for every
 //                VECTOR values of out
 //   sum_pool     x (N, pixels, C) codes, out (N, C) int32, N, pixels, C: N * ceil(C / 64) blocks
@@ -28,14 +32,37 @@ __device__ inline unsigned read(const Code* codes) {
     return VECTOR == 4 ? *reinterpret_cast<const unsigned*>(codes) : static_cast<unsigned char>(*codes);
 }
 
-// Image bytes to codes: the table holds the normalisation of every channel.
-extern "C" __global__ void lookup(const unsigned char* __restrict__ images, const signed char* __restrict__ table,
-                                  signed char* __restrict__ out, long long count, int channels) {
+// Bytes by a table, or by that of their channel: image bytes to codes, or any function of a code.
+extern "C" __global__ void lookup(const void* __restrict__ x, const void* __restrict__ table,
+                                  void* __restrict__ out, long long count, int rows) {
     long long i = global_thread();
     if (i >= count) return;
-    // i % channels, in 32 bits
-    int channel = (blockIdx.x % channels * (blockDim.x % channels) + threadIdx.x) % channels;
-    out[i] = table[256 * channel + images[i]];
+    // i % rows, in 32 bits
+    int row = (blockIdx.x % rows * (blockDim.x % rows) + threadIdx.x) % rows;
+    int byte = static_cast<const unsigned char*>(x)[i];
+    static_cast<unsigned char*>(out)[i] = static_cast<const unsigned char*>(table)[256 * row + byte];
+}
+
+// A value's channels to their place among those of a concatenation.
+extern "C" __global__ void copy_channels(const void* __restrict__ x, void* __restrict__ out, long long count, int C,
+                                         int OC, int first) {
+    long long i = global_thread();
+    if (i >= count) return;
+    static_cast<unsigned char*>(out)[i / C * OC + first + i % C] = static_cast<const unsigned char*>(x)[i];
+}
+
+__device__ inline int code_at(const void* codes, int kind, long long i) {
+    return kind == 2 ? int(static_cast<const signed char*>(codes)[i])
+                     : int(static_cast<const unsigned char*>(codes)[i]);
+}
+
+// Codes times codes; the other factor may be one pixel of every image.
+extern "C" __global__ void product(const void* __restrict__ x, int x_kind, const void* __restrict__ y, int y_kind,
+                                   int* __restrict__ out, long long count, int size, int C, int y_size) {
+    long long i = global_thread();
+    if (i >= count) return;
+    long long j = y_size == size ? i : i / size * C + i % C;
+    out[i] = code_at(x, x_kind, i) * code_at(y, y_kind, j);
 }
 
 // The larger code of every byte. Setting a's high bits and clearing b's, the difference of two bytes never borrows
@@ -102,10 +129,7 @@ struct Addend {
 
 __device__ inline long long value_of(const Addend& term, long long i, int image, int channel, int C) {
     if (!term.kind) return 0;
-    int a;
-    if (term.kind == 1) a = static_cast<const unsigned char*>(term.x)[i];
-    else if (term.kind == 2) a = static_cast<const signed char*>(term.x)[i];
-    else a = static_cast<const int*>(term.x)[i];
+    int a = term.kind == 3 ? static_cast<const int*>(term.x)[i] : code_at(term.x, term.kind, i);
     int choice = term.picks ? term.picks[image] : 0, at = (term.rows > 1 ? choice : 0) * C + channel;
     int drop = term.bits ? 16 - term.bits[2 * choice] - term.bits[2 * choice + 1] : 0;
     return scaled(a, drop, term.multiplier[at]) + term.offset[at];

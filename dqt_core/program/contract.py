@@ -5,7 +5,8 @@ every backend and reads nothing outside its arrays; what is refused is named in 
 
 - A value is made once, before it is read, and read at least once; the logits, made by the last operation, a
   Scale, are the result. One Lookup, the first operation, reads the image.
-- Convolutions and pools read codes, a requantize codes and sums of one shape, a scale the sums of one pixel.
+- Convolutions, pools, look-ups, concatenations and products read codes, a requantize codes and sums of one
+  shape, a scale the sums of one pixel.
 - A switchable layer is one convolution, called as the program's list of layers says.
 - The controller's values are read by the controller alone. Its one `Choose` comes before any layer is used.
 - No sum leaves 32 bits, and none of a requantize or a scale 62, at any choice of widths.
@@ -27,10 +28,12 @@ from dqt_core.program.operations import (
     KINDS,
     Choice,
     Choose,
+    Concat,
     Conv,
     Lookup,
     MaxPool,
     Op,
+    Product,
     Requantize,
     Scale,
     Shape,
@@ -181,8 +184,10 @@ class _Walk:
             at.refuse("an operation", op, f"one of {', '.join(kind.__name__ for kind in KINDS)}")
         if type(op.controller) is not bool:
             at.refuse("controller", op.controller, "a bool")
-        if isinstance(op, Lookup) != is_first:
-            at.refuse("its place", "first" if is_first else "later", "a Lookup first, and no other")
+        if (isinstance(op, Lookup) and op.x == IMAGE) != is_first:
+            at.refuse(
+                "its place", "first" if is_first else "later", "a Lookup of the image first, and no other"
+            )
         if isinstance(op, Choose):
             self.choose(at, op)
             return
@@ -208,6 +213,10 @@ class _Walk:
                 return self.max_pool(at, op)
             case SumPool():
                 return self.sum_pool(at, op)
+            case Concat():
+                return self.concat(at, op)
+            case Product():
+                return self.product(at, op)
             case Scale():
                 return self.scale(at, op)
         raise AssertionError("Choose makes no value")
@@ -248,10 +257,11 @@ class _Walk:
             at.refuse("layer", layer, "none before the controller has chosen", "move the controller up")
 
     def lookup(self, at: Place, op: Lookup) -> Value:
-        image = self.read(at, op, op.x, IMAGE)
-        expected = image.shape[2], 256
-        at.array("table", op.table, np.int8, str(expected), lambda shape: shape == expected)
-        return Value(image.shape, np.dtype(np.int8), (128,))
+        x = self.read(at, op, op.x, IMAGE, "codes")
+        dtype = np.uint8 if getattr(op.table, "dtype", None) == np.uint8 else np.int8
+        shapes = (1, 256), (x.shape[2], 256)
+        at.array("table", op.table, dtype, " or ".join(map(str, shapes)), shapes.__contains__)
+        return Value(x.shape, np.dtype(dtype), (bounds.largest_code(dtype == np.int8),))
 
     def conv(self, at: Place, op: Conv) -> Value:
         x, weight = self.read(at, op, op.x, "codes"), op.weight
@@ -304,6 +314,21 @@ class _Walk:
         pixels = x.shape[0] * x.shape[1]
         _require_sum(at, pixels, x.largest[0])
         return Value(out_shape(op, x.shape), np.dtype(np.int32), (pixels * x.largest[0],))
+
+    def concat(self, at: Place, op: Concat) -> Value:
+        if type(op.parts) is not tuple or len(op.parts) < 2:
+            at.refuse("parts", op.parts, "a tuple of 2 names or more")
+        parts = [self.read(at, op, name, "codes") for name in op.parts]
+        kinds = [(*part.shape[:2], part.dtype.name) for part in parts]
+        if len(set(kinds)) != 1:
+            at.refuse("(height, width, type) of its parts", kinds, "equal ones", "requantize the parts")
+        return Value(out_shape(op, *(part.shape for part in parts)), parts[0].dtype, parts[0].largest)
+
+    def product(self, at: Place, op: Product) -> Value:
+        x, y = (self.read(at, op, name, "codes") for name in (op.x, op.y))
+        if y.shape not in (x.shape, (1, 1, x.shape[2])):
+            at.refuse("the shape of y", y.shape, f"{x.shape} or {(1, 1, x.shape[2])}")
+        return Value(x.shape, np.dtype(np.int32), (x.largest[0] * y.largest[0],))
 
     def requantize(self, at: Place, op: Requantize) -> Value:
         if type(op.terms) is not tuple or not 1 <= len(op.terms) <= MOST_TERMS:

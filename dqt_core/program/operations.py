@@ -15,9 +15,14 @@ IMAGE = "image"
 
 @dataclass(frozen=True, eq=False)
 class Lookup:
-    """Image bytes to signed codes: ``table[channel, byte]``, int8 (C, 256), which holds the normalisation."""
+    """Any function of one byte: ``table[channel, byte]``, or ``table[0, byte]`` for all channels.
 
-    table: NDArray[np.int8]
+    The first one makes codes of the image's bytes, and holds the normalisation; the others are activations.
+
+    table : codes, int8 or uint8 (C, 256) or (1, 256); the byte of a negative code q is q + 256
+    """
+
+    table: NDArray[Any]
     out: str
     x: str = IMAGE
     controller: bool = False
@@ -91,6 +96,25 @@ class SumPool:
 
 
 @dataclass(frozen=True, eq=False)
+class Concat:
+    """Codes of several values, all of one type and step, side by side in the channels."""
+
+    parts: tuple[str, ...]
+    out: str
+    controller: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Product:
+    """Codes times codes, exact; ``y`` has the shape of ``x``, or is one pixel that multiplies all of them."""
+
+    x: str
+    y: str
+    out: str
+    controller: bool = False
+
+
+@dataclass(frozen=True, eq=False)
 class Scale:
     """Logits at a common scale: ``acc * M + B`` in int64; times 2**-r they are the real logits."""
 
@@ -109,8 +133,8 @@ class Choose:
     controller: bool = True
 
 
-Op: TypeAlias = Lookup | Conv | Requantize | MaxPool | SumPool | Scale | Choose
-KINDS = Lookup, Conv, Requantize, MaxPool, SumPool, Scale, Choose
+Op: TypeAlias = Lookup | Conv | Requantize | MaxPool | SumPool | Concat | Product | Scale | Choose
+KINDS = Lookup, Conv, Requantize, MaxPool, SumPool, Concat, Product, Scale, Choose
 
 
 def inputs(op: Op) -> tuple[str, ...]:
@@ -120,12 +144,16 @@ def inputs(op: Op) -> tuple[str, ...]:
             return tuple(term.x for term in op.terms)
         case Scale():
             return (op.term.x,)
+        case Concat():
+            return op.parts
+        case Product():
+            return op.x, op.y
         case _:
             return (op.x,)
 
 
-def out_shape(op: Op, x: Shape) -> Shape:
-    """(H, W, C) of what an operation makes of values of a shape.
+def out_shape(op: Op, x: Shape, *others: Shape) -> Shape:
+    """(H, W, C) of what an operation makes of values of some shapes, in the order of `inputs`.
 
     Examples
     --------
@@ -140,6 +168,8 @@ def out_shape(op: Op, x: Shape) -> Shape:
             return *_window_counts(x, (op.kernel, op.kernel), op.stride, op.padding), x[2]
         case SumPool():
             return 1, 1, x[2]
+        case Concat():
+            return *x[:2], x[2] + sum(other[2] for other in others)
         case _:
             return x
 

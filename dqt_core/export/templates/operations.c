@@ -13,6 +13,8 @@ typedef struct {
     int32_t kernel_height, kernel_width, stride, padding, groups;
     int32_t is_signed;         /* codes of x */
     int32_t is_pool;           /* the term is the sum of x over the image */
+    const uint8_t *y;          /* codes that x is multiplied by; NULL: no product */
+    int32_t y_pixels, y_is_signed; /* of y: as many as x has, or one for all */
 } Term;
 
 typedef struct {
@@ -130,6 +132,10 @@ static int64_t term_value(const Step *s, int32_t place, const uint8_t *choice, i
         a = pool_sum(t, output);
     else
         a = code_of(t->x[(row * s->width + column) * s->depth + output], t->is_signed);
+    if (t->y) {
+        int32_t pixel = t->y_pixels > 1 ? row * s->width + column : 0;
+        a *= code_of(t->y[pixel * s->depth + output], t->y_is_signed);
+    }
     return a * ((int64_t)1 << d) * t->multiplier[entry] + t->offset[entry];
 }
 
@@ -185,12 +191,21 @@ static void scale(const Step *s, const uint8_t *choice, int64_t *out)
     }
 }
 
-/* Image bytes to signed codes, by the table of each channel. */
-static void lookup(const uint8_t *image, const int8_t *table, int32_t pixels, uint8_t *out)
+/* Bytes by a table, or by that of their channel. */
+static void lookup(const uint8_t *x, const int8_t *table, int32_t count, int32_t rows, uint8_t *out)
 {
     int32_t i;
-    for (i = 0; i < DQT_CHANNELS * pixels; i++)
-        out[i] = (uint8_t)table[256 * (i % DQT_CHANNELS) + image[i]];
+    for (i = 0; i < count; i++)
+        out[i] = (uint8_t)table[256 * (i % rows) + x[i]];
+}
+
+/* A value's channels to their place among those of a concatenation. */
+static void copy_channels(const uint8_t *x, int32_t pixels, int32_t channels, int32_t depth, uint8_t *out)
+{
+    int32_t i, c;
+    for (i = 0; i < pixels; i++)
+        for (c = 0; c < channels; c++)
+            out[i * depth + c] = x[i * channels + c];
 }
 
 /* The largest code of every window; what lies outside never wins. */
