@@ -55,6 +55,7 @@ def test_a_claim_is_whole_and_its_status_a_word_of_the_notation(claim):
         assert re.match("paper|here", source)
         word, _, reason = status.partition(" (")
         assert word in claims.WORDS
+        assert not (source == "here" and "reproduced" in word)
         assert bool(reason) == (word == "not attempted")
         assert shown_by
     assert "::" in claim["evidence"][0] or claim.get("command") or claim["rule"] == "absent"
@@ -63,6 +64,14 @@ def test_a_claim_is_whole_and_its_status_a_word_of_the_notation(claim):
 def test_the_words_are_those_of_the_notation():
     notation = (ROOT / "book" / "notation.md").read_text().split("## Words for results")[1]
     assert tuple(re.findall(r"^\| ([a-z ]+) \|", notation, re.M)[1:]) == claims.WORDS
+
+
+def test_the_papers_claims_are_counted_apart():
+    counted = claims.counted(is_own=False), claims.counted(is_own=True)
+    totals = [sum(int(part.split()[0]) for part in text.split(", ")) for text in counted]
+    assert sum(totals) == sum(len(list(claims.rows(claim))) for claim in CLAIMS)
+    assert "shown" not in counted[0]
+    assert "reproduced" not in counted[1]
 
 
 def test_every_group_of_claims_is_on_the_page():

@@ -13,7 +13,9 @@ from dqt_core import results, statistics
 EXPECTED = ROOT / "reproductions" / "expected"
 RECORDS = ROOT / "reproductions" / "results" / "resnet18_cifar"
 NOT_YET = "not attempted (not yet run)"
-WORDS = ("reproduced", "within band", "not reproduced", "not attempted")
+WORDS = ("reproduced", "shown", "within band", "not reproduced", "not shown", "not attempted")
+# nobody has published what this book claims itself: it cannot be reproduced here
+OWN = {"reproduced": "shown", "not reproduced": "not shown"}
 
 
 def read(name):
@@ -37,9 +39,9 @@ class Claims(Table):
         return super()._repr_html_().replace("table dataframe", "table dataframe claims")
 
 
-def counted():
-    """How many rows have which status."""
-    found = [row[2] for claim in claims() for row in rows(claim)]
+def counted(is_own):
+    """How many rows have which status: of this book's own claims, or of the paper's."""
+    found = [row[2] for claim in claims() if is_own == (claim["source"] == "here") for row in rows(claim)]
     shares = {word: sum(status.split(" (")[0] == word for status in found) for word in WORDS}
     return ", ".join(f"{count} {word}" for word, count in shares.items() if count)
 
@@ -49,6 +51,8 @@ def rows(claim):
     shown_by = " ".join(claim["evidence"]) + (f"; again: {again}" if (again := claim.get("command")) else "")
     for number, (detail, status) in enumerate(RULES[claim["rule"]](claim)):
         told = ("… " + detail.lstrip(" :")) if number else claim["claim"] + detail
+        if claim["source"] == "here":
+            status = OWN.get(status, status)
         yield told, claim["source"], status, "as above" if number else shown_by
 
 
