@@ -174,6 +174,12 @@ def state_of(page):
     return np.array(state["grey"], np.uint8).reshape(1, 8, 8), [int(text) for text in state["logits"]], state
 
 
+def pad_of(page):
+    """The pixels of the drawing pad, (32, 32)."""
+    script = """document.querySelector('[data-role=pad]').getContext('2d').getImageData(0, 0, 32, 32).data"""
+    return np.array(page.evaluate(f"Array.from({script})"), np.uint8).reshape(32, 32, 4)[..., 0]
+
+
 def test_live_demo_prints_the_recorded_digest(running, address):
     recorded = {row["widths"]: row["browser"] for row in export_records.record("embedded")["rows"]}
     with visit(running, f"{address}/book/live-demo.html") as opened:
@@ -243,6 +249,14 @@ def test_live_demo_takes_test_images_and_files(running, address, tmp_path):
         assert abs(state_of(page)[0].astype(int) - picture).max() <= 2, (
             "turned over and stretched, by a byte or two"
         )
+        assert np.array_equal(pad_of(page)[::4, ::4], state_of(page)[0][0]), "the pad shows what is judged"
+        # the same digit in a corner of a large sheet is centred, as a drawing is
+        sheet = np.full((160, 160, 3), 255, np.uint8)
+        sheet[10:42, 100:132] = 255 - digits.test_images[3]
+        plt.imsave(tmp_path / "corner.png", sheet)
+        page.set_input_files("input[type=file]", tmp_path / "corner.png")
+        page.get_by_text("corner.png").first.wait_for()
+        assert page.locator("[data-role=class]").inner_text() == str(digits.test_labels[3])
         (tmp_path / "no.png").write_text("no picture")
         page.set_input_files("input[type=file]", tmp_path / "no.png")
         page.get_by_text("no.png is not a picture").wait_for()

@@ -209,6 +209,21 @@ def test_a_dark_pen_on_light_paper_is_turned_over():
     assert set(node("widget.greyOfPixels(given)", DRAWING, empty.ravel().tolist())) == {0}
 
 
+@needs_node
+@pytest.mark.parametrize("dark", [True, False])
+def test_the_ink_of_a_picture_is_found(dark):
+    paper = np.full((64, 64, 4), 255)
+    paper[10:30, 40:48, :3] = 20
+    if dark:
+        paper[..., :3] = 255 - paper[..., :3]
+    left, top, side = node("widget.inkOf(given, 64)", DRAWING, paper.ravel().tolist())
+    assert (64 * left, 64 * top, 64 * side) == (34, 10, 20)
+    paper[2:62, 40:48, :3] = 255 - paper[0, 0, :3]
+    assert node("widget.inkOf(given, 64)", DRAWING, paper.ravel().tolist()) is None, "it fills the square"
+    paper[...] = 200
+    assert node("widget.inkOf(given, 64)", DRAWING, paper.ravel().tolist()) is None, "there is none"
+
+
 # The data
 
 

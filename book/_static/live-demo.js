@@ -3,7 +3,7 @@
 (function () {
   "use strict";
 
-  var SIZE = 32, CELL = 4, RADIUS = 2.4;
+  var SIZE = 32, CELL = 4, RADIUS = 2.4, DETAIL = 128;
 
   /* Strokes are lists of [x, y] in 0..32. The training digits fill their square: so does a fitted drawing. */
   function fitted(strokes) {
@@ -59,17 +59,47 @@
     return sums;
   }
 
-  /* 8x8 bytes of a picture of 32x32 RGBA: light ink on a dark ground, from black to white. */
-  function greyOfPixels(rgba) {
+  /* Bytes of grey of a square picture in RGBA, over white paper. */
+  function lightOf(rgba) {
     var grey = [];
     for (var i = 0; i < rgba.length; i += 4) {
       var light = (rgba[i] * 77 + rgba[i + 1] * 151 + rgba[i + 2] * 28) >> 8;
-      grey.push(255 - (((255 - light) * rgba[i + 3]) >> 8)); // over white paper
+      grey.push(255 - (((255 - light) * rgba[i + 3]) >> 8));
     }
+    return grey;
+  }
+
+  /* Mean of a square picture's border. */
+  function groundOf(grey, side) {
     var border = grey.filter(function (_, at) {
-      return at < SIZE || at >= SIZE * (SIZE - 1) || at % SIZE === 0 || at % SIZE === SIZE - 1;
+      return at < side || at >= side * (side - 1) || at % side === 0 || at % side === side - 1;
     });
-    var ground = border.reduce(function (sum, value) { return sum + value; }, 0) / border.length;
+    return border.reduce(function (sum, value) { return sum + value; }, 0) / border.length;
+  }
+
+  /* [left, top, side] of the square around what stands out from the ground, in parts of the picture; null where
+     nothing does, or where it fills the picture as it is. */
+  function inkOf(rgba, side) {
+    var grey = lightOf(rgba), ground = groundOf(grey, side);
+    var apart = grey.map(function (value) { return Math.abs(value - ground); });
+    var most = apart.reduce(function (top, value) { return Math.max(top, value); }, 0);
+    if (most < 32) return null;
+    var low = [side, side], high = [-1, -1];
+    apart.forEach(function (value, at) {
+      if (2 * value < most) return;
+      [at % side, Math.floor(at / side)].forEach(function (place, axis) {
+        low[axis] = Math.min(low[axis], place);
+        high[axis] = Math.max(high[axis], place);
+      });
+    });
+    var size = Math.max(high[0] - low[0], high[1] - low[1]) + 1;
+    if (8 * size > 7 * side) return null;
+    return [(low[0] + high[0] + 1 - size) / 2 / side, (low[1] + high[1] + 1 - size) / 2 / side, size / side];
+  }
+
+  /* 8x8 bytes of a picture of 32x32 RGBA: light ink on a dark ground, from black to white. */
+  function greyOfPixels(rgba) {
+    var grey = lightOf(rgba), ground = groundOf(grey, SIZE);
     var means = blocks(ground > 127 ? grey.map(function (value) { return 255 - value; }) : grey)
       .map(function (sum) { return (sum + 8) >> 4; });
     var low = Math.min.apply(null, means), high = Math.max.apply(null, means);
@@ -84,7 +114,7 @@
   }
 
   if (typeof module !== "undefined" && module.exports) {
-    module.exports = { fitted: fitted, bitmapOf: bitmapOf, greyOfBitmap: greyOfBitmap, greyOfPixels: greyOfPixels, changeOf: changeOf };
+    module.exports = { fitted: fitted, bitmapOf: bitmapOf, greyOfBitmap: greyOfBitmap, greyOfPixels: greyOfPixels, inkOf: inkOf, changeOf: changeOf };
     return;
   }
 
@@ -168,9 +198,13 @@
     });
     var fit = element("input", { type: "checkbox", checked: "" });
 
+    /* What is drawn, or else what is judged. */
     function paintPad() {
-      var bitmap = bitmapOf(strokes);
-      paintGrey(pad, Array.prototype.map.call(bitmap, function (on) { return on ? 255 : 0; }), SIZE);
+      var bitmap = bitmapOf(strokes), isDrawn = state.source === "drawing";
+      paintGrey(pad, Array.prototype.map.call(bitmap, function (on, at) {
+        if (isDrawn) return on ? 255 : 0;
+        return state.grey[8 * Math.floor(at / SIZE / CELL) + Math.floor((at % SIZE) / CELL)];
+      }), SIZE);
       if (!focused) return;
       var context = pad.getContext("2d");
       context.fillStyle = pen.down ? "#d0661f" : "#2e86c1";
@@ -231,6 +265,16 @@
       useDrawing();
     }
 
+    /* A picture that was not drawn takes the drawing's place. */
+    function usePicture(source, label, grey) {
+      strokes = [];
+      state.source = source;
+      state.label = label;
+      state.grey = grey;
+      paintPad();
+      draw();
+    }
+
     // Test images
 
     var picked = element("input", { type: "range", min: 0, max: data.labels.length - 1, step: 1, value: 0, "data-role": "test-image" });
@@ -238,10 +282,7 @@
     function greyOfTest(i) { return Array.from(images.subarray(64 * i, 64 * i + 64)); }
     function useTest() {
       var i = Number(picked.value);
-      state.source = "test image " + i;
-      state.label = data.labels[i];
-      state.grey = greyOfTest(i);
-      draw();
+      usePicture("test image " + i, data.labels[i], greyOfTest(i));
     }
     picked.addEventListener("input", useTest);
 
@@ -254,15 +295,22 @@
       if (!chosen) return;
       trouble.textContent = "";
       picture.onload = function () {
-        var canvas = element("canvas", { width: SIZE, height: SIZE }), context = canvas.getContext("2d");
         var side = Math.min(picture.naturalWidth, picture.naturalHeight);
         var left = (picture.naturalWidth - side) / 2, top = (picture.naturalHeight - side) / 2;
-        context.drawImage(picture, left, top, side, side, 0, 0, SIZE, SIZE);
-        state.source = chosen.name;
-        state.label = null;
-        state.grey = greyOfPixels(context.getImageData(0, 0, SIZE, SIZE).data);
+        /* The part of the square from (x, y), `part` of its side wide, as pixels; beyond it lies its ground. */
+        function pixels(count, x, y, part, ground) {
+          var canvas = element("canvas", { width: count, height: count }), context = canvas.getContext("2d");
+          var scale = count / (part * side);
+          context.fillStyle = "rgb(" + [ground, ground, ground].join(",") + ")";
+          context.fillRect(0, 0, count, count);
+          context.imageSmoothingQuality = "high";
+          context.drawImage(picture, left, top, side, side, -x * side * scale, -y * side * scale, side * scale, side * scale);
+          return context.getImageData(0, 0, count, count).data;
+        }
+        var whole = pixels(DETAIL, 0, 0, 1, 255), ink = fit.checked ? inkOf(whole, DETAIL) : null;
+        var ground = Math.round(groundOf(lightOf(whole), DETAIL));
+        usePicture(chosen.name, null, greyOfPixels(pixels(SIZE, ink ? ink[0] : 0, ink ? ink[1] : 0, ink ? ink[2] : 1, ground)));
         URL.revokeObjectURL(picture.src);
-        draw();
       };
       picture.onerror = function () {
         trouble.textContent = chosen.name + " is not a picture that this browser can read; choose a PNG or a JPEG.";
@@ -422,7 +470,6 @@
         "and the word in brackets, mark widths that are set. Fixed layers, and the controller where it runs, are in the cost."]),
       element("div", { "class": "row" }, [check]), checked, live
     ].forEach(function (node) { root.appendChild(node); });
-    paintPad();
     useTest();
   }
 
