@@ -85,7 +85,7 @@ def test_the_script_finds_the_run_of_a_setting(record):
 @needs_node
 @pytest.mark.parametrize(("cost", "words"), [(100, "the same"), (150, "50.0 % more"), (75, "25.0 % less")])
 def test_the_script_says_how_a_cost_changes(cost, words):
-    assert run_script(f"widget.changeOf({cost}, 100)", {}) == words
+    assert run_script(f"widget.changeOf({cost}, 100)", {}, SCRIPT.with_name("widget.js")) == words
 
 
 @needs_node

@@ -33,6 +33,7 @@
     return;
   }
 
+  var element = window.dqtWidget.element;
   var STYLE =
     ".bit-slider{border:1px solid var(--pst-color-border,#888);border-radius:.4rem;padding:1rem;margin:1.5rem 0;" +
     "background:var(--pst-color-surface,transparent);color:var(--pst-color-text-base,inherit)}" +
@@ -59,15 +60,6 @@
     ".bit-slider .kept{font-weight:700}" +
     ".bit-slider .note{font-size:.9rem;margin:.6rem 0 0;color:var(--pst-color-text-muted,#777)}" +
     ".bit-slider .unseen{position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%)}";
-
-  function element(tag, attributes, children) {
-    var node = document.createElement(tag);
-    Object.keys(attributes || {}).forEach(function (name) { node.setAttribute(name, attributes[name]); });
-    (children || []).forEach(function (child) {
-      node.appendChild(typeof child === "string" ? document.createTextNode(child) : child);
-    });
-    return node;
-  }
 
   function choices(name, legend, options, onChange) {
     var inputs = options.map(function (option, i) {
@@ -159,14 +151,5 @@
     draw();
   }
 
-  function start() {
-    document.head.appendChild(element("style", {}, [STYLE]));
-    Array.prototype.forEach.call(document.querySelectorAll(".bit-slider"), function (root) {
-      root.textContent = "";
-      mount(root);
-    });
-  }
-
-  if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", start);
-  else start();
+  window.dqtWidget.everywhere(".bit-slider", STYLE, mount);
 })();

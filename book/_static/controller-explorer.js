@@ -27,18 +27,13 @@
 
   function widthsOf(data, entry) { return data.widths[entry].split("").map(Number); }
 
-  /* Change from one cost to another in words. */
-  function changeOf(cost, reference) {
-    var percent = 100 * (cost / reference - 1);
-    if (cost === reference) return "the same";
-    return Math.abs(percent).toFixed(1) + " % " + (percent > 0 ? "more" : "less");
-  }
-
   if (typeof module !== "undefined" && module.exports) {
-    module.exports = { pixelsOf: pixelsOf, entryOf: entryOf, bitopsOf: bitopsOf, widthsOf: widthsOf, changeOf: changeOf };
+    module.exports = { pixelsOf: pixelsOf, entryOf: entryOf, bitopsOf: bitopsOf, widthsOf: widthsOf };
     return;
   }
 
+  var shared = window.dqtWidget;
+  var element = shared.element, millions = shared.millions, changeOf = shared.changeOf;
   var ROOT = ".controller-explorer";
   var STYLE = [
     "{border:1px solid var(--pst-color-border,#888);border-radius:.4rem;padding:1rem;margin:1.5rem 0;" +
@@ -73,23 +68,12 @@
     "@media(max-width:600px){" + ROOT + "{padding:.7rem .5rem}" + ROOT + " table{font-size:.72rem}" +
     ROOT + " :is(th,td){padding:.1rem .2rem}}";
 
-  function element(tag, attributes, children) {
-    var node = document.createElement(tag);
-    Object.keys(attributes || {}).forEach(function (name) { node.setAttribute(name, attributes[name]); });
-    (children || []).forEach(function (child) {
-      node.appendChild(typeof child === "string" ? document.createTextNode(child) : child);
-    });
-    return node;
-  }
-
   function paint(canvas, pixels) {
     canvas.width = canvas.height = 8;
     var context = canvas.getContext("2d"), image = context.createImageData(8, 8);
     pixels.forEach(function (byte, i) { image.data.set([byte, byte, byte, 255], 4 * i); });
     context.putImageData(image, 0, 0);
   }
-
-  function millions(cost) { return (cost / 1e6).toFixed(2) + " M"; }
 
   function mount(root, data) {
     var plain = data.brightness.indexOf(100);
@@ -188,14 +172,5 @@
     draw();
   }
 
-  function start() {
-    document.head.appendChild(element("style", {}, [STYLE]));
-    Array.prototype.forEach.call(document.querySelectorAll(ROOT), function (root) {
-      root.textContent = "";
-      mount(root, window.controllerExplorerData);
-    });
-  }
-
-  if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", start);
-  else start();
+  window.dqtWidget.everywhere(ROOT, STYLE, function (root) { mount(root, window.controllerExplorerData); });
 })();

@@ -49,6 +49,7 @@
     return;
   }
 
+  var element = window.dqtWidget.element;
   var PRESETS = [
     ["ResNet-50, 3x3 of stage 1", 56, 64, 64, 3, 1, 1],
     ["ResNet-50, 1x1 of stage 4", 7, 512, 2048, 1, 1, 1],
@@ -87,15 +88,6 @@
     "@media(max-width:600px){.cost-calculator{padding:.7rem .5rem}.cost-calculator table{font-size:.8rem}" +
     ".cost-calculator th,.cost-calculator td{padding:.2rem}.cost-calculator td.share{display:none}" +
     ".cost-calculator th.share{display:none}}";
-
-  function element(tag, attributes, children) {
-    var node = document.createElement(tag);
-    Object.keys(attributes || {}).forEach(function (name) { node.setAttribute(name, attributes[name]); });
-    (children || []).forEach(function (child) {
-      node.appendChild(typeof child === "string" ? document.createTextNode(child) : child);
-    });
-    return node;
-  }
 
   function grouped(value) {
     return Number.isInteger(value) ? value.toLocaleString("en-US") :
@@ -207,14 +199,5 @@
     draw();
   }
 
-  function start() {
-    document.head.appendChild(element("style", {}, [STYLE]));
-    Array.prototype.forEach.call(document.querySelectorAll(".cost-calculator"), function (root, id) {
-      root.textContent = "";
-      mount(root, id);
-    });
-  }
-
-  if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", start);
-  else start();
+  window.dqtWidget.everywhere(".cost-calculator", STYLE, mount);
 })();

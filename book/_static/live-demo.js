@@ -106,18 +106,13 @@
     return means.map(function (value) { return high > low ? Math.floor(((value - low) * 255) / (high - low)) : 0; });
   }
 
-  /* Change from one cost to another in words. */
-  function changeOf(cost, reference) {
-    var percent = 100 * (cost / reference - 1);
-    if (cost === reference) return "the same";
-    return Math.abs(percent).toFixed(1) + " % " + (percent > 0 ? "more" : "less");
-  }
-
   if (typeof module !== "undefined" && module.exports) {
-    module.exports = { fitted: fitted, bitmapOf: bitmapOf, greyOfBitmap: greyOfBitmap, greyOfPixels: greyOfPixels, inkOf: inkOf, changeOf: changeOf };
+    module.exports = { fitted: fitted, bitmapOf: bitmapOf, greyOfBitmap: greyOfBitmap, greyOfPixels: greyOfPixels, inkOf: inkOf };
     return;
   }
 
+  var shared = window.dqtWidget;
+  var element = shared.element, millions = shared.millions, changeOf = shared.changeOf;
   var ROOT = ".live-demo";
   var STYLE = [
     "{border:1px solid var(--pst-color-border,#888);border-radius:.4rem;padding:1rem;margin:1.5rem 0;" +
@@ -154,22 +149,11 @@
     "@media(max-width:600px){" + ROOT + "{padding:.7rem .5rem}" + ROOT + " table{font-size:.75rem}" +
     ROOT + " :is(th,td){padding:.1rem .2rem}}";
 
-  function element(tag, attributes, children) {
-    var node = document.createElement(tag);
-    Object.keys(attributes || {}).forEach(function (name) { node.setAttribute(name, attributes[name]); });
-    (children || []).forEach(function (child) {
-      node.appendChild(typeof child === "string" ? document.createTextNode(child) : child);
-    });
-    return node;
-  }
-
   function button(text, action) {
     var node = element("button", { type: "button" }, [text]);
     node.addEventListener("click", action);
     return node;
   }
-
-  function millions(cost) { return (cost / 1e6).toFixed(2) + " M"; }
 
   function paintGrey(canvas, grey, side) {
     canvas.width = canvas.height = side;
@@ -473,14 +457,5 @@
     useTest();
   }
 
-  function start() {
-    document.head.appendChild(element("style", {}, [STYLE]));
-    Array.prototype.forEach.call(document.querySelectorAll(ROOT), function (root) {
-      root.textContent = "";
-      mount(root, window.liveDemoData);
-    });
-  }
-
-  if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", start);
-  else start();
+  window.dqtWidget.everywhere(ROOT, STYLE, function (root) { mount(root, window.liveDemoData); });
 })();

@@ -81,6 +81,7 @@
     return;
   }
 
+  var element = window.dqtWidget.element;
   var STYLE =
     ".requantize-stepper{border:1px solid var(--pst-color-border,#888);border-radius:.4rem;padding:1rem;" +
     "margin:1.5rem 0;background:var(--pst-color-surface,transparent);color:var(--pst-color-text-base,inherit)}" +
@@ -110,15 +111,6 @@
     ".requantize-stepper .differs{font-weight:700;text-decoration:underline wavy}" +
     ".requantize-stepper .note{font-size:.9rem;margin:.6rem 0 0;color:var(--pst-color-text-muted,#777)}" +
     ".requantize-stepper .unseen{position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%)}";
-
-  function element(tag, attributes, children) {
-    var node = document.createElement(tag);
-    Object.keys(attributes || {}).forEach(function (name) { node.setAttribute(name, attributes[name]); });
-    (children || []).forEach(function (child) {
-      node.appendChild(typeof child === "string" ? document.createTextNode(child) : child);
-    });
-    return node;
-  }
 
   function signed(n) { return n.toString().replace("-", "\u2212"); }
 
@@ -237,14 +229,5 @@
     draw();
   }
 
-  function start() {
-    document.head.appendChild(element("style", {}, [STYLE]));
-    Array.prototype.forEach.call(document.querySelectorAll(".requantize-stepper"), function (root) {
-      root.textContent = "";
-      mount(root);
-    });
-  }
-
-  if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", start);
-  else start();
+  window.dqtWidget.everywhere(".requantize-stepper", STYLE, mount);
 })();
