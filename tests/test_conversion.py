@@ -10,7 +10,8 @@ from torch.nn import functional
 from dqt_core import convert, lower, models
 from dqt_core.data import normalization_table
 from dqt_core.program import Scale
-from dqt_core.training.layers import CodedMaxPool, Quantizer, SwitchLayer
+from dqt_core.training.layers import Quantizer, SwitchLayer
+from dqt_core.training.parts import CodedMaxPool
 from dqt_core.training.train import normalize
 
 
@@ -197,6 +198,66 @@ SUPPORTED = {
         lambda m, x: (lambda y: m.tail(m.b(y).add_(y).relu_()))(torch.relu_(m.a(x)))
     ),
     "relu6": model(lambda m, x: m.tail(functional.relu6(m.b(functional.relu(m.a(x), inplace=True))))),
+    "flattened map": model(lambda m, x: m.fc(m.pool(m.pool(m.head(x))).flatten(1)), fc=nn.Linear(128, 10)),
+    "flattened by its size": model(
+        lambda m, x: (lambda y: m.fc(y.reshape(y.size(0), -1)))(m.pool(m.head(x))), fc=nn.Linear(512, 10)
+    ),
+    "linear layers on the image": model(
+        lambda m, x: m.fc(m.relu(m.n(m.g(m.relu(m.f(torch.flatten(x, 1))))))),
+        f=nn.Linear(768, 20),
+        g=nn.Linear(20, 20),
+        n=nn.BatchNorm1d(20),
+        fc=nn.Linear(20, 10),
+    ),
+    "one layer": model(lambda m, x: m.fc(x.flatten(1)), fc=nn.Linear(768, 10)),
+    "two layers": model(lambda m, x: m.tail(m.relu(m.a(x)))),
+    "a layer called twice": model(lambda m, x: m.tail(m.relu(m.b(m.head(x))))),
+    "dilation": model(lambda m, x: m.tail(m.head(x)), b=nn.Conv2d(8, 8, 3, dilation=(2, 1))),
+    "padding by name": model(lambda m, x: m.tail(m.head(x)), b=nn.Conv2d(8, 8, (5, 3), padding="same")),
+    "another kernel and padding along each axis": model(
+        lambda m, x: m.tail(m.head(x)), b=nn.Conv2d(8, 8, (1, 5), padding=(0, 2))
+    ),
+    "padding on two sides": model(
+        lambda m, x: m.tail(m.relu(m.b(functional.pad(m.relu(m.a(x)), (0, 1, 0, 1))))),
+        b=nn.Conv2d(8, 8, 3, 2),
+    ),
+    "a shortcut of every other pixel, with channels of zeros": model(
+        lambda m, x: (
+            lambda y: m.tail(m.relu(m.b(y) + functional.pad(y[:, :, ::2, ::2], (0, 0, 0, 0, 2, 2))))
+        )(m.relu(m.a(x))),
+        a=nn.Conv2d(3, 4, 3, padding=1),
+        b=nn.Conv2d(4, 8, 3, 2, 1),
+    ),
+    "halves of the channels": model(
+        lambda m, x: (lambda y: m.fc(m.mean(m.d(y[0]) + y[1]).flatten(1)))(m.head(x).chunk(2, 1)),
+        d=nn.Conv2d(4, 4, 1),
+        fc=nn.Linear(4, 10),
+    ),
+    "shuffled channels": model(
+        lambda m, x: (lambda y: m.tail(m.c(y.view(-1, 2, 4, 16, 16).transpose(1, 2).reshape(-1, 8, 16, 16))))(
+            m.head(x).contiguous()
+        )
+    ),
+    "batch norm of a sum": model(
+        lambda m, x: (lambda y: m.tail(m.c(m.relu(m.norm(y + m.b(m.relu(y)))))))(m.a(x))
+    ),
+    "batch norm of the image": model(lambda m, x: m.tail(m.head(m.early(x))), early=nn.BatchNorm2d(3)),
+    "batch norm of codes": model(lambda m, x: m.tail(m.c(m.relu(m.norm(m.pool(m.head(x))))))),
+    "batch norm of a value that is read elsewhere": model(
+        lambda m, x: (lambda y: m.tail(m.relu(m.norm(y) + y)))(m.b(m.relu(m.a(x))))
+    ),
+    "mean by a pool as large as the map": model(
+        lambda m, x: (lambda y: m.fc(functional.avg_pool2d(y, y.size()[3]).view(y.size(0), -1)))(m.head(x))
+    ),
+    "pools of one pixel": model(
+        lambda m, x: m.tail(m.p(functional.adaptive_avg_pool2d(m.head(x), 16))), p=nn.AvgPool2d(1, 1)
+    ),
+    "functional max-pool": model(
+        lambda m, x: m.tail(functional.max_pool2d(m.head(x), (2, 2), ceil_mode=True))
+    ),
+    "a convolution as the last layer": model(
+        lambda m, x: m.k(m.mean(m.head(x))).flatten(1), k=nn.Conv2d(8, 10, 1)
+    ),
 }
 
 
@@ -206,9 +267,10 @@ def test_supported(name):
     converted = convert(net, pixels, MEAN, STD, widths=(4, 8))
     with torch.no_grad():
         expected, found = net(inputs(pixels)), converted(inputs(pixels), 8)
-        by_controller = converted(inputs(pixels), "controller")
+        chosen = converted(inputs(pixels), "controller") if converted.controller else found
     assert (found - expected).norm() < 0.05 * expected.norm()
-    assert by_controller.shape == expected.shape
+    assert chosen.shape == expected.shape
+    assert (converted.controller is None) == (name in ("one layer", "two layers"))
     program = lower(converted)
     (logits,) = (op for op in program.ops if isinstance(op, Scale) and not op.controller)
     integers = program.run(pixels, widths=8).logits / 2.0**logits.r
@@ -241,12 +303,28 @@ def test_model_in_training_mode_is_calibrated_in_evaluation_mode():
     assert not nested.training
 
 
-SQUARE = "equal along both axes, dilation 1, padding with zeros"
-KNOWN = "convert has no integer form for .* it knows Conv2d, Linear, BatchNorm2d after Conv2d, ReLU"
-BEFORE = "convert needs a global mean, such as AdaptiveAvgPool2d"
+SQUARE = "convert needs one stride for both axes, and padding with zeros"
+KNOWN = "convert has no integer form for .* it knows Conv2d, Linear, batch norm, ReLU"
 
 REFUSED = {
     "sigmoid": (KNOWN, model(lambda m, x: m.tail(torch.sigmoid(m.head(x))))),
+    "two strides": (SQUARE, model(lambda m, x: m.tail(m.head(x)), b=nn.Conv2d(8, 8, 3, (2, 1)))),
+    "padding by reflection": (
+        SQUARE,
+        model(lambda m, x: m.tail(m.head(x)), b=nn.Conv2d(8, 8, 3, padding=1, padding_mode="reflect")),
+    ),
+    "the last pixels": ("`getitem`; a 1x1 convolution", model(lambda m, x: m.tail(m.head(x)[:, :, 1:, 1:]))),
+    "ones around": (KNOWN, model(lambda m, x: m.tail(functional.pad(m.head(x), (1, 1, 1, 1), value=1.0)))),
+    "a softmax": ("return the logits instead", model(lambda m, x: m.tail(m.head(x)).softmax(1))),
+    "batch norm of flattened pixels": (
+        "`early: BatchNorm1d.*reads flattened pixels",
+        model(
+            lambda m, x: m.fc(m.early(m.head(x).flatten(1))),
+            early=nn.BatchNorm1d(2048),
+            fc=nn.Linear(2048, 10),
+        ),
+    ),
+    "no layer": ("has no convolution or linear layer", model(lambda m, x: m.mean(x).flatten(1))),
     "another activation by the name of relu": (
         "no integer form for `relu: LeakyReLU",
         model(lambda m, x: m.tail(m.head(x)), relu=nn.LeakyReLU()),
@@ -255,24 +333,10 @@ REFUSED = {
         "no integer form for `flatten: Sigmoid",
         model(lambda m, x: m.tail(m.flatten(m.head(x))), flatten=nn.Sigmoid()),
     ),
-    "batch norm before its convolution": (
-        "no integer form for `early: BatchNorm2d",
-        model(lambda m, x: m.tail(m.head(m.early(x))), early=nn.BatchNorm2d(3)),
-    ),
-    "batch norm of a value that is read elsewhere": (
-        "no integer form for `norm: BatchNorm2d",
-        model(lambda m, x: (lambda y: m.tail(m.relu(m.norm(y) + y)))(m.b(m.relu(m.a(x))))),
-    ),
     "batch norm without statistics": (
         "convert needs batch norm with affine and track_running_stats",
         model(lambda m, x: m.tail(m.norm(m.b(m.relu(m.a(x))))), norm=nn.BatchNorm2d(8, affine=False)),
     ),
-    "a layer called twice": (
-        "module `b` is called twice; convert needs a module of its own for every call",
-        model(lambda m, x: m.tail(m.relu(m.b(m.head(x))))),
-    ),
-    "dilation": (SQUARE, model(lambda m, x: m.tail(m.head(x)), b=nn.Conv2d(8, 8, 3, dilation=2))),
-    "padding by name": (SQUARE, model(lambda m, x: m.tail(m.head(x)), b=nn.Conv2d(8, 8, 3, padding="same"))),
     "a tensor and a constant": (
         "convert can add two tensors, not a tensor and a constant",
         model(lambda m, x: m.tail(m.head(x) + 1)),
@@ -283,14 +347,25 @@ REFUSED = {
         model(lambda m, x: (lambda y: m.tail(torch.add(m.c(y), y, alpha=2)))(m.head(x))),
     ),
     "a buffer": (KNOWN, model(lambda m, x: m.tail(m.head(x) + m.fc.bias[:8, None, None]))),
-    "mean over channels": (KNOWN, model(lambda m, x: m.fc(m.head(x).mean(1).flatten(1)))),
-    "mean over part of the axes": (KNOWN, model(lambda m, x: m.fc(m.head(x).mean((1, 2))))),
-    "pool to 2x2": (KNOWN, model(lambda m, x: m.tail(m.head(x)), mean=nn.AdaptiveAvgPool2d(2))),
+    "mean over channels": (
+        KNOWN,
+        model(lambda m, x: m.fc(m.head(x).mean(1).flatten(1)), fc=nn.Linear(256, 10)),
+    ),
+    "mean over part of the axes": (
+        KNOWN,
+        model(lambda m, x: m.fc(m.head(x).mean((1, 2))), fc=nn.Linear(16, 10)),
+    ),
+    "pool to 2x2": (
+        KNOWN,
+        model(lambda m, x: m.tail(m.head(x)), mean=nn.AdaptiveAvgPool2d(2), fc=nn.Linear(32, 10)),
+    ),
     "functional pool to 2x2": (
         KNOWN,
-        model(lambda m, x: m.fc(functional.adaptive_avg_pool2d(m.head(x), (2, 2)).flatten(1))),
+        model(
+            lambda m, x: m.fc(functional.adaptive_avg_pool2d(m.head(x), (2, 2)).flatten(1)),
+            fc=nn.Linear(32, 10),
+        ),
     ),
-    "functional max-pool": (KNOWN, model(lambda m, x: m.tail(functional.max_pool2d(m.head(x), 2)))),
     "max-pool with ceil_mode": (
         "no ceil_mode",
         model(lambda m, x: m.tail(m.pool(m.head(x))), pool=nn.MaxPool2d(3, ceil_mode=True)),
@@ -303,21 +378,19 @@ REFUSED = {
         "dilation 1",
         model(lambda m, x: m.tail(m.pool(m.head(x))), pool=nn.MaxPool2d(2, dilation=2)),
     ),
-    "flattened pixels": (BEFORE, model(lambda m, x: m.fc(m.head(x).flatten(1)), fc=nn.Linear(8 * 256, 10))),
     "linear layer on pixels": (
-        "convert needs linear layers after a global mean",
+        r"`g` reads \(1, 8, 16, 16\) for one image, expected \(1, C\)",
         model(lambda m, x: m.mean(m.c(m.g(m.head(x)))).flatten(1), g=nn.Linear(16, 16)),
     ),
-    "rounded output": ("must end with one linear layer", model(lambda m, x: m.relu(m.tail(m.head(x))))),
+    "rounded output": ("must end with one layer", model(lambda m, x: m.relu(m.tail(m.head(x))))),
     "two outputs": (
-        "must end with one linear layer",
+        "must end with one layer",
         model(lambda m, x: (lambda y: (m.tail(y), m.mean(y)))(m.head(x))),
     ),
     "a branch": (
         "cannot be traced .* without branches",
         model(lambda m, x: m.tail(m.head(x)) if x.sum() > 0 else x),
     ),
-    "two layers": ("has 2 convolution or linear layers", model(lambda m, x: m.tail(m.relu(m.a(x))))),
 }
 
 
@@ -339,9 +412,12 @@ def test_refused_in_one_line(name):
         ({"widths": (0, 8)}, r"width 0 is outside 1\.\.8"),
         ({"widths": ((4, 9),)}, r"width 9 is outside 1\.\.8"),
         ({"widths": ("4",)}, r"width '4' is outside 1\.\.8"),
-        ({"images": images().astype(np.float32)}, r"must be uint8 \(N, H, W, 3\), got float32"),
+        ({"images": images().astype(np.float32)}, r"must be uint8 \(N, H, W, C\), got float32"),
         ({"images": images()[0]}, r"got uint8 \(16, 16, 3\)"),
-        ({"images": images().transpose(0, 3, 1, 2)}, r"got uint8 \(4, 3, 16, 16\)"),
+        (
+            {"images": images().transpose(0, 3, 1, 2)},
+            r"images \(4, 3, 16, 16\) have 16 channels, and mean and std 3",
+        ),
     ],
     ids=str,
 )

@@ -16,7 +16,7 @@ from torch.nn import functional
 from torch.nn.utils import parametrizations, prune
 
 from dqt_core import convert, lower
-from dqt_core.training import calibration, comparison, conversion, inputs, layers, straight_through
+from dqt_core.training import calibration, comparison, conversion, inputs, parts, straight_through
 from dqt_core.training.recipe import Recipe
 
 PIXELS = images(6)
@@ -160,9 +160,9 @@ REFUSED = {
     "no model": ("the model is a function, expected an nn.Module", lambda: functional.relu),
     "slices": (
         "no integer form for `getitem`; a 1x1 convolution .* with stride 2 the same pixels",
-        between(lambda m, y: m.c(y)[:, :, ::2, ::2]),
+        between(lambda m, y: m.c(y)[:, :, 1::2, ::2]),
     ),
-    "channel split": ("`chunk`; a 1x1 convolution", between(lambda m, y: m.c(y).chunk(2, 1)[0])),
+    "rows split": ("`getitem`; a 1x1 convolution", between(lambda m, y: m.c(y).chunk(2, 2)[0])),
     "two inputs": (
         r"forward takes \(x, y\), expected images alone",
         model(lambda m, x, y: m.tail(m.head(x) + m.a(y))),
@@ -232,14 +232,6 @@ REFUSED = {
     "a controller of the model's own": (
         "has a module `controller`",
         between(lambda m, y: m.controller(y), controller=nn.Conv2d(8, 8, 1)),
-    ),
-    "no map for the controller": (
-        "`g`, makes no map for a controller to read; convert with controller=False",
-        model(
-            lambda m, x: m.fc(m.relu(m.h(m.relu(m.g(m.mean(x).flatten(1)))))),
-            g=nn.Linear(3, 8),
-            h=nn.Linear(8, 8),
-        ),
     ),
 }
 
@@ -396,7 +388,7 @@ def signed_relu(self, node):
     ("owner", "step", "wrong", "name"),
     [
         (conversion._Conversion, "_relu", signed_relu, "conv3"),
-        (layers.Addition, "forward", lambda self, x, y: y, "conv3"),
+        (parts.Addition, "forward", lambda self, x, y: y, "conv3"),
     ],
     ids=["a ReLU left out", "a shortcut left out"],
 )

@@ -3,6 +3,7 @@
 import math
 import sys
 import threading
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -16,15 +17,13 @@ from torch.nn import functional
 from dqt_core import cost, lower, nested
 from dqt_core.training import steps, straight_through
 from dqt_core.training.layers import (
-    Addition,
     Coded,
-    CodedMaxPool,
-    MeanPool,
     Quantizer,
     Rounded,
     Selection,
     SwitchLayer,
 )
+from dqt_core.training.parts import Addition, CodedMaxPool, MeanPool
 
 CHOICES = ((2, 2), (2, 4), (4, 4), (8, 8))
 ROUNDINGS = pytest.mark.parametrize("rounding", ["half_up", "floor"])
@@ -82,6 +81,48 @@ def test_layer_is_the_dequantized_convolution(conv, signed, choice, rounding):
     norm.float()
     # float32: the sum of codes is exact, the steps and the norm are not
     torch.testing.assert_close(at(layer, x, choice).double(), expected, rtol=2e-5, atol=2e-5)
+
+
+WRITTEN_OUT = {
+    "two paddings": (nn.Conv2d(6, 4, (1, 5), padding=(0, 2)), (0, 0, 0, 0)),
+    "dilation": (nn.Conv2d(6, 4, 3, padding=2, dilation=(2, 1)), (0, 0, 0, 0)),
+    "same": (nn.Conv2d(6, 6, (4, 3), padding="same", groups=6), (0, 0, 0, 0)),
+    "zeros on two sides": (nn.Conv2d(6, 4, 3, stride=2), (0, 1, 0, 1)),
+}
+
+
+@pytest.mark.parametrize("name", WRITTEN_OUT)
+def test_a_layer_written_out_with_zeros_makes_the_same_sums(name):
+    conv, margins = WRITTEN_OUT[name]
+    layer, x = layer_of(conv, margins=margins), coded(True)
+    kernel = layer.written_out(layer.master())
+    expected = functional.conv2d(x.codes, kernel, None, layer.stride, layer.padding, groups=layer.groups)
+    assert kernel.shape != conv.weight.shape
+    assert torch.equal(layer._product(x, layer.master(), (8, 8)), expected)
+    padded = functional.pad(x.codes, margins)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns that an even kernel copies its input
+        own = conv._conv_forward(padded, layer.master(), None)
+    assert torch.equal(own, expected)
+
+
+@pytest.mark.parametrize("name", WRITTEN_OUT)
+def test_floor_would_read_the_zeros_as_something(name):
+    conv, margins = WRITTEN_OUT[name]
+    with pytest.raises(ValueError, match="convert with rounding='half_up'"):
+        layer_of(conv, rounding="floor", margins=margins)
+    layer_of(conv, rounding="floor", margins=margins, index=None)
+
+
+@pytest.mark.parametrize("is_training", [False, True])
+def test_batch_norm_of_rows(is_training):
+    linear, norm, x = nn.Linear(6, 5), nn.BatchNorm1d(5), coded(False, (8, 6))
+    norm.running_mean.uniform_(-1, 1)
+    layer = layer_of(linear, norm).train(is_training)
+    plain = at(layer_of(linear), x, 3)
+    expected = norm.train(is_training)(plain)
+    torch.testing.assert_close(at(layer, x, 3), expected, rtol=2e-5, atol=2e-5)
+    torch.testing.assert_close(layer.norm_of(3).running_var, norm.running_var)
 
 
 @ROUNDINGS
@@ -154,13 +195,9 @@ def test_bf16_autocast_changes_the_result_by_its_last_rounding_alone():
     torch.testing.assert_close(rounded, exact, rtol=2**-8, atol=0)
 
 
-@pytest.mark.parametrize(
-    "options",
-    [{"padding": (1, 0)}, {"stride": (1, 2)}, {"dilation": 2}, {"padding_mode": "reflect", "padding": 1}],
-    ids=str,
-)
+@pytest.mark.parametrize("options", [{"stride": (1, 2)}, {"padding_mode": "reflect", "padding": 1}], ids=str)
 def test_layer_refuses_geometry(options):
-    with pytest.raises(ValueError, match="equal along both axes, dilation 1, padding with zeros"):
+    with pytest.raises(ValueError, match="convert needs one stride for both axes, and padding with zeros"):
         layer_of(nn.Conv2d(6, 4, 3, **options))
 
 

@@ -42,8 +42,8 @@ ROOMS = {
 }
 # Of all rooms, or of what takes minutes: `make test` alone runs them.
 LATER = (
-    "assignments book book_notebooks browser contract_mutants distributed fuzz kernel_mutants numba_memory "
-    "project reproductions workshop"
+    "assignments book book_notebooks browser contract_mutants distributed fuzz kernel_mutants networks "
+    "numba_memory project reproductions workshop"
 )
 
 

@@ -170,7 +170,10 @@ class Launches:
         self, op: Conv, x: Any, out_shape: tuple[int, ...], batch: Batch, results: tuple[Any, ...]
     ) -> Launch:
         _, out_height, out_width, outputs = out_shape
-        sizes = *x.shape, outputs, *op.weight.shape[1:3], op.stride, op.padding, out_height, out_width
+        kernel = op.weight.shape[1:3]
+        if kernel == x.shape[1:3] and (op.padding, op.groups) == (0, 1):  # one pixel of all the image's codes
+            kernel, x = (1, 1), x.reshape(len(x), 1, 1, -1)
+        sizes = *x.shape, outputs, *kernel, op.stride, op.padding, out_height, out_width
         order, starts, bits, choices = self._groups(op, batch)
         args = (
             x,
@@ -189,8 +192,8 @@ class Launches:
             tiles = len(x) * -(-outputs // channels) * -(-out_height * out_width // pixels)
             return Launch(self.engine.kernel("depthwise", "depthwise", **defines), tiles, CONV_THREADS, args)
         if op.groups > 1:
-            kernel = self.engine.kernel("grouped", "grouped", **defines)
-            return Launch(kernel, blocks(math.prod(out_shape)), THREADS, (*args, np.int32(op.groups)))
+            grouped = self.engine.kernel("grouped", "grouped", **defines)
+            return Launch(grouped, blocks(math.prod(out_shape)), THREADS, (*args, np.int32(op.groups)))
         rows = batch.images * out_height * out_width
         tile_m, tile_n = tile(rows, outputs)
         defines |= {"TILE_M": tile_m, "TILE_N": tile_n, "VECTOR": _vector(x.shape[3]), **self._macros}

@@ -45,7 +45,7 @@ from dqt_core.program.refusal import LARGEST_VALUE, Place, ProgramError, place
 
 LARGEST_WINDOWS = 2**28  # codes under all windows of a convolution, which the reference collects as int32
 LARGEST_WEIGHT = 2**28
-LARGEST_KERNEL = 16  # of a convolution: the GPU's has 32 bits for the rows and columns of a window
+LARGEST_KERNEL = 16  # of a convolution of windows: the GPU's has 32 bits for the rows and columns of one
 LARGEST_STRIDE = 2**12
 MOST_TERMS = 3  # of a requantize: what the GPU's kernel takes
 # A slash ends a comment of C and a folder's name; backends put one into the names they make for themselves.
@@ -269,8 +269,10 @@ class _Walk:
         if not 0 < weight.size <= LARGEST_WEIGHT:
             at.refuse("weight", weight, f"1 to {LARGEST_WEIGHT} codes")
         outputs, height, width, inputs = weight.shape
-        if max(height, width) > LARGEST_KERNEL:
-            at.refuse("weight", weight, f"a kernel of at most {LARGEST_KERNEL} rows and columns")
+        is_whole = (height, width) == x.shape[:2] and (op.padding, op.groups) == (0, 1)
+        if max(height, width) > LARGEST_KERNEL and not is_whole:
+            whole = f"{x.shape[0]}x{x.shape[1]}, as its input"
+            at.refuse("weight", weight, f"a kernel of at most {LARGEST_KERNEL} rows and columns, or {whole}")
         at.integer("groups", op.groups, 1, x.shape[2])
         if inputs * op.groups != x.shape[2] or outputs % op.groups:
             fitting = f"{x.shape[2]} input channels in {op.groups} groups, which also share the outputs"

@@ -5,11 +5,13 @@ Along the way of a network:
 ================== ====================================================================================
 `models`           ResNets and MobileNetV2, as torchvision names their parameters
 `conversion`       a float network becomes a `network.NestedNet` of `layers`, its steps from a few images
-`tracing`          the float network's graph, or why it is none; `inputs`, what goes into it
+`ordinary`         what it asks of the float network; `tracing`, its graph; `inputs`, what goes into it
+`float_graph`      what the graph says: `forms`, ways to write one thing; `moves`, slices and paddings
 `comparison`       the float network beside the converted one, layer by layer
 `straight_through` codes with gradients: quantize, switch, and the batch norm of a switched layer
 `steps`            the step with the least error over all widths, from weights or activations
 `layers`           the layer with one table for every choice of widths; the quantizer of activations
+`parts`            what stands between them: pools, additions, batch norms of no layer, choices of channels
 `network`          a converted network, which runs at widths that are given or that it chooses
 `controller`       the small head that chooses the widths of each image
 `objective`        the loss over several widths

@@ -13,8 +13,9 @@ from dqt_core.data import Images
 from dqt_core.evaluation import allocate
 from dqt_core.program import IMAGE, Choose, Program, step_by_step
 from dqt_core.training import calibration
-from dqt_core.training.layers import Coded, CodedMaxPool, Quantizer
+from dqt_core.training.layers import Coded, Quantizer
 from dqt_core.training.network import NestedNet
+from dqt_core.training.parts import CodedMaxPool
 
 Values = dict[str, NDArray[Any]]
 

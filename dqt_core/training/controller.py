@@ -5,7 +5,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dqt_core.nested import Rounding
-from dqt_core.training.layers import Choice, Coded, MeanPool, Quantizer, Selection, SwitchLayer
+from dqt_core.training.layers import Choice, Coded, Quantizer, Selection, SwitchLayer
+from dqt_core.training.parts import MeanPool
 
 
 class Controller(nn.Module):

@@ -8,24 +8,24 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, fx, nn
-from torch.nn import functional
 
 from dqt_core.nested import MASTER_WIDTH, Rounding, require_rounding
-from dqt_core.training import comparison
+from dqt_core.training import comparison, moves
 from dqt_core.training.controller import Controller
+from dqt_core.training.float_graph import FloatGraph
+from dqt_core.training.forms import ADDITIONS, function_of, max_pool_sizes
 from dqt_core.training.inputs import in_float32, normalized
 from dqt_core.training.layers import (
-    Addition,
     Choice,
-    CodedMaxPool,
-    MeanPool,
+    Margins,
     Quantizer,
     Selection,
     SwitchLayer,
     as_choice,
 )
 from dqt_core.training.network import NestedNet
-from dqt_core.training.tracing import ADDITIONS, FloatGraph, function_of, require_ordinary
+from dqt_core.training.ordinary import require_ordinary
+from dqt_core.training.parts import Addition, Affine, CodedMaxPool, MeanPool, Picked
 
 _MASTER: Choice = (MASTER_WIDTH, MASTER_WIDTH)
 
@@ -46,14 +46,16 @@ def convert(
     Parameters
     ----------
     net : Module
-        Conv2d, BatchNorm2d, Linear, ReLU, ReLU6, additions, max-pools and a global mean; left unchanged. It
-        is converted as it is in evaluation mode and float32.
+        Convolutions, linear layers, batch norms, ReLU, ReLU6, additions, max-pools, a global mean, flatten,
+        and slices or zero channels of a map; left unchanged. It is converted as it is in evaluation mode and
+        float32.
     images : uint8 array, (N, H, W, C)
         A few hundred training images, for the steps and for the comparison.
     mean, std : C floats each
         The normalisation the float model was trained with.
     widths : sequence of int or (weight bits, input bits)
-        The choices of every switchable layer. The first and last layers stay at 8 bits.
+        The choices of every switchable layer. The first and last layers stay at 8 bits, so a model of one or
+        two layers has no other, and no controller.
     rounding : {"half_up", "floor"}
     batch_norm : {"per_width", "shared"}
     controller : bool
@@ -90,15 +92,16 @@ def convert(
     choices, x = _choices(widths), normalized(images, mean, std)
     require_ordinary(net)
     float_net = copy.deepcopy(net).to("cpu", torch.float32).eval()
+    plain = x.contiguous()  # or a model's `view` would not know its maps
 
     def converted(choices: tuple[Choice, ...], controller: bool) -> tuple[NestedNet, _Conversion]:
         conversion = _Conversion(float_net, choices, rounding, batch_norm == "shared", controller)
-        graph = conversion.run(x[:1])
+        graph = conversion.run(plain[:1])
         return NestedNet(graph, choices, rounding, mean, std, images.shape[1:]).eval(), conversion
 
     nested, conversion = converted(choices, controller)
     every = comparison.distance(len(x))
-    expected = comparison.outputs_of(float_net, conversion.float_layers, x[::every].clone())
+    expected = comparison.outputs_of(float_net, conversion.float_layers, plain[::every].clone())
     found = _calibrated(nested, conversion, x, every)
     if choices[-1] != _MASTER:  # steps for narrow codes clip what codes of 8 bits would hold
         found = _calibrated(*converted((_MASTER,), False), x, every)
@@ -121,7 +124,7 @@ def _calibrated(nested: NestedNet, conversion: "_Conversion", x: Tensor, every: 
 
 def _count(layer: nn.Module, arguments: tuple[Any, ...], out: Tensor) -> None:
     assert isinstance(layer, SwitchLayer)
-    layer.macs = layer.weight.numel() * out[0, 0].numel()
+    layer.macs = layer.written_out(layer.weight).numel() * out[0, 0].numel()
 
 
 def _choices(widths: Iterable[int | Choice]) -> tuple[Choice, ...]:
@@ -155,23 +158,25 @@ class _Conversion:
         self.root, self.graph = nn.Module(), fx.Graph()
         self.new: dict[fx.Node, fx.Node] = {}
         self.signed: dict[fx.Node, bool] = {}  # of the new nodes that hold codes
+        self.made: dict[str, SwitchLayer] = {}  # by the name of the float layer
         # by the layer's name, in the order of the calls: the float module whose output a layer makes, and it
         self.float_layers: list[tuple[str, nn.Module]] = []
         self.nested_layers: list[tuple[str, nn.Module]] = []
 
     def run(self, image: Tensor) -> fx.GraphModule:
-        steps = [(self._step_for(node), node) for node in self.old.nodes]
+        if not self.old.layers:
+            raise ValueError("the model has no convolution or linear layer; convert needs at least one")
+        self._require_channels(self.old.layers[0], image)
+        for node in filter(self.old.is_norm, self.old.nodes):
+            self._norm(node)
+        self.old.run(image)
         layers = self.old.layers
-        if len(layers) < 3:
-            raise ValueError(
-                f"the model has {len(layers)} convolution or linear layers; convert needs at least 3"
-            )
+        steps = [(self._step_for(node), node) for node in self.old.nodes]
         self.indices = {node: i for i, node in enumerate(layers[1:-1])}
         self.stem, self.behind_stem = layers[0], self.old.behind(layers[0])
-        self._require_channels(image)
-        self.old.run(image)
+        self.wants_controller &= bool(self.indices)
         if self.wants_controller:
-            self._require_map()
+            self._require_name()
         for step, node in steps:
             step(node)
         return fx.GraphModule(self.root, self.graph)
@@ -192,30 +197,28 @@ class _Conversion:
         if self.old.is_global_mean(node):
             return self._mean_pool
         if self.old.is_absorbed(node):
-            self._norm(node)
             return lambda node: None  # converted together with the layer before it
+        if self.old.is_norm(node):
+            return self._affine
         if self.old.is_passed(node):
             return self._pass
+        if moves.is_move(node) and self._pick(node) is not None:
+            return self._move
         raise ValueError(
-            f"convert has no integer form for {self.old.describe(node)}; it knows Conv2d, Linear, "
-            "BatchNorm2d after Conv2d, ReLU, ReLU6, addition, MaxPool2d, global mean, flatten and dropout"
+            f"convert has no integer form for {self.old.describe(node)}; it knows Conv2d, Linear, batch "
+            "norm, ReLU, ReLU6, addition, MaxPool2d, global mean, flatten, slices of channels and dropout"
         )
 
-    def _require_channels(self, image: Tensor) -> None:
-        stem = self.old.module_of(self.stem)
-        is_first = self.stem.all_input_nodes[0].op == "placeholder"
+    def _require_channels(self, first: fx.Node, image: Tensor) -> None:
+        stem = self.old.module_of(first)
+        is_first = first.all_input_nodes[0].op == "placeholder"
         if isinstance(stem, nn.Conv2d) and is_first and stem.in_channels != image.shape[1]:
             raise ValueError(
-                f"`{self.stem.target}` reads {stem.in_channels} channels, and the images have "
+                f"`{first.target}` reads {stem.in_channels} channels, and the images have "
                 f"{image.shape[1]}; convert needs a model of {image.shape[1]} channels"
             )
 
-    def _require_map(self) -> None:
-        if len(self.old.shapes[self.stem]) != 4:
-            raise ValueError(
-                f"the first layer, `{self.stem.target}`, makes no map for a controller to read; convert with "
-                "controller=False"
-            )
+    def _require_name(self) -> None:
         if "controller" in self.old.modules:
             raise ValueError(
                 "the model has a module `controller`, as convert calls its own; rename it, or convert with "
@@ -230,8 +233,7 @@ class _Conversion:
         result = node.args[0]
         if not isinstance(result, fx.Node) or self.new[result] in self.signed:
             raise ValueError(
-                f"the model returns {result}, expected one tensor; it must end with one linear layer or "
-                "global mean"
+                f"the model returns {result}, expected one tensor; it must end with one layer or global mean"
             )
         self._require_flat(result, "the model returns")
         self.graph.output(self.new[result])
@@ -251,26 +253,55 @@ class _Conversion:
         norm_node = self.old.absorbed_norm(node)
         norm = None if norm_node is None else self._norm(norm_node)
         source = node.all_input_nodes[0]
-        if isinstance(layer, nn.Linear) != self.old.is_flat(source):
-            raise ValueError(
-                f"{self.old.describe(node)}: convert needs linear layers after a global mean, such as "
-                "AdaptiveAvgPool2d(1), and convolutions before it"
-            )
         if isinstance(layer, nn.Linear):
             self._require_flat(source, f"`{node.target}` reads")
-        index = self.indices.get(node)
+        options = self.indices.get(node), self.shared_norm, self._margins(source)
         try:
-            switch_layer = SwitchLayer(layer, norm, self.choices, self.rounding, index, self.shared_norm)
+            switch_layer = SwitchLayer(layer, norm, self.choices, self.rounding, *options)
         except ValueError as error:
             raise ValueError(f"`{node.target}`: {error}") from error
+        if str(node.target) in self.made:  # called again
+            switch_layer.share(self.made[str(node.target)])
+        self.made.setdefault(str(node.target), switch_layer)
         out = self._module(node, switch_layer, self.new[source])
-        self.float_layers.append((str(node.target), norm or layer))
-        self.nested_layers.append((str(node.target), switch_layer))
+        self.float_layers.append((str(out.target), norm or layer))
+        self.nested_layers.append((str(out.target), switch_layer))
         self._wide(node if norm_node is None else norm_node, out)
 
-    def _norm(self, node: fx.Node) -> nn.BatchNorm2d:
+    def _margins(self, source: fx.Node) -> Margins:
+        """Zeros around a layer's input that calls before it make."""
+        left = right = above = below = 0
+        while self.old.is_passed(source):
+            own = self.old.margins(source) or (0, 0, 0, 0)
+            left, right, above, below = left + own[0], right + own[1], above + own[2], below + own[3]
+            source = source.all_input_nodes[0]
+        return left, right, above, below
+
+    def _affine(self, node: fx.Node) -> None:
+        source, norm = node.all_input_nodes[0], self._norm(node)
+        if self.old.shapes[source][1] != self.old.shapes[moves.source(source)][1]:
+            raise ValueError(f"{self.old.describe(node)} reads flattened pixels; put it before the flatten")
+        self._wide(node, self._module(node, Affine(norm), self.new[source]))
+
+    def _pick(self, node: fx.Node) -> moves.Pick | None:
+        """What a chain of moves takes, or that it goes on: then its last has the answer."""
+        if all(moves.is_move(user) and not self.old.is_passed(user) for user in node.users):
+            return moves.Pick((), 1)
+        return moves.pick(node, self.old.shapes)
+
+    def _move(self, node: fx.Node) -> None:
+        pick = self._pick(node)
+        assert pick is not None, "what cannot be picked is refused"
+        if not pick.channels:
+            return
+        base = self.new[moves.source(node)]
+        inputs = self.old.shapes[moves.source(node)][1]
+        out = self._module(node, Picked(inputs, pick), base)
+        self._wide(node, out, self.signed[base])
+
+    def _norm(self, node: fx.Node) -> nn.BatchNorm1d | nn.BatchNorm2d:
         norm = self.old.module_of(node)
-        assert isinstance(norm, nn.BatchNorm2d)
+        assert isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d)
         if not (norm.affine and norm.track_running_stats and norm.running_var is not None):
             raise ValueError(
                 f"{self.old.describe(node)}: convert needs batch norm with affine and track_running_stats"
@@ -278,7 +309,7 @@ class _Conversion:
         return norm
 
     def _relu(self, node: fx.Node) -> None:
-        is_six = function_of(node) is functional.relu6 or isinstance(self.old.module_of(node), nn.ReLU6)
+        is_six = isinstance(self.old.module_of(node), nn.ReLU6)
         self._codes(node, self._source(node), signed=False, limit=6.0 if is_six else None)
 
     def _addition(self, node: fx.Node) -> None:
@@ -300,11 +331,12 @@ class _Conversion:
     def _max_pool(self, node: fx.Node) -> None:
         pool = self.old.module_of(node)
         assert isinstance(pool, nn.MaxPool2d)
-        sizes = [size for size in (pool.kernel_size, pool.stride, pool.padding) if isinstance(size, int)]
-        if len(sizes) != 3 or pool.dilation != 1 or pool.ceil_mode or pool.return_indices:
+        before, after = (self.old.shapes[n] for n in (node.all_input_nodes[0], node))
+        sizes = max_pool_sizes(pool, before, after)
+        if sizes is None:
             raise ValueError(
                 f"{self.old.describe(node)}: convert knows MaxPool2d with one size for both axes, "
-                "dilation 1, no ceil_mode and no return_indices"
+                "dilation 1, no ceil_mode that adds windows and no return_indices"
             )
         x = self._source(node)
         self.new[node] = self._module(node, CodedMaxPool(*sizes), x)
@@ -312,15 +344,11 @@ class _Conversion:
 
     def _mean_pool(self, node: fx.Node) -> None:
         x = self._source(node)
-        self._wide(node, self._module(node, MeanPool(), x), signed=self.signed[x])
+        keeps_axes = len(self.old.shapes[node]) == 4
+        self._wide(node, self._module(node, MeanPool(keeps_axes), x), signed=self.signed[x])
 
     def _pass(self, node: fx.Node) -> None:
-        if self.old.is_flatten(node):
-            if not self.old.is_flat(node):
-                raise ValueError(
-                    f"`{node.name}` flattens height and width; convert needs a global mean, such as "
-                    "AdaptiveAvgPool2d(1), before it"
-                )
+        if len(self.old.shapes[node]) < 4:
             self._require_flat(node, f"`{node.name}` makes")
         self.new[node] = self._source(node)
 
@@ -333,7 +361,8 @@ class _Conversion:
 
     def _takes_wide(self, reader: fx.Node) -> bool:
         is_sum = function_of(reader) in ADDITIONS
-        return is_sum or self.old.is_relu(reader) or reader.op == "output"
+        is_affine = self.old.is_norm(reader) and not self.old.is_absorbed(reader)
+        return is_sum or is_affine or self.old.is_relu(reader) or reader.op == "output"
 
     def _codes(self, node: fx.Node, x: fx.Node, signed: bool, limit: float | None = None) -> None:
         is_switched = any(reader in self.indices for reader in self.old.reading_layers(node))
@@ -353,7 +382,7 @@ class _Conversion:
 
     def _module(self, node: fx.Node, module: nn.Module, *x: fx.Node, suffix: str = "") -> fx.Node:
         name = str(node.target)
-        if not isinstance(module, SwitchLayer):  # a pool or ReLU may be called twice
+        if not isinstance(module, SwitchLayer) or self.made[name] is not module:  # may be called again
             name = f"{node.name}_{suffix}".rstrip("_")
             while isinstance(self.old.modules.get(name), nn.Conv2d | nn.Linear):
                 name += "_"
@@ -363,10 +392,6 @@ class _Conversion:
             if not hasattr(holder, parent):
                 holder.add_module(parent, nn.Module())
             holder = getattr(holder, parent)
-        if hasattr(holder, leaf):
-            raise ValueError(
-                f"module `{name}` is called twice; convert needs a module of its own for every call"
-            )
         holder.add_module(leaf, module)
         takes_selection = isinstance(module, Quantizer | SwitchLayer)
         return self.graph.call_module(name, (*x, self.selection) if takes_selection else x)

@@ -14,6 +14,7 @@ from dqt_core.nested import MASTER_WIDTH, Rounding, code_range, require_width
 from dqt_core.training import steps, straight_through
 
 Choice = tuple[int, int]  # bits of the weights, bits of the input
+Margins = tuple[int, int, int, int]  # zeros left, right, above and below of a map
 
 
 @dataclass
@@ -151,11 +152,11 @@ class Quantizer(nn.Module):
 
     def forward(self, x: Tensor | Coded, selection: Selection) -> Coded:
         if selection.is_calibrating:
-            self._calibrate(_real(x).detach())
+            self._calibrate(real(x).detach())
         return selection.once(self, x, self._rounded)
 
     def _rounded(self, x: Tensor | Coded) -> Coded:
-        x = _real(x)  # a ReLU on what is codes already, after a max-pool say
+        x = real(x)  # a ReLU on what is codes already, after a max-pool say
         x = x if x.dtype == torch.bfloat16 else x.float()
         lo, hi = self.range
         is_limited = self.limit is not None and hi < code_range(MASTER_WIDTH, self.signed)[1]
@@ -178,7 +179,7 @@ class SwitchLayer(nn.Module):
     Parameters
     ----------
     layer : Conv2d or Linear
-    norm : BatchNorm2d, optional
+    norm : BatchNorm2d or BatchNorm1d, optional
         Follows the layer; absorbed.
     choices : tuple of (weight bits, input bits), from narrow to wide
     rounding : {"half_up", "floor"}
@@ -186,9 +187,13 @@ class SwitchLayer(nn.Module):
         Number among the switchable layers; None: always 8 bits, whatever the choices.
     shared_norm : bool
         One batch-norm table for all widths.
+    margins : 4 ints
+        Zeros left, right, above and below of the input, besides the layer's own padding.
 
     Attributes
     ----------
+    padding : int
+        Around the input of the convolution that `written_out` makes of this one.
     macs : int
         Multiply-accumulates of an image of the network's size; `convert` counts them.
     """
@@ -196,28 +201,54 @@ class SwitchLayer(nn.Module):
     def __init__(
         self,
         layer: nn.Conv2d | nn.Linear,
-        norm: nn.BatchNorm2d | None,
+        norm: nn.BatchNorm2d | nn.BatchNorm1d | None,
         choices: tuple[Choice, ...],
         rounding: Rounding,
         index: int | None,
         shared_norm: bool = False,
+        margins: Margins = (0, 0, 0, 0),
     ) -> None:
         super().__init__()
         self.choices = choices if index is not None else ((MASTER_WIDTH, MASTER_WIDTH),)
         self.rounding, self.index = rounding, index
         self.weight, self.bias = layer.weight, layer.bias
         self.is_conv = isinstance(layer, nn.Conv2d)
-        self.stride, self.padding, self.groups = _geometry(layer)
+        self.stride, self.dilation, self.groups, self.margins = _geometry(layer, margins)
+        self.padding = max(self.margins)
+        is_padded_out = self.written_out(self.weight).shape != self.weight.shape
+        if is_padded_out and rounding == "floor" and index is not None:
+            raise ValueError(
+                f"{layer} is written out with zeros between or beside its weights, and floor reads a zero as "
+                "the middle of its bin; convert with rounding='half_up'"
+            )
         widths = [weight_bits for weight_bits, _ in self.choices]
         lo, hi = code_range(MASTER_WIDTH, signed=True)
         self.log_step = nn.Parameter(steps.initial_log_step(self.weight, lo, hi, widths, per_channel=True))
         tables = 1 if shared_norm else len(self.choices)
-        self.norms = nn.ModuleList([] if norm is None else [copy.deepcopy(norm) for _ in range(tables)])
+        self.norms = nn.ModuleList([] if norm is None else [norm_of_maps(norm) for _ in range(tables)])
         self.macs = 0
 
     def master(self) -> Tensor:
         """Master codes of the weights: float32 integers -128..127, the shape of `weight`."""
         return straight_through.quantize(self.weight, self.log_step, *code_range(MASTER_WIDTH, signed=True))
+
+    def share(self, first: "SwitchLayer") -> None:
+        """Be another call of a layer: the same weights and step, at widths and statistics of its own."""
+        self.weight, self.bias, self.log_step = first.weight, first.bias, first.log_step
+
+    def written_out(self, weight: Tensor) -> Tensor:
+        """The kernel (O, I / groups, h, w) that does the same without dilation, with one padding all around.
+
+        Zeros stand where this layer reads nothing: between its weights, and beside them where its padding is
+        less than on another side. A program's convolution is this one, and its cost counts the zeros.
+        """
+        if not self.is_conv:
+            return weight
+        (rows, columns), (left, right, above, below) = self.dilation, self.margins
+        height, width = weight.shape[2:]
+        out = weight.new_zeros(*weight.shape[:2], rows * (height - 1) + 1, columns * (width - 1) + 1)
+        out[:, :, ::rows, ::columns] = weight
+        return functional.pad(out, [self.padding - margin for margin in (left, right, above, below)])
 
     def norm_of(self, choice: int) -> nn.BatchNorm2d | None:
         """The batch norm of one choice of widths."""
@@ -237,9 +268,8 @@ class SwitchLayer(nn.Module):
             return self._at(x, master, chosen)
         if self.training and selection.by_controller:
             return self._selected(x, master, chosen)
-        shape = [-1] + [1] * (x.codes.ndim - 1)
-        outputs = [chosen[:, k].reshape(shape) * self._at(x, master, k) for k in range(len(self.choices))]
-        return torch.stack(outputs).sum(0)
+        outputs = torch.stack([self._at(x, master, k) for k in range(len(self.choices))])
+        return (chosen.T.reshape(*outputs.shape[:2], *[1] * (outputs.ndim - 2)) * outputs).sum(0)
 
     def _selected(self, x: Coded, master: Tensor, weights: Tensor) -> Tensor:
         """Each image at the choice that one-hot weights pick: every choice forward, one backward."""
@@ -279,6 +309,8 @@ class SwitchLayer(nn.Module):
     ) -> Tensor:
         """Real values of an accumulator, through bias and batch norm."""
         norm, dropped = self.norm_of(choice), 2 * MASTER_WIDTH - sum(self.choices[choice])
+        if norm is not None and accumulator.ndim == 2:
+            return self._real(accumulator[..., None, None], input_step, choice, statistics).flatten(1)
         is_fast = self.bias is None and accumulator.dtype == torch.bfloat16
         if norm is not None and norm.training and (is_fast or statistics is not None):
             log_scale = self.log_step.flatten() + input_step.log() + dropped * math.log(2)
@@ -298,34 +330,12 @@ class SwitchLayer(nn.Module):
             weight = weight + (drop - 1) / (2 * drop)  # the middle of the bin
         codes = x.at(input_bits, self.rounding)
         if not self.is_conv:
-            return functional.linear(codes, weight)
-        return functional.conv2d(codes, weight, None, self.stride, self.padding, groups=self.groups)
-
-
-class CodedMaxPool(nn.Module):
-    """Max-pool on codes."""
-
-    def __init__(self, kernel: int, stride: int, padding: int) -> None:
-        super().__init__()
-        self.kernel, self.stride, self.padding = kernel, stride, padding
-
-    def forward(self, x: Coded) -> Coded:
-        codes = functional.max_pool2d(x.codes, self.kernel, self.stride, self.padding)
-        return Coded(codes, x.step, x.signed)
-
-
-class MeanPool(nn.Module):
-    """Mean over height and width, as real numbers (N, C)."""
-
-    def forward(self, x: Coded) -> Tensor:
-        return x.codes.mean((2, 3), dtype=torch.float32) * x.step
-
-
-class Addition(nn.Module):
-    """Sum of real values, of which either may be codes (a shortcut)."""
-
-    def forward(self, x: Tensor | Coded, y: Tensor | Coded) -> Tensor:
-        return _real(x) + _real(y)
+            return functional.linear(codes.flatten(1), weight)
+        left, right, above, below = self.margins
+        padding = above, left
+        if (right, below) != (left, above):
+            codes, padding = functional.pad(codes, self.margins), (0, 0)
+        return functional.conv2d(codes, weight, None, self.stride, padding, self.dilation, self.groups)
 
 
 def as_choice(width: Any) -> Choice:
@@ -343,17 +353,34 @@ def as_choice(width: Any) -> Choice:
     return require_width(pair[0]), require_width(pair[1])
 
 
-def _real(x: Tensor | Coded) -> Tensor:
+def real(x: Tensor | Coded) -> Tensor:
+    """The real numbers of a value, which may be codes."""
     return x.value if isinstance(x, Coded) else x
 
 
-def _geometry(layer: nn.Conv2d | nn.Linear) -> tuple[int, int, int]:
+def norm_of_maps(norm: nn.BatchNorm2d | nn.BatchNorm1d) -> nn.BatchNorm2d:
+    """A copy of a batch norm, which takes maps."""
+    if isinstance(norm, nn.BatchNorm2d):
+        return copy.deepcopy(norm)
+    own = nn.BatchNorm2d(norm.num_features, norm.eps, norm.momentum)
+    own.load_state_dict(norm.state_dict())
+    return own.train(norm.training)
+
+
+def _geometry(layer: nn.Conv2d | nn.Linear, margins: Margins) -> tuple[int, tuple[int, int], int, Margins]:
+    """Stride, dilation, groups, and the padding on every side."""
     if isinstance(layer, nn.Linear):
-        return 1, 0, 1
-    square = all(isinstance(v, tuple) and v[0] == v[1] for v in (layer.stride, layer.padding))
-    if not square or layer.dilation != (1, 1) or layer.padding_mode != "zeros":
-        raise ValueError(
-            f"{layer} has padding, stride or dilation outside the supported: "
-            "equal along both axes, dilation 1, padding with zeros"
-        )
-    return layer.stride[0], int(layer.padding[0]), layer.groups
+        return 1, (1, 1), 1, margins
+    if layer.stride[0] != layer.stride[1] or layer.padding_mode != "zeros":
+        raise ValueError(f"{layer}: convert needs one stride for both axes, and padding with zeros")
+    height, width = layer.dilation
+    if layer.padding == "valid":
+        own = 0, 0, 0, 0
+    elif layer.padding == "same":  # torch puts the odd one below and right
+        rows, columns = (d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True))
+        own = columns // 2, columns - columns // 2, rows // 2, rows - rows // 2
+    else:
+        above, left = map(int, layer.padding)
+        own = left, left, above, above
+    left, right, above, below = (mine + given for mine, given in zip(own, margins, strict=True))
+    return layer.stride[0], (height, width), layer.groups, (left, right, above, below)

@@ -1,7 +1,7 @@
 """Lower a trained network of nested codes to an integer `Program`: the last place where floats exist."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -27,8 +27,9 @@ from dqt_core.program.operations import Shape, inputs, out_shape
 from dqt_core.training import straight_through
 from dqt_core.training.controller import Controller
 from dqt_core.training.inputs import in_float32
-from dqt_core.training.layers import Addition, CodedMaxPool, MeanPool, Quantizer, SwitchLayer
+from dqt_core.training.layers import Quantizer, SwitchLayer
 from dqt_core.training.network import NestedNet
+from dqt_core.training.parts import Addition, Affine, CodedMaxPool, MeanPool, Picked
 
 Reals = NDArray[np.float64]
 
@@ -148,6 +149,8 @@ class _Lowering:
         module = self.net.graph.get_submodule(str(node.target))
         if isinstance(module, Addition):
             return _terms(arguments[0]) + _terms(arguments[1])
+        if isinstance(module, Affine):
+            return _affine_terms(module, _terms(arguments[0]))
         return self._lower_module(str(node.target), module, arguments[0])
 
     def _lower_module(self, name: str, module: torch.nn.Module, x: _Value) -> _Value:
@@ -160,6 +163,8 @@ class _Lowering:
             return self._max_pool(name, module, x)
         if isinstance(module, MeanPool):
             return [self._sum_pool(name, x)]
+        if isinstance(module, Picked):
+            return [self._picked(name, module, x)]
         assert isinstance(module, Controller), f"convert makes no {type(module).__name__}"
         return self._controller(name, module, x)
 
@@ -180,31 +185,24 @@ class _Lowering:
         return _CodedValue(name, step, module.signed, self._shape_of(terms[0].x))
 
     def _conv(self, name: str, layer: SwitchLayer, x: _CodedValue, controller: bool = False) -> _RealTerm:
-        master = layer.master().reshape(len(layer.weight), layer.weight.shape[1], *_kernel_size(layer))
-        weight = master.numpy().transpose(0, 2, 3, 1).astype(np.int8)
+        weight = _kernel(layer.written_out(layer.master()), x)
         is_floor = self.net.rounding == "floor"
         terms = int(np.prod(weight.shape[1:]))
         largest_weight = 256 if is_floor else 128  # floor counts half steps, see integer.conv2d_mid_bin
         out = f"{name}:sum"
         stride, padding, groups = layer.stride, layer.padding, layer.groups
-        self._append(
-            Conv(
-                name,
-                np.ascontiguousarray(weight),
-                stride,
-                padding,
-                groups,
-                layer.index,
-                x.name,
-                out,
-                controller,
-            )
-        )
+        self._append(Conv(name, weight, stride, padding, groups, layer.index, x.name, out, controller))
         if layer.index is not None:
             self.names[layer.index] = name
         gain, bias = _affine(layer)
         ratio = gain * _step(layer.log_step).reshape(1, -1) * x.step / (2 if is_floor else 1)
         return _RealTerm(out, ratio, bias, terms * largest_weight * x.largest, layer.index)
+
+    def _picked(self, name: str, module: Picked, x: _CodedValue) -> _RealTerm:
+        """Codes as they are, each a sum of one product with 1."""
+        out = f"{name}:sum"
+        self._append(Conv(name, _kernel(module.weight, x), module.stride, 0, 1, None, x.name, out))
+        return _RealTerm(out, np.full((1, 1), x.step), np.zeros((1, 1)), x.largest)
 
     def _max_pool(self, name: str, module: CodedMaxPool, x: _CodedValue) -> _CodedValue:
         self._append(MaxPool(module.kernel, module.stride, module.padding, x.name, name))
@@ -255,6 +253,13 @@ def _fixed_point(terms: Sequence[_RealTerm], step: float) -> tuple[int, tuple[Te
     return r, tuple(lowered)
 
 
+def _affine_terms(module: Affine, terms: list[_RealTerm]) -> list[_RealTerm]:
+    """Terms times a gain for every channel, and its bias, which goes to the first."""
+    gain, bias = _folded(module.norm, np.zeros(module.norm.num_features))
+    scaled = [replace(term, ratio=term.ratio * gain, bias=term.bias * gain) for term in terms]
+    return [replace(scaled[0], bias=scaled[0].bias + bias), *scaled[1:]]
+
+
 def _affine(layer: SwitchLayer) -> tuple[Reals, Reals]:
     """Gain and bias (K, C) of batch norm and bias together; one row where all choices share them."""
     own = np.zeros(len(layer.weight)) if layer.bias is None else layer.bias.double().numpy()
@@ -264,17 +269,26 @@ def _affine(layer: SwitchLayer) -> tuple[Reals, Reals]:
     for choice in range(len(layer.norms)):
         norm = layer.norm_of(choice)
         assert norm is not None
-        assert norm.running_mean is not None, "convert keeps batch norm's running statistics"
-        assert norm.running_var is not None
-        mean, variance = norm.running_mean.double().numpy(), norm.running_var.double().numpy()
-        gain = norm.weight.double().numpy() / np.sqrt(variance + norm.eps)
+        gain, bias = _folded(norm, own)
         gains.append(gain)
-        biases.append(norm.bias.double().numpy() + (own - mean) * gain)
+        biases.append(bias)
     return np.stack(gains), np.stack(biases)
 
 
-def _kernel_size(layer: SwitchLayer) -> tuple[int, int]:
-    return (layer.weight.shape[2], layer.weight.shape[3]) if layer.is_conv else (1, 1)
+def _folded(norm: torch.nn.BatchNorm2d, own: Reals) -> tuple[Reals, Reals]:
+    """Gain and bias (C,) of a batch norm of values to which a bias `own` was not added yet."""
+    assert norm.running_mean is not None, "convert keeps batch norm's running statistics"
+    assert norm.running_var is not None
+    mean, variance = norm.running_mean.double().numpy(), norm.running_var.double().numpy()
+    gain = norm.weight.double().numpy() / np.sqrt(variance + norm.eps)
+    return gain, norm.bias.double().numpy() + (own - mean) * gain
+
+
+def _kernel(weight: torch.Tensor, x: _CodedValue) -> NDArray[np.int8]:
+    """Codes of weights (O, I / groups, h, w) as a program keeps them; a linear layer reads the whole map."""
+    if weight.ndim == 2:
+        weight = weight.reshape(len(weight), -1, *x.shape)
+    return np.ascontiguousarray(weight.numpy().transpose(0, 2, 3, 1).astype(np.int8))
 
 
 def _step(log_step: torch.Tensor) -> Reals:

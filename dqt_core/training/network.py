@@ -113,7 +113,7 @@ class NestedNet(nn.Module):
         is_compiled = self._compiled is not None and is_uniform and self.graph.training
         selection = Selection(per_layer, isinstance(widths, str), shared=None if is_compiled else shared)
         graph = self._compiled if self._compiled and is_compiled else self.graph
-        return graph(images, selection), selection
+        return graph(images, selection).flatten(1), selection  # of one pixel, where a convolution comes last
 
     @contextmanager
     def compiled(self) -> Iterator["NestedNet"]:

@@ -1,0 +1,84 @@
+"""What stands between the layers of a converted network: pools, additions, and what computes no sum."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dqt_core.training import moves
+from dqt_core.training.layers import Coded, norm_of_maps, real
+
+
+class CodedMaxPool(nn.Module):
+    """Max-pool on codes."""
+
+    def __init__(self, kernel: int, stride: int, padding: int) -> None:
+        super().__init__()
+        self.kernel, self.stride, self.padding = kernel, stride, padding
+
+    def forward(self, x: Coded) -> Coded:
+        codes = functional.max_pool2d(x.codes, self.kernel, self.stride, self.padding)
+        return Coded(codes, x.step, x.signed)
+
+
+class MeanPool(nn.Module):
+    """Mean over height and width, as real numbers (N, C), or (N, C, 1, 1) if it keeps both axes."""
+
+    def __init__(self, keep: bool = False) -> None:
+        super().__init__()
+        self.keep = keep
+
+    def forward(self, x: Coded) -> Tensor:
+        if x.codes.ndim == 2:  # a row of numbers is a map of one pixel
+            return x.value
+        return x.codes.mean((2, 3), keepdim=self.keep, dtype=torch.float32) * x.step
+
+
+class Addition(nn.Module):
+    """Sum of real values, of which either may be codes (a shortcut)."""
+
+    def forward(self, x: Tensor | Coded, y: Tensor | Coded) -> Tensor:
+        return real(x) + real(y)
+
+
+class Affine(nn.Module):
+    """A batch norm that follows no layer: a gain and a bias for every channel, the same at all widths.
+
+    Parameters
+    ----------
+    norm : BatchNorm1d or BatchNorm2d
+    """
+
+    def __init__(self, norm: nn.BatchNorm1d | nn.BatchNorm2d) -> None:
+        super().__init__()
+        self.norm = norm_of_maps(norm)
+
+    def forward(self, x: Tensor | Coded) -> Tensor:
+        values = real(x)
+        out: Tensor = self.norm(values.reshape(*values.shape[:2], -1, 1)).reshape(values.shape)
+        return out
+
+
+class Picked(nn.Module):
+    """What slices, zero channels and shuffles of a model pick: a fixed 1x1 convolution of 0 and 1.
+
+    Parameters
+    ----------
+    inputs : int
+        Channels of what it picks from.
+    pick : moves.Pick
+    """
+
+    channels: Tensor
+
+    def __init__(self, inputs: int, pick: moves.Pick) -> None:
+        super().__init__()
+        self.inputs, self.stride = inputs, pick.stride
+        self.register_buffer("channels", torch.tensor(pick.channels), persistent=False)
+
+    def forward(self, x: Coded) -> Tensor:
+        return moves.taken(x.value, self.channels, self.stride)
+
+    @property
+    def weight(self) -> Tensor:
+        """Of the convolution, (outputs, inputs, 1, 1)."""
+        return (self.channels[:, None] == torch.arange(self.inputs)).float()[..., None, None]

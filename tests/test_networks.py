@@ -1,0 +1,66 @@
+"""Networks as courses and papers write them: each converts, is close at 8 bits, and runs alike everywhere."""
+
+import functools
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from dqt_book import networks
+from dqt_core import convert, lower
+from dqt_core.training import comparison
+from reproductions.exports import record as exports
+
+WIDTHS, IMAGES = (3, 8), 2
+EMULATED = 4_000_000  # products of an image up to which the emulator takes seconds
+NEEDS = {"node": "node", "c": "gcc"}
+
+
+@functools.cache
+def converted(name):
+    """A network with random weights, converted; its program, and images."""
+    network = networks.NETWORKS[name]
+    images = np.random.default_rng(0).integers(0, 256, (8, *network.image), np.uint8)
+    mean, std = (0.5,) * network.image[2], (0.25,) * network.image[2]
+    nested = convert(networks.seeded(network.make), images, mean, std, widths=WIDTHS)
+    return nested, lower(nested), images[:IMAGES]
+
+
+@functools.cache
+def by_numpy(name):
+    _, program, images = converted(name)
+    return program.run(images, exports.mixed(program, IMAGES), "numpy").logits
+
+
+@pytest.mark.parametrize("name", networks.NETWORKS)
+def test_it_converts_and_8_bits_are_close(name):
+    nested, program, _ = converted(name)
+    assert nested.differences[comparison.OUTPUT] < networks.BOUND
+    assert len(program.layers) == len(nested.switch_layers)
+
+
+@pytest.mark.parametrize("way", ["torch", "numba", "emulator", "node", "c", "onnx"])
+@pytest.mark.parametrize("name", networks.NETWORKS)
+def test_every_way_gives_the_same_bits(name, way, tmp_path):
+    nested, program, images = converted(name)
+    if way in NEEDS and shutil.which(NEEDS[way]) is None:
+        pytest.skip(f"{NEEDS[way]} is not installed")
+    layers = nested.switch_layers + nested.fixed_layers
+    if way == "emulator" and sum(layer.macs for layer in layers) > EMULATED:
+        pytest.skip("the emulator would take a minute")
+    widths = exports.mixed(program, IMAGES)
+    runs = {
+        "node": lambda: exports.by_node(program)(images, widths)[0],
+        "c": lambda: exports.by_c(program, tmp_path)(images, widths),
+        "onnx": lambda: exports.by_onnx(program, tmp_path)(images, widths),
+    }
+    logits = runs.get(way, lambda: exports.by_package(program, way)(images, widths))()
+    np.testing.assert_array_equal(logits, by_numpy(name))
+
+
+def test_thinned_networks_keep_their_structure():
+    thin = networks.NETWORKS["ResNeXt-50 32x4d"].make()
+    groups = {module.groups for module in thin.modules() if isinstance(module, torch.nn.Conv2d)}
+    assert groups == {1, 16, 32}
+    assert [module.out_features for module in thin.modules() if isinstance(module, torch.nn.Linear)] == [7]
