@@ -7,7 +7,7 @@ operations, what makes it valid, its file). `backends/numpy_ref` then runs a pro
 The rooms, each above those it imports: `kernels` (CUDA, and an emulator of it on the CPU), `backends` (ways
 to run a program, one digest), `export` (a program as an ONNX or a C file), `data`, `evaluation` (costs,
 records, the best widths), `training` (from a float network in torch to a program). `selftest` asks every way
-to run.
+to run. ``python -m dqt_core`` quantizes a float model, and verifies a program against its record.
 
 ``import dqt_core`` needs numpy and safetensors. What needs more is imported at its first use.
 """
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from dqt_core.training import models, objective, train
     from dqt_core.training.conversion import convert
     from dqt_core.training.lowering import lower
+    from dqt_core.training.quantization import quantize
 
 __version__ = "0.1.0"
 __all__ = [
@@ -42,6 +43,7 @@ __all__ = [
     "nested",
     "objective",
     "program",
+    "quantize",
     "results",
     "statistics",
     "train",
@@ -56,6 +58,7 @@ _AT_FIRST_USE = {
     "lower": ("dqt_core.training.lowering", "lower"),
     "models": ("dqt_core.training.models", None),
     "objective": ("dqt_core.training.objective", None),
+    "quantize": ("dqt_core.training.quantization", "quantize"),
     "results": ("dqt_core.evaluation.results", None),
     "statistics": ("dqt_core.evaluation.statistics", None),
     "train": ("dqt_core.training.train", None),

@@ -10,6 +10,7 @@ import papermill
 import pytest
 
 from dqt_core import data, results
+from dqt_core.evaluation.verification import verify
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "reproductions"
@@ -62,10 +63,9 @@ def test_the_notebook_equals_its_records_on_cifar10(cifar10, tmp_path, limit):
 
 def check(name, dataset, shipped, limit, backend):
     record = results.read(FOLDER / "results" / "resnet18_cifar" / f"{name}.json")
-    recorded = {row["widths"]: row for row in record["rows"]}
-    for widths in [w for w, _ in shipped(name).choices] + ["controller"]:
-        row = results.evaluate(shipped(name), dataset, widths, limit, backend)
-        assert results.differences(row, recorded[str(widths)]) == []
+    found = verify(shipped(name), record, dataset, limit, backend)
+    assert found.differences == ()
+    assert set(found.logits) == {str(w) for w, _ in shipped(name).choices} | {"controller"}
 
 
 def test_the_recorded_data_are_those_of_the_loader(cifar10):

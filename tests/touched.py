@@ -21,12 +21,12 @@ ROOMS = {
     "data": (("dqt_core/data/*",), "data data_decoding data_imagenet shards streaming"),
     "evaluation": (
         ("dqt_core/evaluation/*", "dqt_core/selftest.py"),
-        "allocate cascade cost records results selftest statistics",
+        "allocate cascade cost records results selftest statistics verification",
     ),
     "training": (
-        ("dqt_core/training/*",),
-        "agreement calibration conversion faithful layers lowering models objective steps straight_through "
-        "threads train",
+        ("dqt_core/training/*", "dqt_core/__main__.py"),
+        "agreement calibration command conversion faithful layers lowering models objective quantize steps "
+        "straight_through threads train",
     ),
     "exercises": (("dqt_book/exercises/*", "book/[0-9]*.md"), "book_checks book_kernels"),
     "assignments": (("dqt_book/assignments/*", "book/assignments/*"), "own_assignment grading"),

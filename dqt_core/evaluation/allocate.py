@@ -102,11 +102,22 @@ def loss(
     float
         In nats.
     """
-    log_probabilities = _log_probabilities(program, program.run(images, widths, backend).logits)
-    return float(-log_probabilities[np.arange(len(labels)), labels].mean())
+    found = log_probabilities(program, program.run(images, widths, backend).logits)
+    return float(-found[np.arange(len(labels)), labels].mean())
 
 
-def _log_probabilities(program: Program, logits: NDArray[np.int64]) -> Reals:
+def log_probabilities(program: Program, logits: NDArray[np.int64]) -> Reals:
+    """Of the classes, from a program's integer logits brought to real units.
+
+    Parameters
+    ----------
+    program : Program
+    logits : int64 array, (N, classes)
+
+    Returns
+    -------
+    float64 array, (N, classes)
+    """
     real = np.ldexp(logits.astype(np.float64), -logit_shift(program))
     shifted = real - real.max(axis=1, keepdims=True)
     result: Reals = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
@@ -153,7 +164,10 @@ def sensitivities(
 
 
 def divergences(
-    program: Program, images: NDArray[np.uint8], reference: int = MASTER_WIDTH, backend: BackendName = "auto"
+    program: Program,
+    images: NDArray[np.uint8],
+    reference: int | Sequence[int | Choice] = MASTER_WIDTH,
+    backend: BackendName = "auto",
 ) -> Reals:
     """How far one layer at a choice of widths moves the classes' probabilities, the rest at a reference.
 
@@ -165,8 +179,8 @@ def divergences(
     program : Program
     images : uint8 array, (N, H, W, C)
         For calibration. What every operation gives for them is held in memory at once.
-    reference : int
-        Width of the other layers.
+    reference : int, or list of L
+        Width of the other layers, or of each.
     backend : {"auto", "numpy", "torch"}
         One that runs operation by operation.
 
@@ -182,9 +196,9 @@ def divergences(
     executor, count = step_by_step(program, backend), len(program.choices)
     ops = [op for op in program.ops if not op.controller]
     base = program._choices_of(reference, len(images))
-    assert base is not None, "an int is no controller"
+    assert base is not None, "a number is no controller"
     values: dict[str, Any] = {IMAGE: executor.upload(images)}
-    wanted = _log_probabilities(program, _continued(executor, ops, values, base, count))
+    wanted = log_probabilities(program, _continued(executor, ops, values, base, count))
     result = np.zeros((len(program.layers), count))
     for start, op in enumerate(ops):
         layer = op.layer if isinstance(op, Conv) else None
@@ -192,7 +206,7 @@ def divergences(
             if layer is not None and k != base[0, layer]:
                 picks = base.copy()
                 picks[:, layer] = k
-                found = _log_probabilities(
+                found = log_probabilities(
                     program, _continued(executor, ops[start:], dict(values), picks, count)
                 )
                 result[layer, k] = (np.exp(wanted) * (wanted - found)).sum(1).mean()

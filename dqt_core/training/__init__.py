@@ -18,6 +18,8 @@ Along the way of a network:
 `recipe`           what a run is: length, rates, optimizers; `batches`, the order and the crops of its images
 `train`            the loop, exact on any number of processes (`distributed`), resumed from a `checkpoint`
 `calibration`      steps and statistics from images alone, without training
+`quantization`     all of that in one call, and a report
+`from_files`       a model, weights and images as `python -m dqt_core quantize` names them
 `lowering`         the trained network becomes a `dqt_core.program.Program`
 `agreement`        where the network in torch and its program make different codes, and why
 ================== ====================================================================================

@@ -17,13 +17,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from dqt_core import allocate, convert, cost, lower, models, results, statistics
+from dqt_core import allocate, cost, lower, models, results, statistics
 from dqt_core.data import imagenet, normalization_table
 from dqt_core.program.storage import write_whole
 from dqt_core.training import calibration
+from dqt_core.training.quantization import WIDTHS, calibrate, float_logits
 
 CHUNK = 100  # images between two files of what was evaluated
-WIDTHS = (4, 5, 6, 8)  # of the master's views; each more moves more codes by one, see `round_once`
 UNIFORM = (8, 6, 4, 5)  # in the order of the rows
 BUDGETS = (5,)  # bits whose BitOPs a mixed allocation may spend
 NETWORKS = {"resnet50": models.resnet50, "mobilenet_v2": models.mobilenet_v2}
@@ -134,16 +134,6 @@ def described(files: imagenet.ImageFiles, limit: int | None) -> dict[str, Any]:
     return {"name": "imagenet", "split": "val", "files": digest, **counts}
 
 
-def _with_tables(net: Any, corrected: Any, tables: list[str]) -> Any:
-    """A copy of the network that has another one's norms for the choices whose tables are "corrected"."""
-    net = copy.deepcopy(net)
-    for layer, other in zip(net.switch_layers, corrected.switch_layers, strict=True):
-        for choice, kind in enumerate(tables):
-            if kind == "corrected" and len(layer.norms):
-                layer.norms[choice] = copy.deepcopy(other.norms[choice])
-    return net
-
-
 class Run:
     """One network on one tree of images: its rows, and the record they are written to as they come."""
 
@@ -181,35 +171,15 @@ class Run:
     def convert(self, widths: tuple[int, ...]) -> Any:
         """Nested codes; the rule of steps and each width's tables are those with the least divergence."""
         mean, std = imagenet.MEAN, imagenet.STD
-        net = convert(self.float_net, self.calibration[0], mean, std, widths, controller=False)
-        with torch.no_grad():
-            self.wanted = [self.float_net(calibration.inputs(net, images)) for images in self.held_out]
-        self._divergences(net, widths, "rounded twice", "error", "kept")
-        calibration.round_once(net)
-        best = np.inf
-        for rule in self.options.rules:
-            calibration.set_steps(net, self.calibration, rule)
-            corrected = copy.deepcopy(net)
-            calibration.correct_norms(corrected, self.calibration)
-            kept = self._divergences(net, widths, "rounded once", rule, "kept")
-            moved = self._divergences(corrected, widths, "rounded once", rule, "corrected")
-            if (score := float(np.log(np.minimum(kept, moved)).mean())) < best:
-                tables = ["corrected" if m < k else "kept" for k, m in zip(kept, moved, strict=True)]
-                best, self.chosen = (
-                    score,
-                    {"rule": rule, "tables": dict(zip(map(str, widths), tables, strict=True))},
-                )
-                found = _with_tables(net, corrected, tables)
-        return found
-
-    def _divergences(
-        self, net: Any, widths: tuple[int, ...], weights: str, rule: str, tables: str
-    ) -> list[float]:
-        """Of every width, on the held-out images; recorded."""
-        found = {str(w): calibration.divergence(net, self.held_out, self.wanted, w) for w in widths}
-        self.choice.append({"weights": weights, "rule": rule, "tables": tables, "divergence": found})
-        print(weights, rule, tables, {w: round(error, 4) for w, error in found.items()}, flush=True)
-        return list(found.values())
+        found = calibrate(
+            self.float_net, self.calibration, self.held_out, mean, std, widths, self.options.rules
+        )
+        self.wanted = float_logits(self.float_net, found.net, self.held_out)
+        self.choice, self.chosen = found.tried, {"rule": found.rule, "tables": found.tables}
+        for tried in found.tried:
+            far = {width: round(error, 4) for width, error in tried["divergence"].items()}
+            print(tried["weights"], tried["rule"], tried["tables"], far, flush=True)
+        return found.net
 
     def integer_row(self, label: str, program: Any, widths: Any, kind: str) -> None:
         if program.digest not in self.programs.values():
