@@ -224,7 +224,20 @@ def sum_pool(x: Codes) -> Accumulators:
     return x.sum(axis=(1, 2), keepdims=True, dtype=np.int32)
 
 
-def max_pool(x: Codes, kernel: int, stride: int, padding: int = 0) -> Codes:
+def window_count(size: int, kernel: int, stride: int, padding: int, ceil: bool = False) -> int:
+    """Windows along an axis that end within its padding; with `ceil` one more, if it begins inside.
+
+    Examples
+    --------
+    >>> window_count(8, kernel=3, stride=2, padding=0), window_count(8, 3, 2, 0, ceil=True)
+    (3, 4)
+    """
+    whole = (size + 2 * padding - kernel) // stride + 1
+    is_more = ceil and (whole - 1) * stride + kernel < size + 2 * padding
+    return whole + int(is_more and whole * stride < size + padding)
+
+
+def max_pool(x: Codes, kernel: int, stride: int, padding: int = 0, ceil: bool = False) -> Codes:
     """Largest code of every window; padding never wins.
 
     Parameters
@@ -232,6 +245,8 @@ def max_pool(x: Codes, kernel: int, stride: int, padding: int = 0) -> Codes:
     x : int8 or uint8 array, (N, H, W, C)
     kernel, stride, padding : int
         The same along both axes; the padding is smaller than the kernel, so every window holds a code.
+    ceil : bool
+        Whether a last window counts that begins inside and ends outside.
 
     Returns
     -------
@@ -254,7 +269,8 @@ def max_pool(x: Codes, kernel: int, stride: int, padding: int = 0) -> Codes:
     require_codes(x, "max_pool")
     if padding >= kernel:
         raise ValueError(f"padding {padding} is not below the kernel {kernel}: some windows hold no code")
-    return _windows(x, (kernel, kernel), stride, padding, fill=np.iinfo(x.dtype).min).max(axis=(-2, -1))
+    lowest = np.iinfo(x.dtype).min
+    return _windows(x, (kernel, kernel), stride, padding, fill=lowest, ceil=ceil).max(axis=(-2, -1))
 
 
 def lookup(x: Codes, table: Codes) -> Codes:
@@ -513,7 +529,9 @@ def _require_fit(x: Codes, weight: Codes, groups: int) -> tuple[int, int, int, i
     return outputs, height, width, inputs
 
 
-def _windows(x: Codes, kernel: tuple[int, int], stride: int, padding: int, fill: int) -> NDArray[Any]:
+def _windows(
+    x: Codes, kernel: tuple[int, int], stride: int, padding: int, fill: int, ceil: bool = False
+) -> NDArray[Any]:
     if x.ndim != 4:
         raise ValueError(f"expected x (N, H, W, C), got {x.shape}")
     if min(*kernel, stride) < 1 or padding < 0:
@@ -521,7 +539,11 @@ def _windows(x: Codes, kernel: tuple[int, int], stride: int, padding: int, fill:
             f"kernel {kernel[0]}x{kernel[1]}, stride {stride}, padding {padding}: "
             "expected a positive kernel and stride, and a padding from 0"
         )
-    edges = ((0, 0), (padding, padding), (padding, padding), (0, 0))
+    ends = (
+        (window_count(n, k, stride, padding, ceil) - 1) * stride + k - n - padding
+        for n, k in zip(x.shape[1:3], kernel, strict=True)
+    )
+    edges = ((0, 0), *((padding, max(padding, end)) for end in ends), (0, 0))
     padded = np.pad(x, edges, constant_values=fill)
     if padded.shape[1] < kernel[0] or padded.shape[2] < kernel[1]:
         raise ValueError(

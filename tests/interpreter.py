@@ -107,9 +107,15 @@ def at(row, channel):
 
 def max_pool(program, op, values, choices):
     x = values[op.x]
-    rows, columns = (
-        range(-op.padding, n + op.padding - op.kernel + 1, op.stride) for n in (len(x), len(x[0]))
-    )
+
+    def starts(n):
+        """Of the windows that end inside; with `ceil` of those that begin inside and hold something new."""
+        last = n + op.padding - op.kernel
+        inside = [i for i in range(-op.padding, n, op.stride) if i <= last]
+        new = [i for i in range(-op.padding, n, op.stride) if last < i < last + op.stride]
+        return inside + new * op.ceil
+
+    rows, columns = starts(len(x)), starts(len(x[0]))
 
     def largest(top, left, c):
         window = itertools.product(range(top, top + op.kernel), range(left, left + op.kernel))

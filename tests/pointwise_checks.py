@@ -66,12 +66,13 @@ def check_max_pool(engine):
             ((2, 7, 6, 8), (3, 2, 1)),
             ((1, 5, 5, 3), (2, 2, 0)),
             ((3, 4, 9, 4), (3, 1, 2)),
+            ((2, 6, 7, 4), (3, 2, 0, True)),
         ):
             x = codes(rng, shape, dtype, extreme=False)
             expected = integer.max_pool(x, *window)
             for vector in vectors(shape[3]):
                 out = np.full(expected.shape, 77, dtype)
-                sizes = *shape, *window, *expected.shape[1:3]
+                sizes = *shape, *window[:3], *expected.shape[1:3]
                 variant = {"X_SIGNED": int(dtype == np.int8), "VECTOR": vector}
                 run(engine, "max_pool", out.size // vector, x, out, *sizes, **variant)
                 equal(out, expected, dtype, shape, window, vector)

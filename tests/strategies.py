@@ -36,6 +36,7 @@ from dqt_core.program import (
     SumPool,
     Term,
 )
+from dqt_core.program.operations import out_shape
 
 SUM_LIMIT = 2**62
 WIDTHS = st.integers(1, 8)
@@ -213,9 +214,9 @@ class _Builder:
         padding = self.draw(st.integers(0, kernel // 2))
         stride = self.draw(st.sampled_from([1, 2]))
         out = self.name("pool")
-        self.ops.append(MaxPool(kernel, stride, padding, x.name, out))
-        rows, columns = ((n + 2 * padding - kernel) // stride + 1 for n in x.shape[:2])
-        return _Value(out, (rows, columns, x.shape[2]), x.limit)
+        op = MaxPool(kernel, stride, padding, x.name, out, ceil=self.draw(st.booleans()))
+        self.ops.append(op)
+        return _Value(out, out_shape(op, x.shape), x.limit)
 
     def sum_pool(self, x):
         out = self.name("sums")

@@ -151,6 +151,7 @@ REFUSED = {
     "a first look-up of codes": ({"input.x": "stem:codes"}, "a Lookup of the image first"),
     "a pool of no size": ({"pooled.kernel": 0}, "kernel is 0"),
     "a pool of padding alone": ({"pooled.padding": 2}, "padding is 2, expected an int in 0..1"),
+    "a pool of a ceiling": ({"pooled.ceil": 1}, "ceil is 1, expected a bool"),
     "a pool larger than the image": ({"pooled.kernel": 9}, "holds a window of 9x9"),
     "a pool of sums": ({"pooled.x": "stem:sum"}, "expected codes, and these are sums"),
     "a sum-pool of sums": ({"sums.x": "depthwise:sum"}, "expected codes, and these are sums"),

@@ -17,7 +17,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from dqt_core import ProgramError, load
-from dqt_core.program import Program, Result, storage
+from dqt_core.program import MaxPool, Program, Result, storage
 
 
 @pytest.fixture
@@ -71,6 +71,16 @@ def test_saved_once_more_is_the_same_file(saved):
     before = saved.read_bytes()
     assert load(saved).save(saved.parent) == saved
     assert saved.read_bytes() == before
+
+
+def test_a_later_field_is_written_where_it_says_something(tmp_path):
+    """So that files of before it, and their digests, stay as they are."""
+    program = small_program()
+    ops = [replace(op, ceil=True) if isinstance(op, MaxPool) else op for op in program.ops]
+    again = load(replace(program, ops=tuple(ops)).save(tmp_path))
+    assert [op.ceil for op in again.ops if isinstance(op, MaxPool)] == [True]
+    assert '"ceil":true' in storage.encode(again)[0]
+    assert "ceil" not in storage.encode(program)[0]
 
 
 def test_the_digest_is_of_contents_not_of_memory():

@@ -188,7 +188,11 @@
 
   Runner.prototype.MaxPool = function (op, values) {
     var x = values[op.x], height = x.shape[0], width = x.shape[1], depth = x.shape[2];
-    function count(n) { return Math.floor((n + 2 * op.padding - op.kernel) / op.stride) + 1; }
+    function count(n) {
+      var whole = Math.floor((n + 2 * op.padding - op.kernel) / op.stride) + 1;
+      var isMore = op.ceil && (whole - 1) * op.stride + op.kernel < n + 2 * op.padding;
+      return whole + (isMore && whole * op.stride < n + op.padding ? 1 : 0);
+    }
     var out = codes([count(height), count(width), depth], x.isSigned);
     for (var at = 0; at < out.values.length; at++) {
       var c = at % depth, j = Math.floor(at / depth) % out.shape[1], i = Math.floor(at / depth / out.shape[1]);

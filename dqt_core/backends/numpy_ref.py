@@ -70,7 +70,7 @@ class Backend:
         return integer.requantize(terms, offset, op.r, op.lo, op.hi)
 
     def maxpool(self, op: MaxPool, values: Values, choices: Picks) -> NDArray[Any]:
-        return integer.max_pool(values[op.x], op.kernel, op.stride, op.padding)
+        return integer.max_pool(values[op.x], op.kernel, op.stride, op.padding, op.ceil)
 
     def sumpool(self, op: SumPool, values: Values, choices: Picks) -> NDArray[np.int32]:
         return integer.sum_pool(values[op.x])

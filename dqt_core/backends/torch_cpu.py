@@ -106,7 +106,7 @@ class Backend:
 
     def maxpool(self, op: MaxPool, values: Values, choices: Picks) -> Tensor:
         x = values[op.x].permute(0, 3, 1, 2).to(torch.float32)  # codes are exact in float32
-        pooled = functional.max_pool2d(x, op.kernel, op.stride, op.padding)
+        pooled = functional.max_pool2d(x, op.kernel, op.stride, op.padding, ceil_mode=op.ceil)
         return pooled.permute(0, 2, 3, 1).to(values[op.x].dtype)
 
     def sumpool(self, op: SumPool, values: Values, choices: Picks) -> Tensor:

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from dqt_core._extras import needed
-from dqt_core.program import Program
+from dqt_core.program import MaxPool, Program
+from dqt_core.program.operations import Shape, out_shape
 
 if TYPE_CHECKING:
     from onnx import GraphProto, NodeProto, TensorProto, ValueInfoProto
@@ -79,6 +80,15 @@ def value(name: str, dtype: Any, shape: tuple[int | str, ...]) -> "ValueInfoProt
 def window(kernel: Sequence[int], stride: int, padding: int) -> dict[str, Any]:
     """Attributes of a convolution or a pool."""
     return {"kernel_shape": list(kernel), "strides": [stride] * 2, "pads": [padding] * 4}
+
+
+def pool_window(op: MaxPool, x: Shape) -> dict[str, Any]:
+    """Attributes of a max-pool of a value (H, W, C); a last window that `ceil` adds ends in padding."""
+    made = window([op.kernel] * 2, op.stride, op.padding)
+    for axis, count in enumerate(out_shape(op, x)[:2]):
+        more = (count - 1) * op.stride + op.kernel - x[axis] - 2 * op.padding
+        made["pads"][2 + axis] += max(0, more)
+    return made
 
 
 def graph(

@@ -332,7 +332,8 @@ class _Writer:
             case Choose():
                 return "choose(scores, choice);"
             case MaxPool():
-                shape = *self.shapes[op.x], int(self._is_signed(op.x)), op.kernel, op.stride, op.padding
+                window = op.kernel, op.stride, op.padding, *self.shapes[op.out][:2]
+                shape = *self.shapes[op.x], int(self._is_signed(op.x)), *window
                 return f"max_pool({self._at(op.x)}, {', '.join(map(str, shape))}, {self._at(op.out)});"
             case _:
                 raise AssertionError("convolutions and sums are part of the step that reads them")

@@ -308,7 +308,7 @@ class _Exporter:
 
     def _max_pool(self, op: MaxPool) -> _Value:
         x = self.values[op.x]
-        window = _onnx_graph.window([op.kernel] * 2, op.stride, op.padding)
+        window = _onnx_graph.pool_window(op, self.program.values[op.x].shape)
         return _Value(self.add("MaxPool", x.name, **window), x.zero_point)
 
     def _sum_pool(self, op: SumPool) -> _Value:

@@ -145,7 +145,7 @@ class _Exporter:
         self._quantize(total, step, op.lo, op.hi, op.lo < 0, op.out)
 
     def _max_pool(self, op: MaxPool) -> None:
-        window = _onnx_graph.window([op.kernel] * 2, op.stride, op.padding)
+        window = _onnx_graph.pool_window(op, self.program.values[op.x].shape)
         self.add("MaxPool", op.x, out=op.out, **window)
 
     def _scale(self, op: Scale) -> None:

@@ -308,6 +308,8 @@ class _Walk:
         x = self.read(at, op, op.x, "codes")
         at.integer("kernel", op.kernel, 1, LARGEST_VALUE)
         at.integer("padding", op.padding, 0, op.kernel // 2)  # torch takes no more
+        if type(op.ceil) is not bool:
+            at.refuse("ceil", op.ceil, "a bool")
         _require_window(at, op.stride, op.padding, x.shape, (op.kernel, op.kernel))
         return Value(out_shape(op, x.shape), x.dtype, x.largest)
 

@@ -7,10 +7,13 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from dqt_core import integer
+
 Choice: TypeAlias = tuple[int, int]
 Shape: TypeAlias = tuple[int, int, int]
 
 IMAGE = "image"
+LATER = {"is later": True}  # a field that older files lack: one at its default is not written
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +79,7 @@ class Requantize:
 
 @dataclass(frozen=True, eq=False)
 class MaxPool:
-    """Largest code of every window."""
+    """Largest code of every window; with `ceil` also of a last one that begins inside and ends outside."""
 
     kernel: int
     stride: int
@@ -84,6 +87,7 @@ class MaxPool:
     x: str
     out: str
     controller: bool = False
+    ceil: bool = dataclasses.field(default=False, metadata=LATER)
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,7 +169,7 @@ def out_shape(op: Op, x: Shape, *others: Shape) -> Shape:
             kernel = op.weight.shape[1], op.weight.shape[2]
             return *_window_counts(x, kernel, op.stride, op.padding), len(op.weight)
         case MaxPool():
-            return *_window_counts(x, (op.kernel, op.kernel), op.stride, op.padding), x[2]
+            return *_window_counts(x, (op.kernel, op.kernel), op.stride, op.padding, op.ceil), x[2]
         case SumPool():
             return 1, 1, x[2]
         case Concat():
@@ -174,8 +178,10 @@ def out_shape(op: Op, x: Shape, *others: Shape) -> Shape:
             return x
 
 
-def _window_counts(x: Shape, kernel: tuple[int, int], stride: int, padding: int) -> tuple[int, int]:
-    height, width = ((x[i] + 2 * padding - kernel[i]) // stride + 1 for i in range(2))
+def _window_counts(
+    x: Shape, kernel: tuple[int, int], stride: int, padding: int, ceil: bool = False
+) -> tuple[int, int]:
+    height, width = (integer.window_count(x[i], kernel[i], stride, padding, ceil) for i in range(2))
     return height, width
 
 

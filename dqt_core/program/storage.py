@@ -127,7 +127,9 @@ def encode(program: Any) -> tuple[str, dict[str, NDArray[Any]]]:
             return {"tensor": key}
         if dataclasses.is_dataclass(value):
             fields = {
-                f.name: plain(getattr(value, f.name), f"{key}.{f.name}") for f in dataclasses.fields(value)
+                f.name: plain(getattr(value, f.name), f"{key}.{f.name}")
+                for f in dataclasses.fields(value)
+                if not f.metadata or getattr(value, f.name) != f.default
             }
             return {"kind": type(value).__name__, **fields}
         if isinstance(value, tuple):
