@@ -299,12 +299,35 @@ def test_a_folder_of_submissions_is_graded_by_one_command(made, tmp_path, capsys
     answered(made, tmp_path / "ann", "a2", {})
     answered(made, tmp_path / "bob", "a2", submissions.solutions("a2"))
     assert __main__.main(["grade", str(tmp_path), "--course", str(made)]) == 0
-    lines = capsys.readouterr().out.splitlines()
+    said = capsys.readouterr()
+    lines = said.out.splitlines()
+    assert said.err == ""
+    for student, points in (("ann", "0.0"), ("bob", "100.0")):
+        page = made / "feedback" / student / "a2" / "a2.html"
+        assert f"(Score: {points} / 100.0)" in page.read_text(encoding="utf-8")
     assert [line.split()[:3] for line in lines[3:5]] == [["ann", "a2", "0/100"], ["bob", "a2", "100/100"]]
 
 
 def test_a_folder_without_submissions_is_named(tmp_path):
     with pytest.raises(SystemExit, match=r"expected .*/STUDENT/a1/a1\.ipynb"):
         __main__.main(["grade", str(tmp_path), "--course", str(tmp_path)])
-    with pytest.raises(SystemExit, match="grade needs a folder of submissions, got None"):
-        __main__.main(["grade"])
+    for nothing in ([], [""]):  # as `make grade` without SUBMISSIONS gives it
+        with pytest.raises(SystemExit, match="grade needs a folder of submissions, got none"):
+            __main__.main(["grade", *nothing])
+    with pytest.raises(SystemExit, match="grade needs a folder of submissions, got nowhere"):
+        __main__.main(["grade", "nowhere"])
+
+
+def test_make_hands_on_a_folder_of_any_name(tmp_path):
+    command = ["make", "--dry-run", "grade", "SUBMISSIONS=my class; (2)"]
+    done = subprocess.run(command, cwd=course.ROOT, capture_output=True, text=True, check=True)
+    assert '-m dqt_book.assignments grade "my class; (2)"\n' in done.stdout
+
+
+@pytest.mark.parametrize("name", course.NAMES)
+def test_a_notebook_without_the_files_beside_it_says_so(made, name, tmp_path):
+    (begin,) = (cell for cell in released(made, name).cells if "import tasks" in cell.source)
+    (tmp_path / "cell.py").write_text(begin.source)
+    done = subprocess.run([sys.executable, "cell.py"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stderr.endswith("ModuleNotFoundError: No module named 'tasks'\n")
+    assert "import tasks  # a file beside this notebook: unpack the whole folder\n" in done.stderr

@@ -2,17 +2,23 @@
 
 import copy
 import csv
+import errno
 import json
 import os
 import shutil
+import subprocess
+import sys
+import tempfile
 import time
 from pathlib import Path
+from unittest import mock
 
 import nbformat
 import numpy as np
 import pytest
 
 from dqt_book.assignments import collect, course, judge, marking, room, submissions, wire
+from dqt_book.assignments.__main__ import main
 from dqt_book.assignments.repair import grade_id, repaired
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="graded on Linux")
@@ -129,8 +135,8 @@ UNREADABLE = {
 }
 
 
-def test_every_folder_has_its_row(made, right, tmp_path, monkeypatch, capsys):
-    submitted = tmp_path / "my class"
+def handed_in(right, submitted):
+    """A folder of all of these."""
     for path, (change, *_) in ACCIDENTS.items():
         saved(changed(right, *change) if change else right, submitted / path)
     text = json.dumps(right, indent=1)
@@ -141,9 +147,27 @@ def test_every_folder_has_its_row(made, right, tmp_path, monkeypatch, capsys):
     (submitted / "linked").mkdir()
     (submitted / "linked" / "a1.ipynb").symlink_to(submitted / "flat" / "a1.ipynb")
     (submitted / ".ipynb_checkpoints").mkdir()
-    code = marking.grade_all(made, submitted, kind=room.Forked, seconds=8)
-    said = capsys.readouterr().out
-    rows = {row["file"]: row for row in table(made)}
+
+
+def test_every_folder_has_its_row(made, right, tmp_path, capsys):
+    handed_in(right, tmp_path / "my class")
+    code = marking.grade_all(made, tmp_path / "my class", kind=room.Forked, seconds=8)
+    assert_every_row(table(made), capsys.readouterr().out)
+    assert code == 1
+
+
+@pytest.mark.slow
+def test_a_class_is_graded_in_six_minutes(made, right, tmp_path, capsys):
+    """As a lecturer does it, each notebook in a process of its own."""
+    handed_in(right, tmp_path / "my class")
+    start = time.monotonic()
+    assert main(["grade", str(tmp_path / "my class"), "--course", str(made), "--seconds", "8"]) == 1
+    assert time.monotonic() - start < 360
+    assert_every_row(table(made), capsys.readouterr().out)
+
+
+def assert_every_row(rows, said):
+    rows = {row["file"]: row for row in rows}
     for path, (_, points, lost, reason) in ACCIDENTS.items():
         assert (rows[path]["points"], rows[path]["maximum"]) == (str(points), "100"), rows[path]
         assert rows[path]["lost"] == lost
@@ -158,12 +182,107 @@ def test_every_folder_has_its_row(made, right, tmp_path, monkeypatch, capsys):
     assert rows.keys() == ACCIDENTS.keys() | reasons.keys()
     assert f"not graded, {len(reasons)} of {len(rows)}:" in said
     assert rows["Anna Müster_123456_assignsubmission_file_/a1.ipynb"]["student"] == "Anna Müster"
-    assert code == 1
 
 
-def test_a_cheat_gets_nothing_for_what_it_cheats_at(made, right, tmp_path, capsys):
+KILLED = """
+import sys, test_grading
+from pathlib import Path
+from dqt_book.assignments import marking
+marking.grade_all(Path(sys.argv[1]), Path(sys.argv[2]))
+"""
+
+
+def alive(mark):
+    """Processes whose command line or environment has this in it."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if mark.encode() in (process / "environ").read_bytes() + (process / "cmdline").read_bytes():
+                found.append(int(process.name))
+        except OSError:
+            continue
+    return found
+
+
+def test_a_grading_that_is_killed_leaves_the_points_before_it_and_no_process(made, right, tmp_path, capsys):
+    """An endless loop of a student's too is ended; the next grading says what it found."""
+    first, then = tmp_path / "first", tmp_path / "then"
+    saved(right, first / "ann" / "a1.ipynb")
+    saved(changed(right, "a1_2", answer(f"{DROP}return 0")), then / "ann" / "a1.ipynb")
+    looping = LOOP.replace("while", "open('looping', 'w')\n    while")
+    saved(changed(right, "a1_3", answer(looping)), then / "bob" / "a1.ipynb")
+    assert marking.grade_all(made, first, kind=room.Forked) == 0
+    before = table(made)
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    temporary.chmod(0o755)
+    with subprocess.Popen(
+        [sys.executable, "-c", KILLED, str(made), str(then)],
+        cwd=ROOT / "tests",
+        env=os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(temporary)},
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as grading:
+        assert any(line.startswith("ann ") for line in grading.stdout)
+        while not [*temporary.glob("graded-*/looping")]:
+            time.sleep(0.05)
+        assert alive(f"{temporary}/graded-")
+        grading.kill()
+    assert table(made) == before
+    if room.rights()[0]:
+        end = time.monotonic() + 30
+        while (left := alive(f"{temporary}/graded-")) and time.monotonic() < end:
+            time.sleep(0.05)
+        assert not left
+    capsys.readouterr()
+    assert marking.grade_all(made, first, kind=room.Forked) == 0
+    assert "a grading was interrupted" in capsys.readouterr().err
+    assert table(made) == before
+    assert not (made / "points-so-far.csv").exists()
+
+
+def test_an_assignment_that_was_not_made_to_its_end_is_made_again(made, tmp_path, monkeypatch):
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(course, "require", killed)  # after nbgrader, which wrote all or a part
+        with pytest.raises(KeyboardInterrupt):
+            course.make(tmp_path, ["a1"])
+    (tmp_path / "release" / "a1" / "a1.ipynb").unlink()
+    assert course.stale(tmp_path, "a1")
+    course.make(tmp_path, ["a1"])
+    assert not course.stale(tmp_path, "a1")
+
+
+def test_two_gradings_of_one_course(made, tmp_path):
+    (tmp_path / "ann").mkdir()
+    with (
+        course.alone(made),
+        pytest.raises(SystemExit, match=rf"process {os.getpid()} on .* is making or grading"),
+    ):
+        main(["grade", str(tmp_path), "--course", str(made)])
+
+
+def test_a_full_disk_leaves_the_points_before(made, right, tmp_path, monkeypatch):
+    saved(right, tmp_path / "ann" / "a1.ipynb")
+    assert marking.grade_all(made, tmp_path, kind=room.Forked) == 0
+    before = table(made)
+    full = OSError(errno.ENOSPC, "No space left on device")
+    monkeypatch.setattr(csv.DictWriter, "writerow", mock.Mock(side_effect=full))
+    with pytest.raises(OSError, match="No space left"):
+        marking.grade_all(made, tmp_path, kind=room.Forked)
+    assert table(made) == before
+
+
+def test_a_cheat_gets_nothing_for_what_it_cheats_at(made, tmp_path, capsys, request):
     kept = submissions.cheats()
     released = nbformat.read(made / "release" / "a1" / "a1.ipynb", as_version=4)
+    # another course's solutions, left where one of the cheats looks
+    elsewhere = Path(tempfile.mkdtemp())
+    request.addfinalizer(lambda: shutil.rmtree(elsewhere))
+    shutil.copytree(made / "source", elsewhere / "source")
+    elsewhere.chmod(0o755)
     for wrong in kept:
         notebook = submissions.submitted(released, wrong, submissions.solutions("a1"))
         saved(notebook, tmp_path / wrong.name / "a1" / "a1.ipynb")
@@ -191,32 +310,37 @@ def net():
         return True
     except OSError:
         return False
-def look(root, book, hidden):
+def look(root, hidden):
     home = os.environ["HOME"] == os.getcwd() == str(pathlib.Path.home())
-    return [os.getuid(), home, tried(root), tried("."), net(), seen(book), seen(hidden)]
+    return [os.getuid(), home, tried(root), tried("."), net(), *map(seen, hidden)]
 def seen(path):
     try:
-        return len(os.listdir(path))
+        return os.listdir(path)
     except OSError:
-        return 0
+        return []
 """
 
 
-def test_a_students_process_sees_its_folder_alone(tmp_path):
+def test_a_students_process_sees_its_folder_alone(tmp_path, monkeypatch):
     import socket
 
-    (tmp_path / "secret").mkdir()
-    (tmp_path / "secret" / "a").write_text("")
-    with socket.create_server(("127.0.0.1", 0)) as server, room.folder({}) as there:
+    for name in ("secret", "home"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a").write_text("")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    hidden = ROOT / "book", tmp_path / "secret", tmp_path / "home", tempfile.gettempdir()
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        room.folder({}) as there,
+        tempfile.TemporaryDirectory() as beside,
+    ):
         assert not there.is_relative_to(ROOT)
         process = judge.Process(room.Started, there, [tmp_path / "secret"])
         try:
             process.within("look")
             assert process.ask("cell", LOOK.format(port=server.getsockname()[1]))["outputs"][1:] == []
             look = judge.Function(process, "look")
-            user, home, root, own, net, book, hidden = look(
-                str(ROOT), str(ROOT / "book"), str(tmp_path / "secret")
-            )
+            user, home, root, own, net, *seen, temporary = look(str(ROOT), [*map(str, hidden)])
         finally:
             process.stop()
     apart, another = room.rights()
@@ -225,8 +349,25 @@ def test_a_students_process_sees_its_folder_alone(tmp_path):
         assert user != os.getuid()
         assert not root
     if apart:
-        assert (root, net, book, hidden) == (False, False, 0, 0)
+        assert (root, net, *seen) == (False, False, [], [], [])
+        assert there.name in temporary
+        assert Path(beside).name not in temporary
     assert not there.exists()
+
+
+def test_what_an_interpreter_is_made_of_stays_in_sight(tmp_path, monkeypatch):
+    """Links to it, link by link, and folders of packages: also where they lie in a folder that is hidden."""
+    (tmp_path / "pythons" / "3.11.7" / "bin").mkdir(parents=True)
+    (tmp_path / "pythons" / "3.11.7" / "bin" / "python").touch()
+    (tmp_path / "pythons" / "3.11").symlink_to("3.11.7")
+    (tmp_path / "venv" / "bin").mkdir(parents=True)
+    (tmp_path / "venv" / "bin" / "python").symlink_to(tmp_path / "pythons" / "3.11" / "bin" / "python")
+    (tmp_path / "packages").mkdir()
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "venv" / "bin" / "python"))
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'packages'}{os.pathsep}{tmp_path / 'missing'}")
+    arguments = room.hiding(hidden=[tmp_path])
+    at = len(arguments) - arguments[::-1].index(str(tmp_path))
+    assert {*arguments[at:-2]} == {"pythons/3.11", "pythons/3.11.7", "packages"}
 
 
 def test_what_stands_on_the_way_is_named(monkeypatch):

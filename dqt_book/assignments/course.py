@@ -21,6 +21,8 @@ import nbformat
 from traitlets.config import Config
 
 from dqt_book.places import ROOT
+from dqt_core.data.datasets import DataError
+from dqt_core.data.holding import held
 
 HELPERS = Path(__file__).resolve().parent
 SOURCES = ROOT / "book" / "assignments"
@@ -194,10 +196,27 @@ def require_same_tasks(folder, name):
         )
 
 
+@contextlib.contextmanager
+def alone(folder):
+    """Within, no other process makes or grades assignments in a course folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as holding:
+        try:
+            holding.enter_context(held(folder / "lock", f"making or grading assignments in {folder}"))
+        except DataError as error:
+            raise SystemExit(str(error)) from None
+        yield
+
+
+def whole(folder, name):
+    """The file that says that an assignment was made to its end."""
+    return folder / "made" / name
+
+
 def stale(folder, name):
-    """Whether a made assignment is missing, or another than its sources make now."""
+    """Whether a made assignment is missing, not whole, or another than its sources make now."""
     here = folder / "source" / name
-    if not (here / f"{name}.ipynb").is_file() or not (folder / "release" / name).is_dir():
+    if not whole(folder, name).is_file():
         return True
     files = [*modules(name).values(), HELPERS / "run_tasks.py"]
     if any(
@@ -216,6 +235,7 @@ def make(folder=COURSE, names=NAMES):
     folder.mkdir(parents=True, exist_ok=True)
     for name in names:
         require_same_tasks(folder, name)
+        whole(folder, name).unlink(missing_ok=True)
         here = folder / "source" / name
         shutil.rmtree(here, ignore_errors=True)
         here.mkdir(parents=True)
@@ -225,6 +245,8 @@ def make(folder=COURSE, names=NAMES):
         (here / "pytest.ini").write_text(markers(name))
         with quietly():
             require(api(folder).generate_assignment(name, force=True), f"make {name}")
+        whole(folder, name).parent.mkdir(exist_ok=True)
+        whole(folder, name).touch()
     lines = ["c = get_config()  # run nbgrader in this folder"]
     for section, traits in configuration(folder).items():
         for trait, value in traits.items():

@@ -1,7 +1,9 @@
 """Grade a folder of submissions: a row for each notebook and each folder, on the screen and in a CSV file."""
 
 import csv
+import os
 import shutil
+import sys
 
 import nbformat
 
@@ -73,15 +75,32 @@ def last_line(error):
     return lines[-1][:200] if lines else type(error).__name__
 
 
-def grade_all(folder, submitted, **changes):
+def grade_all(folder, submitted, pages=False, **changes):
     """Grade all of a folder; 1 if something in it was not graded. `changes` are traits of `judge.Apart`."""
     rows = collect.everything(submitted)
     if not rows:
         raise SystemExit(f"{submitted} has no submission: expected {submitted}/STUDENT/a1/a1.ipynb")
-    for name in sorted({row.name for row in rows if row.notebook}):
-        if course.stale(folder, name):
-            course.make(folder, [name])
-    folder.mkdir(parents=True, exist_ok=True)
+    with course.alone(folder):
+        for name in sorted({row.name for row in rows if row.notebook}):
+            if course.stale(folder, name):
+                course.make(folder, [name])
+        lines = table(folder, rows, submitted, **changes)
+        if pages:
+            write_pages(folder, lines)
+    told = folder / ("feedback" if pages else "autograded")
+    print(f"\nwhat their cells said: {told}; points: {folder / 'points.csv'}, gradebook.db")
+    missing = [line for line in lines if not line["points"]]
+    if missing:
+        print(f"\nnot graded, {len(missing)} of {len(lines)}:")
+        print("\n".join(f"  {line['file']}: {line['reason']}" for line in missing))
+    return int(bool(missing))
+
+
+def table(folder, rows, submitted, **changes):
+    """Grade and print row by row; an interrupted grading leaves its rows, and the points before them."""
+    so_far = folder / "points-so-far.csv"
+    if so_far.is_file():
+        print(f"a grading was interrupted: {so_far} had its rows, and is begun again", file=sys.stderr)
     print(f"{room.said()}\n\n{'student':24} {'':4} {'points':>9}", flush=True)
     lines = []
     for row in rows:
@@ -91,13 +110,19 @@ def grade_all(folder, submitted, **changes):
         lost = f"lost: {line['lost']}" if line["lost"] else ""
         told = "  ".join(part for part in (lost, line["reason"]) if part)
         print(f"{row.student[:24]:24} {row.name:4} {got:>9}  {told}", flush=True)
-    write(folder / "points.csv", lines)
-    print(f"\nwhat their cells said: {folder / 'autograded'}; points: {folder / 'points.csv'}, gradebook.db")
-    missing = [line for line in lines if not line["points"]]
-    if missing:
-        print(f"\nnot graded, {len(missing)} of {len(lines)}:")
-        print("\n".join(f"  {line['file']}: {line['reason']}" for line in missing))
-    return int(bool(missing))
+        write(so_far, lines)
+    os.replace(so_far, folder / "points.csv")
+    return lines
+
+
+def write_pages(folder, lines):
+    """A page for each graded notebook, of what its cells said, in feedback/."""
+    with course.quietly():
+        nbgrader = course.api(folder)
+        for line in lines:
+            if line["points"]:
+                made = nbgrader.generate_feedback(line["assignment"], line["student"])
+                course.require(made, f"write the page of {line['file']}")
 
 
 def write(path, lines):

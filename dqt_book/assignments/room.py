@@ -15,24 +15,37 @@ from dqt_book.places import ROOT
 
 HERE = Path(__file__).resolve().parent
 # its own /proc too: in the other one are the memory and the files of this process
+# an endless loop of a student's ends with the process that judges it, however that one ends: see `HIDE` too
+WITH_US = ("setpriv", "--pdeathsig", "KILL", "--")
 NAMESPACES = ("--mount", "--mount-proc", "--pid", "--net", "--fork", "--kill-child")
 # for an interpreter in a folder that root alone may enter, as /root is: nobody may read everything then
 READING = ("--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search")
-# mounts an empty folder over each of its arguments before `--`, then makes the checkout read-only
+# CHECKOUT [FOLDER KEPT... --]... -- COMMAND: makes the checkout read-only, lays an empty folder over each
+# FOLDER, and puts KEPT of it back in its place
 HIDE = """
 set -e
+own=$PWD
 mount --make-rprivate /
 mount --bind "$1" "$1"; mount -o remount,bind,ro "$1"; shift
-while [ "$1" != -- ]; do mount -t tmpfs -o ro none "$1"; shift; done
+while [ "$1" != -- ]; do
+    folder=$1; shift
+    cd "$folder" || { while [ "$1" != -- ]; do shift; done; shift; continue; }
+    mount -t tmpfs -o mode=1777 none "$folder"
+    while [ "$1" != -- ]; do
+        mkdir -p "$folder/$1"; mount --no-canonicalize --rbind "./$1" "$folder/$1"; shift
+    done
+    shift
+done
 shift
-exec "$@"
+cd "$own"
+"$@"; exit  # not `exec`: with this shell, whose rights do not change, its namespace ends
 """
 
 
 def tried(*command):
-    """Whether a command can be run here."""
+    """Whether a command can be run, in the root folder, which nothing hides."""
     try:
-        return subprocess.run(command, capture_output=True, timeout=60).returncode == 0
+        return subprocess.run(command, capture_output=True, timeout=60, cwd="/").returncode == 0
     except (OSError, subprocess.TimeoutExpired):
         return False
 
@@ -50,13 +63,12 @@ def rights():
             if tried(*command, sys.executable, "-c", same):
                 user = command
                 break
-        apart = ("unshare", *NAMESPACES)
+        apart = (*WITH_US, "unshare", *NAMESPACES)
     else:
         # who is root in a namespace of users could take the mounts away again
-        apart = ("unshare", "--user", "--map-root-user", *NAMESPACES)
+        apart = (*WITH_US, "unshare", "--user", "--map-root-user", *NAMESPACES)
         user = ("setpriv", "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs", "--")
-    names = (*apart, "sh", "-c", HIDE, "sh", str(HERE), "--")
-    if tried(*names, *user, sys.executable, "-c", ""):
+    if tried(*apart, *hiding(), *user, sys.executable, "-c", ""):
         return apart, user
     return (), user if os.geteuid() == 0 else ()
 
@@ -68,28 +80,43 @@ def said():
     if READING[0] in user:
         have.append("who may read all files, as this interpreter lies where root alone can")
     have.append(
-        "without a network, the solutions and the other submissions out of its sight"
+        "without a network, the solutions, the other submissions and your home folder out of its sight"
         if apart
         else "with the network and all files that this user can read: grade in a container"
     )
     return f"students' code runs in a temporary folder {', '.join(have)}"
 
 
-def command(hidden=()):
+def needed():
+    """The folders that an interpreter and its packages are read from."""
+    step, found = Path(sys.executable), [ROOT, Path(sys.prefix), Path(sys.base_prefix)]
+    while step.is_symlink():
+        step = step.parent / step.readlink()
+        found.append(step.parent.parent)
+    return found + [Path(path) for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+
+
+def hiding(own=(), hidden=()):
+    """`HIDE` and its arguments: of a hidden folder a process sees `own`, and what it is run from."""
+    kept = [path for path in (*needed(), *own) if path.is_dir()]
+    kept = dict.fromkeys([*map(Path, map(os.path.abspath, kept)), *(path.resolve() for path in kept)])
+    # the interpreter may belong to another checkout
+    above = {folder for path in kept for folder in (path, *path.parents)}
+    checkouts = sorted(folder for folder in above if (folder / "book" / "assignments").is_dir())
+    solved = [folder / part for folder in checkouts for part in ("book", ".git", "_build")]
+    arguments = [ROOT]
+    for folder in (tempfile.gettempdir(), "/tmp", "/var/tmp", Path.home(), *solved, *hidden):
+        folder = Path(folder).resolve()
+        if folder.is_dir() and folder not in (Path("/"), *kept):
+            back = [path.relative_to(folder) for path in kept if path.is_relative_to(folder)]
+            arguments += [folder, *back, "--"]
+    return ["sh", "-c", HIDE, "sh", *map(str, arguments), "--"]
+
+
+def command(there, hidden=()):
     """How a student's process is started in its folder; it does not see the `hidden` folders."""
     apart, user = rights()
-    if apart:
-        python, there = Path(sys.prefix).resolve(), Path(tempfile.gettempdir()).resolve()
-        # the interpreter may belong to another checkout
-        checkouts = [ROOT, *(above for above in python.parents if (above / "book" / "assignments").is_dir())]
-        solved = [above / part for above in checkouts for part in ("book", ".git", "_build")]
-        hide = [
-            str(path.resolve())
-            for path in (*dict.fromkeys(solved), *hidden)
-            if path.is_dir() and not any(kept.is_relative_to(path.resolve()) for kept in (python, there))
-        ]
-        apart = (*apart, "sh", "-c", HIDE, "sh", str(ROOT), *hide, "--")
-    return [*apart, *user, sys.executable, "student.py"]
+    return [*apart, *(hiding([there], hidden) if apart else ()), *user, sys.executable, "student.py"]
 
 
 @contextlib.contextmanager
@@ -124,7 +151,7 @@ class Started:
 
     def __init__(self, there, hidden=()):
         self.process = subprocess.Popen(
-            command(hidden),
+            command(there, hidden),
             cwd=there,
             env=environment(there),
             stdin=subprocess.PIPE,
