@@ -1,6 +1,13 @@
 """The ImageNet run in little: a small network on made-up pictures, its record, damage and resumption."""
 
 import dataclasses
+import json
+import multiprocessing
+import os
+import resource
+import shutil
+import signal
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,6 +21,7 @@ from small_nets import seeded
 from dqt_book.records import imagenet as imagenet_table
 from dqt_core import load, models, results
 from dqt_core.data import DataError, imagenet, packing
+from dqt_core.data.holding import held
 from reproductions.imagenet import evaluate as imagenet_run
 from reproductions.imagenet import pack as pack_imagenet
 from reproductions.imagenet import train as train_imagenet
@@ -117,6 +125,128 @@ def test_one_folder_keeps_networks_and_selections_apart(tree, tmp_path, monkeypa
     changed.float_row()
     assert ran[4:] == [10, 10, 4]
     assert changed.rows[0]["correct"] == int((changed.files.labels == 3).sum())
+
+
+@pytest.fixture
+def evaluated(tree, tmp_path, monkeypatch):
+    """A copy of the tree whose float network was evaluated, and the numbers of images of later chunks."""
+    root = tmp_path / "copy"
+    shutil.copytree(tree, root)
+    imagenet_run.Run(options(root, tmp_path / "out")).float_row()
+    ran, real = [], imagenet_run._chunk
+    monkeypatch.setattr(imagenet_run, "_chunk", lambda *a: ran.append(len(a[1])) or real(*a))
+    return root, tmp_path / "out", ran
+
+
+def smaller_copy(root, out):
+    for path in (root / "val").rglob("*.JPEG"):
+        Image.open(path).resize((225, 225)).save(path)
+
+
+def labelled_anew(root, out):
+    (root / "synsets.txt").write_text("\n".join(NAMES[:10] + NAMES[10:20][::-1] + NAMES[20:]))
+
+
+def flipped_bit(root, out):
+    path = next(out.glob("float-*/000010-*.json"))
+    path.write_text(path.read_text().replace("true", "false", 1))
+
+
+def cut_off(root, out):
+    path = next(out.glob("float-*/000010-*.json"))
+    path.write_text(path.read_text()[:-9])
+
+
+@pytest.mark.parametrize(
+    ("change", "more", "again"),
+    [
+        (smaller_copy, (), [10, 10, 4]),
+        (labelled_anew, (), [10, 10, 4]),
+        (lambda *_: None, ("--pads-after",), [10, 10, 4]),
+        (flipped_bit, (), [10]),
+        (cut_off, (), [10]),
+        (lambda *_: None, (), []),
+    ],
+)
+def test_what_was_evaluated_is_this_runs_and_whole(evaluated, change, more, again, capsys):
+    root, out, ran = evaluated
+    kept = {path: json.loads(path.read_text())["hits"] for path in out.rglob("float-*/*.json")}
+    change(root, out)
+    one = imagenet_run.Run(options(root, out, *more))
+    one.float_row()
+    assert ran == again
+    if again == [10]:
+        assert "000010-" in (said := capsys.readouterr().err)
+        assert "is damaged: it is worked out again" in said
+        assert {path: json.loads(path.read_text())["hits"] for path in kept} == kept
+
+
+def test_chunks_without_an_image_are_refused_where_none_may_be_left_out(evaluated, tmp_path):
+    root, _, _ = evaluated
+    bad = imagenet_run.Run(options(root, tmp_path / "new")).files.paths[12]
+    bad.write_bytes(bad.read_bytes()[:500])
+    imagenet_run.Run(options(root, tmp_path / "new", "--skip-unreadable")).float_row()
+    with pytest.raises(DataError, match=rf"000010-.* is without {bad.name}, which could not be decoded"):
+        imagenet_run.Run(options(root, tmp_path / "new")).float_row()
+
+
+def test_an_evaluation_killed_at_any_moment_ends_with_the_same_record(recorded, tree, tmp_path, monkeypatch):
+    """No image that was evaluated before a kill is evaluated again, but for those of one file."""
+    monkeypatch.setattr(imagenet_run, "UNIFORM", (8, 4))
+    out, log = tmp_path / "out", tmp_path / "log"
+    real = imagenet_run._chunk
+
+    def logged(classify, files, go_on):
+        with log.open("a") as file:
+            file.write(f"{len(files)}\n")
+        return real(classify, files, go_on)
+
+    monkeypatch.setattr(imagenet_run, "_chunk", logged)
+    random = np.random.default_rng()
+    kills = sorted(random.integers(1, 12, 2).tolist())
+    for files in kills:
+        process = multiprocessing.get_context("fork").Process(
+            target=imagenet_run.run, args=[options(tree, out)]
+        )
+        process.start()
+        while process.is_alive() and len([*out.rglob("*.json")]) < files:
+            time.sleep(0.01)
+        time.sleep(random.uniform(0, 0.05))
+        process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+    again = results.read(imagenet_run.run(options(tree, out)))
+    for rows in (again["rows"], recorded[1]["rows"]):
+        for row in rows:
+            row.pop("seconds", None)
+    apart = {"provenance": 0, "peak_bytes": 0}
+    assert {**again, **apart} == {**recorded[1], **apart}, kills
+    evaluated = sum(map(int, log.read_text().split()))
+    assert 4 * 24 <= evaluated <= 4 * 24 + 10 * len(kills), kills
+
+
+def test_two_evaluations_in_one_folder(tree, tmp_path):
+    with (
+        held(tmp_path / "lock", "evaluating"),
+        pytest.raises(DataError, match=rf"process {os.getpid()} on .* is evaluating into {tmp_path}; wait"),
+    ):
+        imagenet_run.run(options(tree, tmp_path))
+
+
+def test_a_full_disk_leaves_what_was_evaluated(evaluated, capsys):
+    root, out, ran = evaluated
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    next(out.glob("float-*/000020-*.json")).unlink()
+    kept = {path: path.read_bytes() for path in out.rglob("*.json")}
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            imagenet_run.Run(options(root, out)).float_row()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == kept
+    imagenet_run.Run(options(root, out)).float_row()
+    assert ran == [4, 4]
 
 
 def test_a_damaged_image_stops_the_run_by_name_or_is_left_out_and_named(tree, tmp_path):

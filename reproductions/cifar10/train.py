@@ -5,14 +5,16 @@ The notebook's profile "train" calls `train_resnet18`; on a machine without Jupy
 
 import argparse
 import hashlib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import load, save
 
 from dqt_core import convert, cost, data, lower, models, train
 from dqt_core.program import Program
+from dqt_core.program.storage import write_whole
 from dqt_core.training.objective import Objective
 
 
@@ -76,14 +78,18 @@ def save_float(net: torch.nn.Module, folder: Path, name: str) -> str:
     digest = hashlib.sha256(blob).hexdigest()
     path = folder / f"{name}-{digest[:12]}.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(blob)
+    write_whole(path, blob)
     print(f"float network: {path.name}")
     return digest
 
 
 def load_float(path: Path, classes: int) -> torch.nn.Module:
     """The float network of a file written by `save_float`, in evaluation mode."""
-    state = load_file(path)
+    blob = path.read_bytes()
+    named, digest = re.search(r"-([0-9a-f]{12})$", path.stem), hashlib.sha256(blob).hexdigest()
+    if named and named[1] != digest[:12]:
+        raise ValueError(f"{path} is damaged: its digest begins with {digest[:12]}; get the file again")
+    state = load(blob)
     net = models.resnet18(classes, len(state["conv1.weight"]), small_images=True)
     net.load_state_dict(state)
     return net.eval()

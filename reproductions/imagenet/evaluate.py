@@ -6,9 +6,11 @@ stopped: what was evaluated lies in the output folder, a hundred images a file.
 
 import argparse
 import copy
+import functools
 import hashlib
 import json
 import resource
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +21,8 @@ import torch
 
 from dqt_core import allocate, cost, lower, models, results, statistics
 from dqt_core.data import imagenet, normalization_table
+from dqt_core.data.holding import held
+from dqt_core.evaluation import consistency
 from dqt_core.program.storage import write_whole
 from dqt_core.training import calibration
 from dqt_core.training.quantization import WIDTHS, calibrate, float_logits
@@ -58,8 +62,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Run over all files in order; every `CHUNK` images are written to `folder`, and read from it if there.
 
-    A chunk's name holds a digest of its images' names, so that another selection is not taken for it; what
-    tells networks and widths apart has to be in the folder's name.
+    A chunk's name holds a digest of its images' names, labels and sizes, so that others are not taken for it;
+    what tells networks and widths apart has to be in the folder's name.
 
     `classify` takes uint8 images and returns logits, and figures of each image, whose means go into the row.
     Files that cannot be decoded are named in the row.
@@ -68,11 +72,13 @@ def evaluate(
     chunks = []
     for start in range(0, len(files), CHUNK):
         part = files.part(slice(start, start + CHUNK))
-        path = folder / f"{start:06}-{_digest_of_names(part)[:8]}.json"
-        if not path.is_file():
-            chunk = _chunk(classify, part, go_on)
-            write_whole(path, json.dumps(chunk).encode())
-        chunks.append(json.loads(path.read_text()))
+        path = folder / f"{start:06}-{_digest_of_files(part)[:8]}.json"
+        chunks.append(_kept(path, functools.partial(_chunk, classify, part, go_on)))
+        if (without := chunks[-1]["unreadable"]) and not go_on:
+            raise imagenet.DataError(
+                f"{path} is without {', '.join(without)}, which could not be decoded; mend the files and remove "
+                "it, or give --skip-unreadable"
+            )
     hits = np.concatenate([np.asarray(chunk["hits"], bool) for chunk in chunks])
     digests = [chunk["logits"] for chunk in chunks]
     names = chunks[0].get("figures", {})
@@ -86,6 +92,21 @@ def evaluate(
         "unreadable": [name for chunk in chunks for name in chunk["unreadable"]],
         "seconds": round(sum(chunk["seconds"] for chunk in chunks), 1),
     }
+
+
+def _kept(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What `make` returns; from its file where that is whole."""
+    if path.is_file():
+        try:
+            found = consistency.parse(path.read_text())
+            if found[consistency.DIGEST] == consistency.digest(found):
+                return found
+        except (ValueError, LookupError, TypeError, RecursionError):
+            pass
+        print(f"{path} is damaged: it is worked out again", file=sys.stderr, flush=True)
+    found = consistency.signed(make())
+    write_whole(path, json.dumps(found).encode())
+    return found
 
 
 def _chunk(classify: Callable, files: imagenet.ImageFiles, go_on: bool) -> dict[str, Any]:
@@ -126,6 +147,18 @@ def _digest_of_names(files: imagenet.ImageFiles) -> str:
     return hashlib.sha256("\n".join(path.name for path in files.paths).encode()).hexdigest()
 
 
+def _digest_of_files(files: imagenet.ImageFiles) -> str:
+    """What tells these images from others, short of reading them: a resized copy has the same names."""
+
+    def size(path: Path) -> int | None:
+        return path.stat().st_size if path.is_file() else None
+
+    told = [
+        (path.name, int(label), size(path)) for path, label in zip(files.paths, files.labels, strict=True)
+    ]
+    return hashlib.sha256(json.dumps([files.resize, told]).encode()).hexdigest()
+
+
 def described(files: imagenet.ImageFiles, limit: int | None) -> dict[str, Any]:
     """The validation images of a record."""
     digest = _digest_of_names(files)
@@ -164,7 +197,8 @@ class Run:
         state = hashlib.sha256()
         for value in self.float_net.state_dict().values():
             state.update(value.numpy().tobytes())
-        folder = self.out / f"float-{self.options.network}-{state.hexdigest()[:12]}"
+        name = f"{self.options.network}{'-pads-after' if self.options.pads_after else ''}"
+        folder = self.out / f"float-{name}-{state.hexdigest()[:12]}"
         row = evaluate(classify, self.files, folder, self.options.skip_unreadable)
         self.add({"widths": "float", "kind": "float", **row, "logits": None, "first": {}})
 
@@ -189,14 +223,17 @@ class Run:
     def mixed_row(self, net: Any, program: Any, bits: int) -> None:
         """The best allocation at the BitOPs of a width, its tables set for it."""
         images = np.concatenate(self.held_out)[: self.options.sensitivity]
-        path = self.out / f"divergences-{program.digest[:12]}-{len(images)}.json"
-        if not path.is_file():
+        shown = hashlib.sha256(images.tobytes()).hexdigest()
+
+        def work_out() -> dict[str, Any]:
             parts = [
                 allocate.divergences(program, images[i : i + 8], backend=self.options.backend)
                 for i in range(0, len(images), 8)
             ]
-            path.write_text(json.dumps(np.mean(parts, axis=0).tolist()))
-        divergences = np.asarray(json.loads(path.read_text()))
+            return {"divergences": np.mean(parts, axis=0).tolist()}
+
+        path = self.out / f"divergences-{program.digest[:12]}-{shown[:8]}.json"
+        divergences = np.asarray(_kept(path, work_out)["divergences"])
         self.budgets[str(bits)] = allocate.uniform_bitops(program, bits)
         budget = self.budgets[str(bits)] - allocate.fixed_bitops(program)
         picks = allocate.allocate(allocate.layer_bitops(program), divergences, budget)
@@ -239,7 +276,13 @@ class Run:
 
 def run(options: argparse.Namespace) -> Path:
     """All rows of one network; returns the path of the record."""
-    one = Run(options)
+    out = Path(options.out)
+    out.mkdir(parents=True, exist_ok=True)
+    with held(out / "lock", f"evaluating into {out}"):
+        return _rows(Run(options), options)
+
+
+def _rows(one: Run, options: argparse.Namespace) -> Path:
     one.float_row()
     net = one.convert(tuple(options.widths or WIDTHS))
     program = lower(net, options.network)
