@@ -4,9 +4,11 @@ import hashlib
 import importlib.util
 import io
 import json
+import multiprocessing
 import pickle
 import re
 import shutil
+import time
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 
@@ -259,6 +261,26 @@ def test_a_failed_write_leaves_the_file_before(saved, full_disk):
     with pytest.raises(OSError, match="No space left"):
         small_program().save(saved.parent)
     assert saved.read_bytes() == before
+
+
+def _save_for_ever(program, folder):
+    while True:
+        program.save(folder)
+
+
+def test_a_kill_at_any_moment_of_saving_leaves_whole_files(tmp_path):
+    program, random = small_program(), np.random.default_rng()
+    for _ in range(10):
+        child = multiprocessing.get_context("fork").Process(target=_save_for_ever, args=[program, tmp_path])
+        child.start()
+        while not [*tmp_path.iterdir()]:
+            time.sleep(0.001)
+        time.sleep(random.uniform(0, 0.01))
+        child.kill()
+        child.join()
+        for path in tmp_path.glob("*.safetensors"):
+            assert load(path).digest == program.digest
+    assert program.save(tmp_path) in tmp_path.glob("*.safetensors")
 
 
 # Results

@@ -1,11 +1,16 @@
 """Packed images: any legal folder can be packed, once or twice, and every damage is noticed by name."""
 
 import gc
+import multiprocessing
 import os
 import re
+import resource
 import shutil
+import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -103,6 +108,56 @@ def test_an_interrupted_packing_leaves_nothing_that_is_read_twice(files, tmp_pat
     assert [packed.read(i) for i in range(len(packed))] == [files.read(i) for i in range(len(files))]
     assert len(list(packed.folder.glob("*.tar"))) == 3
     assert not list(tmp_path.glob("*.unfinished*"))
+
+
+def _slowly(path):
+    time.sleep(0.1)
+    return ""
+
+
+def test_a_packing_that_is_killed_leaves_no_process_and_no_shards(files, tmp_path, monkeypatch, capsys):
+    expected = packing.pack(files, tmp_path / "expected", per_shard=1)
+    moments = np.random.default_rng().uniform(0, 0.4, 3).round(2).tolist()
+    for moment in moments:
+        with monkeypatch.context() as patch:
+            patch.setattr(packing, "_check", _slowly)
+            killed = multiprocessing.get_context("fork").Process(
+                target=packing.pack, args=[files, tmp_path / "packed", 1]
+            )
+            killed.start()
+        listed = Path(f"/proc/{killed.pid}/task/{killed.pid}/children")
+        while not (children := listed.read_text().split()):
+            time.sleep(0.01)
+        time.sleep(moment)
+        killed.kill()
+        killed.join()
+        assert killed.exitcode == -signal.SIGKILL, moments
+        assert not (tmp_path / "packed").exists()
+        end = time.monotonic() + 30
+        while any(Path(f"/proc/{child}").exists() for child in children) and time.monotonic() < end:
+            time.sleep(0.05)
+        assert not any(Path(f"/proc/{child}").exists() for child in children), "they wait for ever"
+    packed = packing.pack(files, tmp_path / "packed", per_shard=1)
+    assert "files of an interrupted packing are removed" in capsys.readouterr().err
+    for path in expected.folder.iterdir():
+        assert (packed.folder / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # webdataset leaves it to Python
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_full_disk_leaves_no_shards(files, tmp_path):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3000, limits[1]))
+    try:
+        with pytest.raises(
+            OSError, match=r"cannot be written to .*packed.unfinished \(File too large\); make"
+        ):
+            packing.pack(files, tmp_path / "packed")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    gc.collect()
+    assert not (tmp_path / "packed").exists()
+    assert len(packing.pack(files, tmp_path / "packed")) == len(files)
 
 
 def test_two_packings_into_one_place(files, tmp_path):

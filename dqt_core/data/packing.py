@@ -4,6 +4,8 @@ import contextlib
 import os
 import sys
 import tarfile
+import threading
+import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -59,6 +61,8 @@ def pack(
         can be decoded.
     ValueError
         If `per_shard` is not positive.
+    OSError
+        If the shards cannot be written.
     ImportError
         If webdataset is not installed.
 
@@ -110,13 +114,19 @@ def _unfinished(folder: Path) -> Iterator[Path]:
             print(f"{place}: {len(left)} files of an interrupted packing are removed", file=sys.stderr)
         for file in left:
             file.unlink()
-        yield place
+        try:
+            yield place
+        except OSError as error:
+            told = (
+                f"shards cannot be written to {place} ({error.strerror}); make room, or give another folder"
+            )
+            raise OSError(error.errno, told) from error
 
 
 @contextlib.contextmanager
 def _checked(files: ImageFiles, workers: int) -> Iterator[Iterator[str]]:
     """Of each image why it cannot be decoded, from other processes."""
-    pool = ProcessPoolExecutor(workers)
+    pool = ProcessPoolExecutor(workers, initializer=_end_with_parent)
     try:
         yield pool.map(_check, files.paths, chunksize=16)
     except BrokenProcessPool as error:
@@ -126,6 +136,17 @@ def _checked(files: ImageFiles, workers: int) -> Iterator[Iterator[str]]:
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)  # or an interrupted packing would first decode all the rest
+
+
+def _end_with_parent() -> None:
+    """A packing that is killed cannot end its processes, and they would wait for images for ever."""
+
+    def watch(parent: int) -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, args=[os.getppid()], daemon=True).start()
 
 
 def _check(path: Path) -> str:
