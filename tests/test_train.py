@@ -477,7 +477,7 @@ def numbered(count=10):
     return data.Dataset("numbered", levels, labels, levels, labels, mean, std, tuple("0123456789"))
 
 
-def served(recipe):
+def served(recipe, dataset=None):
     batches = []
 
     def loss(net, images, labels, progress):
@@ -486,7 +486,7 @@ def served(recipe):
         return net(images).sum(), {}
 
     net = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 10))
-    train.fit(net, numbered(), recipe, loss)
+    train.fit(net, dataset or numbered(), recipe, loss)
     return batches
 
 
@@ -705,6 +705,65 @@ def test_environment_is_left_alone():
     assert dict(os.environ) == before
 
 
+@pytest.mark.parametrize("sizes", [{"limit": 0}, {"limit": -3}, {"batch_size": 0}], ids=str)
+def test_evaluate_needs_an_image(sizes):
+    with pytest.raises(ValueError, match=r"(limit|batch_size)=(0|-3), expected"):
+        train.evaluate(CourseNet(), digits(), **sizes)
+
+
+# Arrays of a data set
+
+
+ODD = {
+    "backwards": lambda x: x[::-1].copy()[::-1],
+    "every second": lambda x: np.repeat(x, 2, axis=0)[::2],
+    "in columns": np.asfortranarray,
+    "read-only": lambda x: np.broadcast_to(x, x.shape),
+    "of a class of its own": lambda x: x.view(np.ma.MaskedArray),
+    "of other bytes": lambda x: x.astype(x.dtype.newbyteorder("S")),
+    "in few bytes": lambda x: x.astype(np.uint8),
+    "in unsigned bytes": lambda x: x.astype(np.uint64),
+}
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_any_array_of_a_data_set_is_its_numbers(kind):
+    """In training, evaluation and the statistics of each width."""
+    plain = numbered()
+    fields = dataclasses.asdict(plain)
+    odd = {name: ODD[kind](value) for name, value in fields.items() if name.endswith("labels")}
+    if np.uint8 == ODD[kind](plain.train_images).dtype:
+        odd |= {name: ODD[kind](value) for name, value in fields.items() if name.endswith("images")}
+    given = dataclasses.replace(plain, **odd)
+    served(train.Recipe(epochs=1, batch_size=1, augment=False, precision="no"), given)
+
+    def net(x):
+        assert x.shape[1:] == (3, 8, 8)
+        return nn.functional.one_hot(x[:, 0, 0, 0].round().long(), 10)
+
+    assert train.evaluate(net, given, batch_size=3) == 1
+    nets = [nested_net(widths=(2, 8)) for _ in range(2)]
+    for one, dataset in zip(nets, (plain, given), strict=True):
+        train.recalibrate(one, dataset, batch_size=4)
+    assert_equal_states(*map(state, nets))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda x: x.astype(np.float32), r"numbered, test: images are float32 of shape \(10, 8, 8, 3\)"),
+        (lambda x: x.transpose(0, 3, 1, 2), r"uint8 of shape \(10, 3, 8, 8\), expected uint8 \(N, H, W, 3\)"),
+        (lambda x: x[..., 0], r"shape \(10, 8, 8\)"),
+        (lambda x: x.astype(np.int8), "images are int8"),
+        (torch.from_numpy, r"images are torch.uint8"),
+        (list, r"images are list of shape \(\)"),
+    ],
+)
+def test_what_is_no_array_of_images_is_refused(change, said):
+    with pytest.raises(data.DataError, match=said):
+        dataclasses.replace(numbered(), test_images=change(numbered().test_images))
+
+
 # Statistics of each width
 
 
@@ -741,6 +800,25 @@ def test_recalibrate_takes_each_widths_statistics_at_that_width():
     before = state(net)
     train.recalibrate(net, [embedded.train_images[:12], embedded.train_images[12:24]])
     assert_equal_states(state(net), before)
+
+
+@pytest.mark.parametrize(
+    ("given", "options", "said"),
+    [
+        ([], {}, "there are no images to take statistics from"),
+        (digits, {"images": 0}, "there are no images to take statistics from"),
+        ([np.zeros((2, 8, 8, 3))], {}, "images must be uint8 .*, got float64"),
+    ],
+)
+def test_statistics_of_no_images_are_refused(given, options, said):
+    net = nested_net(widths=(2, 8))
+    momenta = [module.momentum for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
+    before = state(net)
+    with pytest.raises(ValueError, match=said):
+        train.recalibrate(net, given() if callable(given) else given, **options)
+    assert [m.momentum for m in net.modules() if isinstance(m, nn.BatchNorm2d)] == momenta
+    if "statistics" in said:
+        assert_equal_states(state(net), before)
 
 
 def test_compiled_passes_of_a_nested_network_train_it_alike(tmp_path, read_alone):

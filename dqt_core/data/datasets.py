@@ -66,6 +66,7 @@ class Dataset:
     def __post_init__(self) -> None:
         for split in ("train", "test"):
             images, labels = (getattr(self, f"{split}_{kind}") for kind in ("images", "labels"))
+            require_images(images, len(self.mean), f"{self.name}, {split}")
             require_labels(labels, len(images), len(self.classes), f"{self.name}, {split}")
 
     @functools.cached_property
@@ -76,6 +77,32 @@ class Dataset:
             for split in ("train", "test")
             for kind in ("images", "labels")
         }
+
+
+def require_images(images: object, channels: int, place: str) -> None:
+    """Refuse images that are not bytes with their channels last.
+
+    Parameters
+    ----------
+    images : uint8 array, (N, H, W, channels)
+    channels : int
+    place : str
+        Whose images they are, for the message.
+
+    Raises
+    ------
+    DataError
+        If they are no such array.
+
+    Examples
+    --------
+    >>> require_images(np.zeros((2, 8, 8), np.uint8), 1, "digits")
+    Traceback (most recent call last):
+    dqt_core.data.datasets.DataError: digits: images are uint8 of shape (2, 8, 8), expected uint8 (N, H, W, 1)
+    """
+    kind, shape = getattr(images, "dtype", type(images).__name__), tuple(getattr(images, "shape", ()))
+    if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or shape[3:] != (channels,):
+        raise DataError(f"{place}: images are {kind} of shape {shape}, expected uint8 (N, H, W, {channels})")
 
 
 def require_labels(labels: object, count: int, classes: int | None, place: str) -> None:

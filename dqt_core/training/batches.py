@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor
@@ -83,8 +84,10 @@ class Batches:
         self.table = torch.from_numpy(normalization_table(dataset.mean, dataset.std)).to(self.device)
         self.stream = dataset if isinstance(dataset, ImageStream) else None
         if isinstance(dataset, Dataset):
-            self.images = torch.from_numpy(dataset.train_images).to(self.device)
-            self.labels = torch.from_numpy(dataset.train_labels).to(self.device)
+            # copies: torch takes no array that runs backwards, is read-only or big-endian
+            images, labels = np.array(dataset.train_images), np.array(dataset.train_labels, np.int64)
+            self.images = torch.from_numpy(images).to(self.device)
+            self.labels = torch.from_numpy(labels).to(self.device)
         self.count = len(dataset if isinstance(dataset, ImageStream) else dataset.train_labels)
         if recipe.small_crops and (self.stream or not recipe.augment):
             raise ValueError(

@@ -51,7 +51,9 @@ def normalized(images: Images, mean: Sequence[float], std: Sequence[float]) -> T
     if numbers.shape != (2, channels) or not np.isfinite(numbers).all() or not (numbers[1] > 0).all():
         raise ValueError(f"mean={mean} and std={std}, expected {channels} finite numbers each, std positive")
     table = normalization_table(tuple(mean), tuple(std))
-    return torch.from_numpy(table[np.arange(channels), images]).permute(0, 3, 1, 2)
+    # values would lie as their images do in memory, and be added up in that order
+    pixels = np.ascontiguousarray(images)
+    return torch.from_numpy(table[np.arange(channels), pixels]).permute(0, 3, 1, 2)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ Every random number of a step is drawn from (seed, step, microbatch), so a run t
 takes the same steps as one that was not, with the same number of processes or another; see `distributed`.
 """
 
+import itertools
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -11,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -21,11 +23,12 @@ with needed("dqt_core.train", "train"):
     from accelerate.state import AcceleratorState
     from tqdm import tqdm
 
-from dqt_core.data import Dataset, Images, normalization_table
+from dqt_core.data import Dataset, Images
 from dqt_core.data.streaming import ImageStream
 from dqt_core.training import distributed
 from dqt_core.training.batches import Batches, augment, normalize
 from dqt_core.training.checkpoint import Checkpoint, alone, description
+from dqt_core.training.inputs import normalized
 from dqt_core.training.network import NestedNet
 from dqt_core.training.recipe import CrossEntropy, Loss, Recipe, optimizers, rate_schedule
 
@@ -236,6 +239,11 @@ def recalibrate(
     images, batch_size : int
         For a data set.
 
+    Raises
+    ------
+    ValueError
+        If there are no images, or they are not uint8 (n, H, W, C).
+
     Examples
     --------
     >>> from dqt_core import convert, data, models
@@ -247,23 +255,27 @@ def recalibrate(
     2
     """
     _require_size(batch_size)
+    parts = iter(
+        _parts(dataset.train_images[:images], batch_size) if isinstance(dataset, Dataset) else dataset
+    )
+    if (first := next(parts, None)) is None:
+        raise ValueError("there are no images to take statistics from; give at least one")
     norms = [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # torch's sign for a plain average over the batches
     device = next(net.parameters()).device
-    table = torch.from_numpy(normalization_table(net.mean, net.std)).to(device)
     net.train()
-    if isinstance(dataset, Dataset):
-        dataset = _parts(dataset.train_images[:images], batch_size)
-    for part in dataset:
-        x = normalize(torch.from_numpy(part).to(device), table)
-        for choice in net.choices:
-            net(x, [choice] * len(net.switch_layers))
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-    net.eval()
+    try:
+        for part in itertools.chain([first], parts):
+            x = normalized(part, net.mean, net.std).to(device)
+            for choice in net.choices:
+                net(x, [choice] * len(net.switch_layers))
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        net.eval()
 
 
 def _require_size(batch_size: int) -> None:
@@ -300,17 +312,22 @@ def evaluate(
     -------
     float
         In 0..1.
+
+    Raises
+    ------
+    ValueError
+        If `limit` or `batch_size` is not positive.
     """
     _require_size(batch_size)
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit={limit}, expected a positive number of images, or None for all")
     device = torch.device("cpu")
     if isinstance(net, nn.Module):
         net.eval()
         device = next((parameter.device for parameter in net.parameters()), device)
-    table = torch.from_numpy(normalization_table(dataset.mean, dataset.std)).to(device)
-    images, labels = dataset.test_images[:limit], dataset.test_labels[:limit]
-    correct = 0
-    for start in range(0, len(images), batch_size):
-        batch = normalize(torch.from_numpy(images[start : start + batch_size]).to(device), table)
-        classes = net(batch, **options).argmax(1).cpu().numpy()
-        correct += int((classes == labels[start : start + batch_size]).sum())
-    return correct / len(images)
+    images, labels = dataset.test_images[:limit], np.asarray(dataset.test_labels[:limit])
+    classes = [
+        net(normalized(part, dataset.mean, dataset.std).to(device), **options).argmax(1).cpu().numpy()
+        for part in _parts(images, batch_size)
+    ]
+    return int((np.concatenate(classes) == labels).sum()) / len(images)

@@ -16,6 +16,7 @@ from dqt_book.places import network
 from dqt_core import allocate, convert, data, lower, models, results, train
 from dqt_core.program import Program
 from dqt_core.training import agreement
+from dqt_core.training.inputs import normalized
 from dqt_core.training.network import NestedNet
 from dqt_core.training.objective import Objective
 from reproductions.cifar10.side_by_side import SideBySide
@@ -240,9 +241,8 @@ def classes_of(
 
 
 def batches_of(images: data.Dataset, which: np.ndarray, size: int = 256) -> list[Tensor]:
-    table = torch.from_numpy(data.normalization_table(images.mean, images.std))
     parts = [which[start : start + size] for start in range(0, len(which), size)]
-    return [train.normalize(torch.from_numpy(part), table) for part in parts]
+    return [normalized(part, images.mean, images.std) for part in parts]
 
 
 @torch.no_grad()
