@@ -1,5 +1,6 @@
 """That the kernels are compiled takes a while: it is said, once, and what was compiled is kept."""
 
+import hashlib
 import importlib.util
 import re
 import resource
@@ -113,6 +114,18 @@ def test_a_damaged_cache_is_made_anew(damage, suffix, tripled, capsys):
             said.count(f"{file} is damaged, the kernels are compiled anew"),
         )
         assert "set NUMBA_CACHE_DIR to another folder" in said
+    assert tripled(capsys) == (1, "")
+
+
+def test_another_numba_has_a_cache_of_its_own(tripled, capsys, monkeypatch):
+    """In a checkout that two environments share: what one keeps is pickled by its own modules."""
+    with monkeypatch.context() as patch:
+        patch.setattr(numba, "__version__", "0.0.1")
+        assert tripled(capsys) == (0, "")
+        for file in tripled.files("nbi"):
+            content = b"cnumba.core.types.no_longer_there\nInteger\n."
+            file.write_bytes(hashlib.sha256(content).digest() + content)
+    assert tripled(capsys) == (0, "")
     assert tripled(capsys) == (1, "")
 
 

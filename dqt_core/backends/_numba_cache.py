@@ -39,7 +39,9 @@ class _Cache(FunctionCache):
     def __init__(self, function: Callable[..., Any]) -> None:
         super().__init__(function)
         stamp = self._impl.locator.get_source_stamp()
-        self._cache_file = _Files(self._cache_path, f"{self._impl.filename_base}.whole", stamp)
+        # a checkout that two environments share: another Numba's files cannot even be looked into
+        name = f"{self._impl.filename_base}.whole-{numba.__version__}"
+        self._cache_file = _Files(self._cache_path, name, stamp)
 
     def save_overload(self, sig: Any, data: Any) -> None:
         try:
