@@ -144,12 +144,12 @@ def smaller_copy(root, out):
 
 
 def labelled_anew(root, out):
-    (root / "synsets.txt").write_text("\n".join(NAMES[:10] + NAMES[10:20][::-1] + NAMES[20:]))
+    (root / "synsets.txt").write_text("\n".join([*NAMES[1:], "n00001000"]))
 
 
 def flipped_bit(root, out):
     path = next(out.glob("float-*/000010-*.json"))
-    path.write_text(path.read_text().replace("true", "false", 1))
+    path.write_text(path.read_text().replace("false", "true", 1))
 
 
 def cut_off(root, out):

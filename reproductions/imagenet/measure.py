@@ -19,6 +19,7 @@ import torch
 
 from dqt_core import convert, models, results, train
 from dqt_core.data import imagenet, packing, streaming
+from dqt_core.training.inputs import normalized
 from dqt_core.training.objective import Objective
 
 RECORD = Path(__file__).parents[1] / "results" / "imagenet_training.json"
@@ -70,8 +71,7 @@ def steps(batch: int, repeats: int) -> dict[str, Any]:
     """A training step of ResNet-50 at 224 in bf16: the float network's, and those of nested codes."""
     torch.manual_seed(0)
     images = np.random.default_rng(0).integers(0, 256, (batch, 224, 224, 3), np.uint8)
-    table = torch.from_numpy(train.normalization_table(imagenet.MEAN, imagenet.STD))
-    x, y = train.normalize(torch.from_numpy(images), table), torch.randint(0, 1000, (batch,))
+    x, y = normalized(images, imagenet.MEAN, imagenet.STD), torch.randint(0, 1000, (batch,))
 
     def timed(net: torch.nn.Module, loss: Any) -> list[float]:
         net.to(memory_format=torch.channels_last).train()

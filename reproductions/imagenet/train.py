@@ -24,6 +24,7 @@ import torch
 from dqt_core import convert, cost, lower, results, train
 from dqt_core.data import imagenet, shards, streaming
 from dqt_core.training import calibration, distributed
+from dqt_core.training.inputs import normalized
 from dqt_core.training.objective import Objective
 from reproductions.imagenet.evaluate import add_common, described, integer_row, load_float
 
@@ -58,8 +59,7 @@ def _start(options: argparse.Namespace, stored: streaming.Stored) -> tuple[Any, 
     drawn = streaming.central(stored, options.calibration, options.seed, go_on=options.unreadable_limit > 0)
     images = list(drawn)
     if options.restore_statistics:
-        table = torch.from_numpy(train.normalization_table(MEAN, STD))
-        inputs = (train.normalize(torch.from_numpy(part), table) for part in images)
+        inputs = (normalized(part, MEAN, STD) for part in images)
         calibration.restore_statistics(float_net, inputs)
     torch.manual_seed(options.seed)
     has_controller = options.target_width is not None
