@@ -61,7 +61,7 @@ test: $(STAMP) lint ## style, types, unit tests, doctests, the reproduction note
 check: $(STAMP) lint ## style, types, doctests and unit tests of the rooms touched since main (ROOM="backends export" names them)
 	$(RUN) -m pytest --numprocesses $(WORKERS) $$($(RUN) tests/touched.py $(ROOM))
 
-slow: $(STAMP) ## what `make test` leaves out: 5,000 programs with mistakes (SEED=n repeats one), all of CIFAR-10
+slow: $(STAMP) ## what `make test` leaves out: 5,000 programs with mistakes (SEED=n repeats one), all of CIFAR-10, a graded class
 	$(RUN) -m pytest -m slow -s tests
 
 MINUTES ?= 60

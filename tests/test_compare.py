@@ -105,6 +105,12 @@ def test_a_row_is_recorded_once_and_resumes(tmp_path, monkeypatch, capsys):
     said = f"recorded before: {settings.record('lsq-4')}; to run it again, move that file away"
     assert said in capsys.readouterr().out
 
+    for name, value in (("limit", 41), ("lr", 0.5), ("float_path", tmp_path / "other.safetensors")):
+        assert compare.make_all(dataclasses.replace(settings, **{name: value}), ["lsq-4"]) == 1
+        option = name.removesuffix("_path")
+        assert f"recorded before with {option} " in (said := capsys.readouterr().out)
+        assert f", not {getattr(value, 'name', value)}: {settings.record('lsq-4')};" in said
+
     settings.record("lsq-4").unlink()  # as if it had been stopped before the record: no step is taken twice
     monkeypatch.setattr(SwitchLayer, "forward", _not_in_training(SwitchLayer.forward))
     assert compare.make_all(settings, ["lsq-4"]) == 0

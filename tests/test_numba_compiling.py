@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.util
+import os
 import re
 import resource
 import sys
@@ -114,6 +115,16 @@ def test_a_damaged_cache_is_made_anew(damage, suffix, tripled, capsys):
             said.count(f"{file} is damaged, the kernels are compiled anew"),
         )
         assert "set NUMBA_CACHE_DIR to another folder" in said
+    assert tripled(capsys) == (1, "")
+
+
+def test_an_edit_that_no_clock_sees_is_compiled_anew(tripled, tmp_path, capsys):
+    assert tripled(capsys) == (0, "")
+    source = tmp_path / "tripling.py"
+    then = source.stat()
+    source.write_text(SOURCE.replace("3 * x", "x * 3"), encoding="utf-8")
+    os.utime(source, ns=(then.st_atime_ns, then.st_mtime_ns))
+    assert tripled(capsys) == (0, "")
     assert tripled(capsys) == (1, "")
 
 

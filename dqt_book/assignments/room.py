@@ -105,7 +105,7 @@ def hiding(own=(), hidden=()):
     checkouts = sorted(folder for folder in above if (folder / "book" / "assignments").is_dir())
     solved = [folder / part for folder in checkouts for part in ("book", ".git", "_build")]
     arguments = [ROOT]
-    for folder in (tempfile.gettempdir(), "/tmp", "/var/tmp", Path.home(), *solved, *hidden):
+    for folder in (tempfile.gettempdir(), "/tmp", "/var/tmp", os.path.expanduser("~"), *solved, *hidden):
         folder = Path(folder).resolve()
         if folder.is_dir() and folder not in (Path("/"), *kept):
             back = [path.relative_to(folder) for path in kept if path.is_relative_to(folder)]

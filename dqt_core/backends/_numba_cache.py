@@ -38,7 +38,8 @@ class _Cache(FunctionCache):
 
     def __init__(self, function: Callable[..., Any]) -> None:
         super().__init__(function)
-        stamp = self._impl.locator.get_source_stamp()
+        # Numba's own stamp, time and size, is the same after some edits, and where a clock was put back
+        stamp = hashlib.sha256(Path(function.__code__.co_filename).read_bytes()).hexdigest()
         # a checkout that two environments share: another Numba's files cannot even be looked into
         name = f"{self._impl.filename_base}.whole-{numba.__version__}"
         self._cache_file = _Files(self._cache_path, name, stamp)

@@ -114,14 +114,36 @@ def make(row: str, settings: Settings) -> Path:
     return run.write(ROWS[row].make(run, **ROWS[row].arguments), ROWS[row].method)
 
 
+def otherwise(record: results.Record, settings: Settings) -> str:
+    """What a record was made with that is asked for otherwise now, in words."""
+    training = record.get("training", {})
+    made = {"limit": record["dataset"].get("limit")}
+    made |= {
+        name: training[key] for name, key in (("lr", "lr"), ("float", "float network")) if key in training
+    }
+    asked = {"limit": settings.limit, "lr": settings.lr}
+    asked |= {"float": settings.float_path.name} if settings.float_path else {}
+    other = [
+        f"{name} {made[name]}, not {asked[name]}"
+        for name in made
+        if made[name] != asked.get(name, made[name])
+    ]
+    return f" with {' and '.join(other)}" if other else ""
+
+
 def make_all(settings: Settings, rows: Sequence[str]) -> int:
-    """Every row whose record is missing, in order; how many failed. Of the others it says so."""
+    """Every row whose record is missing, in order; how many failed. Of the others it says so.
+
+    A record that was made with other settings than these, which its name does not hold, counts as a failure.
+    """
     failures = 0
     for row in rows:
-        if (path := settings.record(row)).exists():
-            print(f"recorded before: {path}; to run it again, move that file away", flush=True)
-            continue
         try:
+            if (path := settings.record(row)).exists():
+                other = otherwise(results.read(path), settings)
+                print(f"recorded before{other}: {path}; to run it again, move that file away", flush=True)
+                failures += bool(other)
+                continue
             print(f"{time.strftime('%H:%M:%S')} {settings.name(row)}", flush=True)
             path = make(row, settings)
             print(f"{time.strftime('%H:%M:%S')} {path.name}", flush=True)
