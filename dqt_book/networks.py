@@ -93,6 +93,11 @@ class LeNet5(nn.Module):
         return self.fc3(functional.relu(self.fc2(functional.relu(self.fc1(x)))))
 
 
+def regression():
+    """One linear layer on grey digits of 28x28; its softmax is the loss's."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
+
+
 def mlp():
     """Three linear layers on grey digits of 28x28."""
     hidden = [nn.Linear(784, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Linear(64, 32), nn.ReLU()]
@@ -257,6 +262,7 @@ LINEAR = "depthwise convolutions; sums that no ReLU follows have signed codes"
 # by name: every one is converted by `tests/test_networks.py` and run in every way
 NETWORKS = {
     "LeNet-5": Network(LeNet5, (32, 32, 1), "courses", FLATTEN),
+    "Softmax regression": Network(regression, (28, 28, 1), "courses", "one layer: nothing is left to switch"),
     "MLP": Network(mlp, (28, 28, 1), "courses", "the first layer is a convolution as large as the image"),
     "VGG-11 for CIFAR-10": _cifar(CifarVGG, 11, note="view; an average pool of one pixel is left out"),
     "VGG-16 for CIFAR-10": _cifar(CifarVGG, 16, note="view; an average pool of one pixel is left out"),

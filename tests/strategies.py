@@ -3,8 +3,8 @@
 `runs` draws a `Run`: a program, images, and widths to run them at. Every backend must answer it with the same
 bits. A program has what lowered networks have (and the extremes that trained ones seldom reach):
 
-- an image of 1 to 4 channels, a fixed stem, blocks of switchable layers, a sum-pool, a fixed classifier, and
-  often a controller;
+- an image of 1 to 4 channels, a fixed stem, blocks of switchable layers, a sum-pool or a layer on the
+  whole map, a fixed classifier, and often a controller;
 - blocks: a plain, grouped or depthwise convolution; a shortcut of codes; a shortcut with a convolution of its
   own (two layers meet in one requantize); both shortcuts; a max-pool; a table, one or one for each channel; a
   concatenation; a product with equal codes or with one pixel;
@@ -135,7 +135,7 @@ class _Builder:
             x = self.block(x)
         if not self.layers:
             x = self.codes([self.conv(x)])
-        features = self.codes([self.sum_pool(x)])
+        features = self.codes([self.draw(st.sampled_from([self.sum_pool, self.whole_map]))(x)])
         self.logits(features, self.draw(st.integers(1, 4)), "logits")
         if self.draw(st.booleans()):
             self.insert_controller(after_stem, stem)
@@ -189,25 +189,31 @@ class _Builder:
         self.ops.append(Product(x.name, y.name, out))
         return _Value(out, x.shape, x.limit * y.limit)
 
-    def conv(self, x, kernel=None, stride=None, padding=None, outputs=None, switchable=True):
+    def conv(self, x, kernel=None, stride=None, padding=None, outputs=None, switchable=True, groups=None):
         height, width, inputs = x.shape
         kernel = self.draw(st.sampled_from([1, 3])) if kernel is None else kernel
         if padding is None:
             padding = self.draw(st.sampled_from([0, 1])) if min(height, width) >= kernel else 1
         stride = self.draw(st.sampled_from([1, 2])) if stride is None else stride
-        groups = self.draw(st.sampled_from([g for g in range(1, inputs + 1) if inputs % g == 0]))
+        if groups is None:
+            groups = self.draw(st.sampled_from([g for g in range(1, inputs + 1) if inputs % g == 0]))
         if outputs is None:
             outputs = groups * self.draw(st.sampled_from(range(max(1, 4 // groups), 0, -1)))
         groups = math.gcd(groups, outputs)
-        weight = self.weights((outputs, kernel, kernel, inputs // groups))
+        high, wide = (kernel, kernel) if isinstance(kernel, int) else kernel
+        weight = self.weights((outputs, high, wide, inputs // groups))
         name = f"layer{self.layers}" if switchable else self.name("fixed")
         layer = self.layers if switchable else None
         self.layers += switchable
         self.ops.append(Conv(name, weight, stride, padding, groups, layer, x.name, f"{name}:sum"))
-        rows, columns = ((n + 2 * padding - kernel) // stride + 1 for n in (height, width))
+        rows, columns = ((n + 2 * padding - k) // stride + 1 for n, k in ((height, high), (width, wide)))
         largest_weight = 256 if self.rounding == "floor" else 128  # floor counts half steps
         limit = weight[0].size * largest_weight * x.limit
         return _Value(f"{name}:sum", (rows, columns, outputs), limit, layer, is_product=True)
+
+    def whole_map(self, x):
+        """A linear layer on a map: a kernel as large as it."""
+        return self.conv(x, kernel=x.shape[:2], stride=1, padding=0, groups=1)
 
     def max_pool(self, x):
         kernel = self.draw(st.integers(1, min(3, *x.shape[:2])))

@@ -212,6 +212,9 @@ SUPPORTED = {
     "one layer": model(lambda m, x: m.fc(x.flatten(1)), fc=nn.Linear(768, 10)),
     "two layers": model(lambda m, x: m.tail(m.relu(m.a(x)))),
     "a layer called twice": model(lambda m, x: m.tail(m.relu(m.b(m.head(x))))),
+    "a layer called with a norm and without": model(
+        lambda m, x: m.tail(m.relu(m.norm(m.b(m.relu(m.norm(m.b(m.head(x))))))))
+    ),
     "dilation": model(lambda m, x: m.tail(m.head(x)), b=nn.Conv2d(8, 8, 3, dilation=(2, 1))),
     "padding by name": model(lambda m, x: m.tail(m.head(x)), b=nn.Conv2d(8, 8, (5, 3), padding="same")),
     "another kernel and padding along each axis": model(

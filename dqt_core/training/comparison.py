@@ -34,7 +34,8 @@ def outputs_of(
     ----------
     net : Module
     layers : sequence of (name, module)
-        In the order of their calls; a module that is called twice stands there twice.
+        In the order of their calls; a module that is called twice stands there twice, without a name where
+        its output is not kept.
     x : float tensor, (N, C, H, W)
     *arguments
         Of the call, after the images.
@@ -58,6 +59,8 @@ def outputs_of(
 
     def keep(module: nn.Module, inputs: Any, out: Tensor) -> None:
         name = names[module].pop(0)
+        if not name:
+            return
         if not out.isfinite().all():
             raise ValueError(
                 f"`{name}` is NaN or infinite on these images; look at its weights and its batch norm's "

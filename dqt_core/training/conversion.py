@@ -264,7 +264,9 @@ class _Conversion:
             switch_layer.share(self.made[str(node.target)])
         self.made.setdefault(str(node.target), switch_layer)
         out = self._module(node, switch_layer, self.new[source])
-        self.float_layers.append((str(out.target), norm or layer))
+        # where its norm's output is compared, the layer's own call is not
+        self.float_layers.append(("" if norm else str(out.target), layer))
+        self.float_layers += [(str(out.target), norm)] if norm else []
         self.nested_layers.append((str(out.target), switch_layer))
         self._wide(node if norm_node is None else norm_node, out)
 
@@ -281,6 +283,7 @@ class _Conversion:
         source, norm = node.all_input_nodes[0], self._norm(node)
         if self.old.shapes[source][1] != self.old.shapes[moves.source(source)][1]:
             raise ValueError(f"{self.old.describe(node)} reads flattened pixels; put it before the flatten")
+        self.float_layers.append(("", norm))
         self._wide(node, self._module(node, Affine(norm), self.new[source]))
 
     def _pick(self, node: fx.Node) -> moves.Pick | None:
