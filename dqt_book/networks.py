@@ -46,7 +46,7 @@ def thinned(make, by=8, device="meta"):
         net = make()
 
     def few(channels):
-        return channels if channels < by else channels // by
+        return channels if channels < max(by, 8) else channels // by
 
     for name, module in list(net.named_modules()):
         match module:
@@ -259,6 +259,9 @@ GROUPS = "grouped convolutions"
 LINEAR = "depthwise convolutions; sums that no ReLU follows have signed codes"
 
 
+SQUEEZE = "products with one pixel; tables for the activations"
+SIDE = "concatenation"
+
 # by name: every one is converted by `tests/test_networks.py` and run in every way
 NETWORKS = {
     "LeNet-5": Network(LeNet5, (32, 32, 1), "courses", FLATTEN),
@@ -293,6 +296,17 @@ NETWORKS = {
     "MNASNet 1.0": _torchvision("mnasnet1_0", 64, LINEAR),
     "MobileNetV2": _torchvision("mobilenet_v2", 64, LINEAR),
     "RegNet X 400MF": _torchvision("regnet_x_400mf", 64, GROUPS, device="cpu"),
+    "RegNet Y 400MF": _torchvision("regnet_y_400mf", 64, SQUEEZE, device="cpu"),
+    "SqueezeNet 1.1": _torchvision("squeezenet1_1", 64, SIDE),
+    "GoogLeNet": _torchvision(
+        "googlenet", 64, f"{SIDE}; max-pools with ceil_mode", aux_logits=False, init_weights=False
+    ),
+    "DenseNet-121": _torchvision(
+        "densenet121", 64, f"{SIDE}, after batch norm and ReLU; averages of windows"
+    ),
+    "MobileNetV3 small": _torchvision("mobilenet_v3_small", 64, f"{SQUEEZE}, Hardswish"),
+    "EfficientNet-B0": _torchvision("efficientnet_b0", 64, f"{SQUEEZE}, SiLU", device="cpu"),
+    "ShuffleNet V2": _torchvision("shufflenet_v2_x1_0", 64, f"{SIDE}; chunk and shuffled channels", by=2),
 }
 
 

@@ -258,6 +258,74 @@ SUPPORTED = {
     "functional max-pool": model(
         lambda m, x: m.tail(functional.max_pool2d(m.head(x), (2, 2), ceil_mode=True))
     ),
+    "max-pool with ceil_mode": model(
+        lambda m, x: m.tail(m.c(m.pool(m.head(x)))), pool=nn.MaxPool2d(3, 2, 1, ceil_mode=True)
+    ),
+    "pool to 2x2": model(
+        lambda m, x: m.fc(functional.adaptive_avg_pool2d(m.head(x), (2, 2)).flatten(1)), fc=nn.Linear(32, 10)
+    ),
+    "means of windows": model(
+        lambda m, x: m.tail(m.c(functional.avg_pool2d(m.p(m.head(x)), 2))), p=nn.AvgPool2d((3, 2), 1, 1)
+    ),
+    **{
+        f"{function.__class__.__name__}": model(
+            lambda m, x: m.tail(m.f(m.norm(m.c(m.f(m.b(m.f(m.a(x)))))))), f=function
+        )
+        for function in (
+            *(nn.LeakyReLU(0.1, inplace=True), nn.PReLU(8), nn.ELU(), nn.GELU(), nn.SiLU(), nn.Hardswish()),
+            *(nn.Hardsigmoid(), nn.Sigmoid(), nn.Tanh(), nn.Softplus(), nn.Hardtanh(-2, 3)),
+        )
+    },
+    "activations as functions": model(
+        lambda m, x: m.tail(
+            torch.tanh(m.c(functional.hardswish(m.b(functional.leaky_relu(m.a(x), 0.2))).sigmoid()))
+        )
+    ),
+    "an activation of codes that are read elsewhere": model(
+        lambda m, x: (lambda y: m.tail(functional.silu(y) + m.c(torch.sigmoid(y))))(m.head(x))
+    ),
+    "channels side by side": model(
+        lambda m, x: (lambda y: m.tail(m.c(torch.cat([y, m.relu(m.b(y)), m.d(y)], dim=1))))(m.relu(m.a(x))),
+        c=nn.Conv2d(20, 8, 1),
+        d=nn.Conv2d(8, 4, 1),
+    ),
+    "the same channels twice": model(
+        lambda m, x: (lambda y: m.tail(m.c(torch.cat((y, y), -3))))(m.head(x)), c=nn.Conv2d(16, 8, 1)
+    ),
+    "ReLUs side by side": model(
+        lambda m, x: (lambda y: m.tail(m.c(torch.cat([m.relu(m.b(y)), functional.relu(m.d(y))], 1))))(
+            m.relu(m.a(x))
+        ),
+        c=nn.Conv2d(12, 8, 1),
+        d=nn.Conv2d(8, 4, 1),
+    ),
+    "batch norm and ReLU of channels side by side": model(
+        lambda m, x: (lambda y: m.tail(m.c(m.relu(m.n(torch.cat([y, m.b(y)], 1))))))(m.relu(m.a(x))),
+        c=nn.Conv2d(16, 8, 1),
+        n=nn.BatchNorm2d(16),
+    ),
+    "ReLU of channels side by side": model(
+        lambda m, x: (lambda y: m.tail(m.c(m.relu(torch.cat([m.b(y), m.d(y)], 1)))))(m.relu(m.a(x))),
+        c=nn.Conv2d(12, 8, 1),
+        d=nn.Conv2d(8, 4, 1),
+    ),
+    "pixels side by side in a row": model(
+        lambda m, x: (lambda y: m.fc(torch.cat([m.mean(y).flatten(1), m.mean(m.c(y)).flatten(1)], 1)))(
+            m.head(x)
+        ),
+        fc=nn.Linear(16, 10),
+    ),
+    "squeeze and excitation": model(
+        lambda m, x: (lambda y: m.tail(m.c(torch.sigmoid(m.e(m.relu(m.s(m.mean(y))))) * y)))(m.head(x)),
+        s=nn.Conv2d(8, 4, 1),
+        e=nn.Conv2d(4, 8, 1),
+    ),
+    "a product of two maps": model(
+        lambda m, x: (lambda y: m.tail(torch.mul(m.b(y), functional.gelu(m.c(y)))))(m.relu(m.a(x)))
+    ),
+    "a product in place, added to a shortcut": model(
+        lambda m, x: (lambda y: m.tail(m.relu(m.b(y).mul_(m.c(y)) + y)))(m.relu(m.a(x)))
+    ),
     "a convolution as the last layer": model(
         lambda m, x: m.k(m.mean(m.head(x))).flatten(1), k=nn.Conv2d(8, 10, 1)
     ),
@@ -307,10 +375,33 @@ def test_model_in_training_mode_is_calibrated_in_evaluation_mode():
 
 
 SQUARE = "convert needs one stride for both axes, and padding with zeros"
-KNOWN = "convert has no integer form for .* it knows Conv2d, Linear, batch norm, ReLU"
+KNOWN = "convert has no integer form for .* it knows Conv2d, Linear, batch norm, pointwise"
 
 REFUSED = {
-    "sigmoid": (KNOWN, model(lambda m, x: m.tail(torch.sigmoid(m.head(x))))),
+    "sine": (KNOWN, model(lambda m, x: m.tail(torch.sin(m.head(x))))),
+    "softmax over channels": ("no integer form", model(lambda m, x: m.tail(m.s(m.head(x))), s=nn.Softmax(1))),
+    "rows side by side": ("dim=1", model(lambda m, x: (lambda y: m.tail(torch.cat([y, y], 2)))(m.head(x)))),
+    "a product with a constant": ("a tensor and a constant", model(lambda m, x: m.tail(2 * m.head(x)))),
+    "a product with itself": (
+        "multiply two tensors",
+        model(lambda m, x: (lambda y: m.tail(y * y))(m.head(x))),
+    ),
+    "a product with one channel": (
+        r"multiplies \(8, 16, 16\) and \(1, 16, 16\)",
+        model(lambda m, x: (lambda y: m.tail(y * m.g(y)))(m.head(x)), g=nn.Conv2d(8, 1, 1)),
+    ),
+    "means without the padding": (
+        "the padding counted",
+        model(lambda m, x: m.tail(m.p(m.head(x))), p=nn.AvgPool2d(3, 1, 1, count_include_pad=False)),
+    ),
+    "means of a window that ends outside": (
+        "equal windows",
+        model(lambda m, x: m.tail(m.p(m.head(x))), p=nn.AvgPool2d(3, 2, ceil_mode=True)),
+    ),
+    "pool to 3x3": (
+        "equal windows",
+        model(lambda m, x: m.tail(m.p(m.head(x))), p=nn.AdaptiveAvgPool2d(3)),
+    ),
     "two strides": (SQUARE, model(lambda m, x: m.tail(m.head(x)), b=nn.Conv2d(8, 8, 3, (2, 1)))),
     "padding by reflection": (
         SQUARE,
@@ -329,12 +420,12 @@ REFUSED = {
     ),
     "no layer": ("has no convolution or linear layer", model(lambda m, x: m.mean(x).flatten(1))),
     "another activation by the name of relu": (
-        "no integer form for `relu: LeakyReLU",
-        model(lambda m, x: m.tail(m.head(x)), relu=nn.LeakyReLU()),
+        "no integer form for `relu: RReLU",
+        model(lambda m, x: m.tail(m.head(x)), relu=nn.RReLU()),
     ),
-    "a sigmoid by the name of flatten": (
-        "no integer form for `flatten: Sigmoid",
-        model(lambda m, x: m.tail(m.flatten(m.head(x))), flatten=nn.Sigmoid()),
+    "a softmin by the name of flatten": (
+        "no integer form for `flatten: Softmin",
+        model(lambda m, x: m.tail(m.flatten(m.head(x))), flatten=nn.Softmin(1)),
     ),
     "batch norm without statistics": (
         "convert needs batch norm with affine and track_running_stats",
@@ -357,21 +448,6 @@ REFUSED = {
     "mean over part of the axes": (
         KNOWN,
         model(lambda m, x: m.fc(m.head(x).mean((1, 2))), fc=nn.Linear(16, 10)),
-    ),
-    "pool to 2x2": (
-        KNOWN,
-        model(lambda m, x: m.tail(m.head(x)), mean=nn.AdaptiveAvgPool2d(2), fc=nn.Linear(32, 10)),
-    ),
-    "functional pool to 2x2": (
-        KNOWN,
-        model(
-            lambda m, x: m.fc(functional.adaptive_avg_pool2d(m.head(x), (2, 2)).flatten(1)),
-            fc=nn.Linear(32, 10),
-        ),
-    ),
-    "max-pool with ceil_mode": (
-        "no ceil_mode",
-        model(lambda m, x: m.tail(m.pool(m.head(x))), pool=nn.MaxPool2d(3, ceil_mode=True)),
     ),
     "max-pool with two sizes": (
         "one size for both axes",

@@ -23,7 +23,15 @@ from dqt_core.training.layers import (
     Selection,
     SwitchLayer,
 )
-from dqt_core.training.parts import Addition, CodedMaxPool, MeanPool
+from dqt_core.training.parts import (
+    Addition,
+    CodedMaxPool,
+    Concatenation,
+    MeanPool,
+    Multiplication,
+    Pointwise,
+    WindowMean,
+)
 
 CHOICES = ((2, 2), (2, 4), (4, 4), (8, 8))
 ROUNDINGS = pytest.mark.parametrize("rounding", ["half_up", "floor"])
@@ -257,6 +265,14 @@ def test_calibration_sees_every_column():
     codes = Quantizer(signed=False)
     codes(x, Selection(is_calibrating=True))
     assert codes.log_step.exp() * 255 > 0.5
+
+
+def test_joints():
+    x, y = coded(True), coded(False)
+    torch.testing.assert_close(Multiplication()(x, y), x.value * y.value)
+    torch.testing.assert_close(Concatenation()(x, y.value), torch.cat([x.value, y.value], 1))
+    torch.testing.assert_close(WindowMean((2, 2), 2, 0)(x), functional.avg_pool2d(x.value, 2))
+    torch.testing.assert_close(Pointwise(nn.SiLU(inplace=True))(x), functional.silu(x.value))
 
 
 def test_pools_and_addition():

@@ -11,7 +11,8 @@ Along the way of a network:
 `straight_through` codes with gradients: quantize, switch, and the batch norm of a switched layer
 `steps`            the step with the least error over all widths, from weights or activations
 `layers`           the layer with one table for every choice of widths; the quantizer of activations
-`parts`            what stands between them: pools, additions, batch norms of no layer, choices of channels
+`parts`            what stands between them: pools, sums, products, functions of one number, chosen channels
+`joints`           which of them a call of the float network becomes
 `network`          a converted network, which runs at widths that are given or that it chooses
 `controller`       the small head that chooses the widths of each image
 `objective`        the loss over several widths

@@ -1,6 +1,7 @@
 """Turn an ordinary float torch model into one of nested codes."""
 
 import copy
+import functools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -13,8 +14,17 @@ from dqt_core.nested import MASTER_WIDTH, Rounding, require_rounding
 from dqt_core.training import comparison, moves
 from dqt_core.training.controller import Controller
 from dqt_core.training.float_graph import FloatGraph
-from dqt_core.training.forms import ADDITIONS, function_of, max_pool_sizes
+from dqt_core.training.forms import ADDITIONS, function_of
 from dqt_core.training.inputs import in_float32, normalized
+from dqt_core.training.joints import (
+    Joint,
+    bends_later,
+    is_concatenation,
+    is_signed,
+    joint_of,
+    sources,
+    waits,
+)
 from dqt_core.training.layers import (
     Choice,
     Margins,
@@ -25,7 +35,7 @@ from dqt_core.training.layers import (
 )
 from dqt_core.training.network import NestedNet
 from dqt_core.training.ordinary import require_ordinary
-from dqt_core.training.parts import Addition, Affine, CodedMaxPool, MeanPool, Picked
+from dqt_core.training.parts import Affine, CodedMaxPool, Concatenation, Picked, Pointwise
 
 _MASTER: Choice = (MASTER_WIDTH, MASTER_WIDTH)
 
@@ -183,19 +193,14 @@ class _Conversion:
 
     def _step_for(self, node: fx.Node) -> Callable[[fx.Node], None]:
         """What converts a node, or a refusal."""
-        module = self.old.module_of(node)
         if node.op in ("placeholder", "output"):
             return self._input if node.op == "placeholder" else self._output
         if self.old.is_layer(node):
             return self._layer
         if self.old.is_relu(node):
             return self._relu
-        if function_of(node) in ADDITIONS:
-            return self._addition
-        if isinstance(module, nn.MaxPool2d):
-            return self._max_pool
-        if self.old.is_global_mean(node):
-            return self._mean_pool
+        if (joint := joint_of(node, self.old)) is not None:
+            return functools.partial(self._joint, joint=joint)
         if self.old.is_absorbed(node):
             return lambda node: None  # converted together with the layer before it
         if self.old.is_norm(node):
@@ -206,7 +211,8 @@ class _Conversion:
             return self._move
         raise ValueError(
             f"convert has no integer form for {self.old.describe(node)}; it knows Conv2d, Linear, batch "
-            "norm, ReLU, ReLU6, addition, MaxPool2d, global mean, flatten, slices of channels and dropout"
+            "norm, pointwise activations, sums, products, concatenations, pools, flatten, slices of channels "
+            "and dropout"
         )
 
     def _require_channels(self, first: fx.Node, image: Tensor) -> None:
@@ -312,43 +318,25 @@ class _Conversion:
         return norm
 
     def _relu(self, node: fx.Node) -> None:
+        if waits(node, self.old):
+            self.new[node] = self._source(node)
+            return
         is_six = isinstance(self.old.module_of(node), nn.ReLU6)
         self._codes(node, self._source(node), signed=False, limit=6.0 if is_six else None)
 
-    def _addition(self, node: fx.Node) -> None:
-        terms = node.all_input_nodes
-        if len(terms) != 2 or node.kwargs.get("alpha", 1) != 1:
-            raise ValueError(
-                f"{self.old.describe(node)}: convert can add two tensors, not a tensor and a constant, "
-                "itself or a multiple"
-            )
-        shapes = [self.old.shapes[term][1:] for term in terms]
-        if shapes[0] != shapes[1]:
-            raise ValueError(
-                f"{self.old.describe(node)} adds `{terms[0].name}` of {shapes[0]} and `{terms[1].name}` of "
-                f"{shapes[1]}, expected equal shapes; let one layer make the other's shape"
-            )
-        x, y = (self.new[term] for term in terms)
-        self._wide(node, self._module(node, Addition(), x, y))
-
-    def _max_pool(self, node: fx.Node) -> None:
-        pool = self.old.module_of(node)
-        assert isinstance(pool, nn.MaxPool2d)
-        before, after = (self.old.shapes[n] for n in (node.all_input_nodes[0], node))
-        sizes = max_pool_sizes(pool, before, after)
-        if sizes is None:
-            raise ValueError(
-                f"{self.old.describe(node)}: convert knows MaxPool2d with one size for both axes, "
-                "dilation 1, no ceil_mode that adds windows and no return_indices"
-            )
-        x = self._source(node)
-        self.new[node] = self._module(node, CodedMaxPool(*sizes), x)
-        self.signed[self.new[node]] = self.signed[x]
-
-    def _mean_pool(self, node: fx.Node) -> None:
-        x = self._source(node)
-        keeps_axes = len(self.old.shapes[node]) == 4
-        self._wide(node, self._module(node, MeanPool(keeps_axes), x), signed=self.signed[x])
+    def _joint(self, node: fx.Node, joint: Joint) -> None:
+        parts = sources(node)
+        x = [self.new[part] for part in parts]
+        bent = [waits(part, self.old) for part in parts]
+        signed = is_signed(joint, [self.signed.get(y, True) and not b for y, b in zip(x, bent, strict=True)])
+        out = self.new[node] = self._module(node, joint, *x)
+        if isinstance(joint, CodedMaxPool):
+            self.signed[out] = signed
+        elif isinstance(joint, Pointwise | Concatenation):  # of them sums are no terms
+            if isinstance(joint, Pointwise) or not bends_later(node, self.old):
+                self._codes(node, out, signed)
+        else:
+            self._wide(node, out, signed)
 
     def _pass(self, node: fx.Node) -> None:
         if len(self.old.shapes[node]) < 4:
@@ -363,7 +351,7 @@ class _Conversion:
             self._codes(node, out, signed)
 
     def _takes_wide(self, reader: fx.Node) -> bool:
-        is_sum = function_of(reader) in ADDITIONS
+        is_sum = function_of(reader) in ADDITIONS or is_concatenation(reader)
         is_affine = self.old.is_norm(reader) and not self.old.is_absorbed(reader)
         return is_sum or is_affine or self.old.is_relu(reader) or reader.op == "output"
 

@@ -15,6 +15,7 @@ from dqt_core.training.forms import (
     RESHAPES,
     form_of,
     function_of,
+    is_skipped,
 )
 from dqt_core.training.ordinary import KNOWN
 from dqt_core.training.tracing import first_line, trace
@@ -116,6 +117,7 @@ class FloatGraph:
     def _is_view(self, node: fx.Node) -> bool:
         """Whether a node hands on its input's memory, in evaluation."""
         is_module = isinstance(self.module_of(node), nn.Identity | nn.Flatten | _DropoutNd)
+        is_module |= is_skipped(node)
         return is_module or function_of(node) in (*RESHAPES, *COPIES)
 
     def describe(self, node: fx.Node) -> str:

@@ -7,6 +7,8 @@ import torch
 from torch import fx, nn
 from torch.nn import functional
 
+from dqt_core.program.contract import LARGEST_KERNEL
+
 Form: TypeAlias = tuple[type[nn.Module], tuple[str, ...]]
 
 ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
@@ -32,6 +34,24 @@ FORMS: dict[Any, Form] = {
         ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override"),
     ),
     functional.adaptive_avg_pool2d: (nn.AdaptiveAvgPool2d, ("output_size",)),
+    **dict.fromkeys(
+        (functional.leaky_relu, functional.leaky_relu_), (nn.LeakyReLU, ("negative_slope", "inplace"))
+    ),
+    **dict.fromkeys((functional.elu, functional.elu_), (nn.ELU, ("alpha", "inplace"))),
+    **dict.fromkeys(
+        (functional.sigmoid, torch.sigmoid, torch.sigmoid_, "sigmoid", "sigmoid_"), (nn.Sigmoid, ())
+    ),
+    **dict.fromkeys((functional.tanh, torch.tanh, torch.tanh_, "tanh", "tanh_"), (nn.Tanh, ())),
+    functional.celu: (nn.CELU, ("alpha", "inplace")),
+    functional.selu: (nn.SELU, ("inplace",)),
+    functional.gelu: (nn.GELU, ("approximate",)),
+    functional.silu: (nn.SiLU, ("inplace",)),
+    functional.mish: (nn.Mish, ("inplace",)),
+    functional.softplus: (nn.Softplus, ("beta", "threshold")),
+    functional.softsign: (nn.Softsign, ()),
+    functional.hardswish: (nn.Hardswish, ("inplace",)),
+    functional.hardsigmoid: (nn.Hardsigmoid, ("inplace",)),
+    functional.hardtanh: (nn.Hardtanh, ("min_val", "max_val", "inplace")),
     **dict.fromkeys((functional.dropout, functional.dropout1d, functional.dropout2d), _DROPOUT),
 }
 
@@ -39,6 +59,13 @@ FORMS: dict[Any, Form] = {
 def function_of(node: fx.Node) -> Any:
     """The function, or the name of the method, that a node calls; None where it calls a module."""
     return node.target if node.op in ("call_function", "call_method") else None
+
+
+def is_skipped(node: fx.Node) -> bool:
+    """Whether a node is torchvision's stochastic depth, which evaluation switches off."""
+    given = dict(zip(("p", "mode", "training"), node.args[1:], strict=False)) | node.kwargs
+    is_named = getattr(function_of(node), "__name__", "") == "stochastic_depth"
+    return is_named and given.get("training", True) is False
 
 
 def form_of(node: fx.Node) -> nn.Module | None:
@@ -61,20 +88,12 @@ def form_of(node: fx.Node) -> nn.Module | None:
     return kind(**given)
 
 
-def max_pool_sizes(
-    pool: nn.MaxPool2d, before: tuple[int, ...], after: tuple[int, ...]
-) -> tuple[int, int, int] | None:
+def max_pool_sizes(pool: nn.MaxPool2d) -> tuple[int, int, int] | None:
     """Kernel, stride and padding of a max-pool; None where a program's has no such windows.
-
-    Parameters
-    ----------
-    pool : MaxPool2d
-    before, after : tuple of int
-        The shapes (N, C, H, W) of what it reads and makes.
 
     Examples
     --------
-    >>> max_pool_sizes(nn.MaxPool2d(2, ceil_mode=True), (1, 8, 6, 6), (1, 8, 3, 3))
+    >>> max_pool_sizes(nn.MaxPool2d((2, 2), ceil_mode=True))
     (2, 2, 0)
     """
     sizes = pool.kernel_size, pool.stride, pool.padding, pool.dilation
@@ -82,5 +101,31 @@ def max_pool_sizes(
     if any(rows != columns for rows, columns in pairs) or pool.return_indices:
         return None
     kernel, stride, padding, dilation = (size[0] if isinstance(size, tuple) else size for size in sizes)
-    is_whole = all((after[i] - 1) * stride + kernel <= before[i] + 2 * padding for i in (2, 3))
-    return (kernel, stride, padding) if dilation == 1 and is_whole else None
+    return (kernel, stride, padding) if dilation == 1 else None
+
+
+def mean_pool_sizes(
+    pool: nn.AvgPool2d | nn.AdaptiveAvgPool2d, before: tuple[int, ...], after: tuple[int, ...]
+) -> tuple[tuple[int, int], int, int] | None:
+    """Kernel, stride and padding of a mean of windows; None where they are not equal windows.
+
+    Examples
+    --------
+    >>> mean_pool_sizes(nn.AdaptiveAvgPool2d(3), (1, 8, 6, 6), (1, 8, 3, 3))
+    ((2, 2), 2, 0)
+    """
+    rows, columns = (before[i] // after[i] for i in (2, 3))
+    if isinstance(pool, nn.AdaptiveAvgPool2d):
+        is_even = all(before[i] % after[i] == 0 for i in (2, 3))
+        return ((rows, columns), rows, 0) if is_even and rows == columns <= LARGEST_KERNEL else None
+    kernel, stride, padding = (
+        size if isinstance(size, tuple) else (size, size)
+        for size in (pool.kernel_size, pool.stride, pool.padding)
+    )
+    is_counted = pool.count_include_pad or padding == (0, 0)
+    is_whole = all(
+        (after[i + 2] - 1) * stride[i] + kernel[i] <= before[i + 2] + 2 * padding[i] for i in (0, 1)
+    )
+    is_plain = stride[0] == stride[1] and padding[0] == padding[1] and pool.divisor_override is None
+    fits = is_counted and is_whole and is_plain and max(kernel) <= LARGEST_KERNEL
+    return ((kernel[0], kernel[1]), stride[0], padding[0]) if fits else None

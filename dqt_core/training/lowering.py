@@ -13,10 +13,12 @@ from dqt_core.data import normalization_table
 from dqt_core.program import (
     IMAGE,
     Choose,
+    Concat,
     Conv,
     Lookup,
     MaxPool,
     Op,
+    Product,
     Program,
     Requantize,
     Scale,
@@ -29,7 +31,17 @@ from dqt_core.training.controller import Controller
 from dqt_core.training.inputs import in_float32
 from dqt_core.training.layers import Quantizer, SwitchLayer
 from dqt_core.training.network import NestedNet
-from dqt_core.training.parts import Addition, Affine, CodedMaxPool, MeanPool, Picked
+from dqt_core.training.parts import (
+    Addition,
+    Affine,
+    CodedMaxPool,
+    Concatenation,
+    MeanPool,
+    Multiplication,
+    Picked,
+    Pointwise,
+    WindowMean,
+)
 
 Reals = NDArray[np.float64]
 
@@ -59,7 +71,22 @@ class _CodedValue:
         return 128 if self.signed else 255
 
 
-_Value = _CodedValue | list[_RealTerm] | None
+@dataclass
+class _Curve:
+    """A function of codes, not rounded yet."""
+
+    x: _CodedValue
+    function: Pointwise
+
+
+@dataclass
+class _Joined:
+    """Values side by side in the channels, not rounded yet."""
+
+    parts: list[list[_RealTerm]]
+
+
+_Value = _CodedValue | list[_RealTerm] | _Curve | _Joined | None
 
 
 @in_float32()
@@ -137,10 +164,10 @@ class _Lowering:
     def _append(self, op: Op) -> None:
         self.ops.append(op)
         if not isinstance(op, Choose):
-            self.shapes[op.out] = out_shape(op, self.shapes[inputs(op)[0]])
+            self.shapes[op.out] = out_shape(op, *(self.shapes[name] for name in inputs(op)))
 
     def _lower_node(self, node: fx.Node) -> _Value:
-        arguments = [self.values[n] for n in node.all_input_nodes]
+        arguments = [self.values[n] for n in node.args if isinstance(n, fx.Node)]
         if node.op == "placeholder":
             return None
         if node.op == "output":
@@ -150,12 +177,16 @@ class _Lowering:
         if isinstance(module, Addition):
             return _terms(arguments[0]) + _terms(arguments[1])
         if isinstance(module, Affine):
-            return _affine_terms(module, _terms(arguments[0]))
+            return self._affine(module, arguments[0])
+        if isinstance(module, Concatenation):
+            return _Joined([_terms(part) for part in arguments[:]])
+        if isinstance(module, Multiplication):
+            return [self._product(str(node.target), *arguments[:2])]
         return self._lower_module(str(node.target), module, arguments[0])
 
     def _lower_module(self, name: str, module: torch.nn.Module, x: _Value) -> _Value:
         if isinstance(module, Quantizer):
-            return self._input_codes(name, module) if x is None else self._codes(name, module, _terms(x))
+            return self._quantized(name, module, x)
         assert isinstance(x, _CodedValue), f"{name} reads codes; convert inserts them"
         if isinstance(module, SwitchLayer):
             return [self._conv(name, module, x)]
@@ -164,9 +195,57 @@ class _Lowering:
         if isinstance(module, MeanPool):
             return [self._sum_pool(name, x)]
         if isinstance(module, Picked):
-            return [self._picked(name, module, x)]
+            weight = _kernel(module.weight, x)
+            return [self._moved(name, weight, module.stride, 0, 1, x)]
+        if isinstance(module, WindowMean):
+            weight = np.ones((self.shapes[x.name][2], *module.kernel, 1), np.int8)
+            return [self._moved(name, weight, module.stride, module.padding, len(weight), x)]
+        if isinstance(module, Pointwise):
+            return _Curve(x, module)
         assert isinstance(module, Controller), f"convert makes no {type(module).__name__}"
         return self._controller(name, module, x)
+
+    def _quantized(self, name: str, module: Quantizer, x: _Value) -> _CodedValue:
+        match x:
+            case None:
+                return self._input_codes(name, module)
+            case _Curve():
+                return self._curve(name, module, x)
+            case _Joined():
+                return self._joined(name, module, x)
+            case _:
+                return self._codes(name, module, _terms(x))
+
+    def _curve(self, name: str, module: Quantizer, x: _Curve) -> _CodedValue:
+        """The function of every code, rounded once: a table."""
+        codes = torch.arange(256).to(torch.int8 if x.x.signed else torch.uint8).float()
+        real = x.function.of((codes * x.x.step)[:, None].expand(-1, x.function.channels))
+        table = straight_through.quantize(real.T.contiguous(), module.log_step, *module.range)
+        self._append(Lookup(table.numpy().astype(np.int8 if module.signed else np.uint8), name, x.x.name))
+        return _CodedValue(name, _step(module.log_step).item(), module.signed, x.x.shape)
+
+    def _joined(self, name: str, module: Quantizer, x: _Joined) -> _CodedValue:
+        """Each part rounded to the common step, then side by side."""
+        if len(x.parts) == 1:
+            return self._codes(name, module, x.parts[0])
+        parts = [self._codes(f"{name}:{i}", module, terms) for i, terms in enumerate(x.parts)]
+        self._append(Concat(tuple(part.name for part in parts), name))
+        return replace(parts[0], name=name)
+
+    def _affine(self, module: Affine, x: _Value) -> _Value:
+        gain, bias = _folded(module.norm, np.zeros(module.norm.num_features))
+        if not isinstance(x, _Joined):
+            return _affine_terms(gain, bias, _terms(x))
+        ends = np.cumsum([self.shapes[terms[0].x][2] for terms in x.parts])[:-1]
+        tables = zip(np.split(gain, ends), np.split(bias, ends), x.parts, strict=True)
+        return _Joined([_affine_terms(*table) for table in tables])
+
+    def _product(self, name: str, x: _Value, y: _Value) -> _RealTerm:
+        assert isinstance(x, _CodedValue), f"{name} reads codes; convert inserts them"
+        assert isinstance(y, _CodedValue)
+        out = f"{name}:product"
+        self._append(Product(x.name, y.name, out))
+        return _RealTerm(out, np.full((1, 1), x.step * y.step), np.zeros((1, 1)), x.largest * y.largest)
 
     def _input_codes(self, name: str, module: Quantizer) -> _CodedValue:
         table = torch.from_numpy(normalization_table(self.net.mean, self.net.std))
@@ -198,14 +277,18 @@ class _Lowering:
         ratio = gain * _step(layer.log_step).reshape(1, -1) * x.step / (2 if is_floor else 1)
         return _RealTerm(out, ratio, bias, terms * largest_weight * x.largest, layer.index)
 
-    def _picked(self, name: str, module: Picked, x: _CodedValue) -> _RealTerm:
-        """Codes as they are, each a sum of one product with 1."""
+    def _moved(
+        self, name: str, weight: NDArray[np.int8], stride: int, padding: int, groups: int, x: _CodedValue
+    ) -> _RealTerm:
+        """Codes as they are, or the mean of those under a window: a convolution of 0 and 1."""
         out = f"{name}:sum"
-        self._append(Conv(name, _kernel(module.weight, x), module.stride, 0, 1, None, x.name, out))
-        return _RealTerm(out, np.full((1, 1), x.step), np.zeros((1, 1)), x.largest)
+        self._append(Conv(name, weight, stride, padding, groups, None, x.name, out))
+        units = (2 if self.net.rounding == "floor" else 1) * max(1, int(weight[0].sum()))
+        return _RealTerm(out, np.full((1, 1), x.step / units), np.zeros((1, 1)), units * x.largest)
 
     def _max_pool(self, name: str, module: CodedMaxPool, x: _CodedValue) -> _CodedValue:
-        self._append(MaxPool(module.kernel, module.stride, module.padding, x.name, name))
+        sizes = module.kernel, module.stride, module.padding
+        self._append(MaxPool(*sizes, x.name, name, ceil=module.ceil))
         return _CodedValue(name, x.step, x.signed, self._shape_of(name))
 
     def _sum_pool(self, name: str, x: _CodedValue, controller: bool = False) -> _RealTerm:
@@ -236,7 +319,7 @@ class _Lowering:
 def _terms(value: _Value) -> list[_RealTerm]:
     if isinstance(value, _CodedValue):
         return [_RealTerm(value.name, np.full((1, 1), value.step), np.zeros((1, 1)), value.largest)]
-    assert value is not None, "the input is read by its codes alone"
+    assert isinstance(value, list), "what is no sum is read by its codes alone"
     return value
 
 
@@ -253,9 +336,8 @@ def _fixed_point(terms: Sequence[_RealTerm], step: float) -> tuple[int, tuple[Te
     return r, tuple(lowered)
 
 
-def _affine_terms(module: Affine, terms: list[_RealTerm]) -> list[_RealTerm]:
+def _affine_terms(gain: Reals, bias: Reals, terms: list[_RealTerm]) -> list[_RealTerm]:
     """Terms times a gain for every channel, and its bias, which goes to the first."""
-    gain, bias = _folded(module.norm, np.zeros(module.norm.num_features))
     scaled = [replace(term, ratio=term.ratio * gain, bias=term.bias * gain) for term in terms]
     return [replace(scaled[0], bias=scaled[0].bias + bias), *scaled[1:]]
 

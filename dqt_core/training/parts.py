@@ -11,12 +11,12 @@ from dqt_core.training.layers import Coded, norm_of_maps, real
 class CodedMaxPool(nn.Module):
     """Max-pool on codes."""
 
-    def __init__(self, kernel: int, stride: int, padding: int) -> None:
+    def __init__(self, kernel: int, stride: int, padding: int, ceil: bool = False) -> None:
         super().__init__()
-        self.kernel, self.stride, self.padding = kernel, stride, padding
+        self.kernel, self.stride, self.padding, self.ceil = kernel, stride, padding, ceil
 
     def forward(self, x: Coded) -> Coded:
-        codes = functional.max_pool2d(x.codes, self.kernel, self.stride, self.padding)
+        codes = functional.max_pool2d(x.codes, self.kernel, self.stride, self.padding, ceil_mode=self.ceil)
         return Coded(codes, x.step, x.signed)
 
 
@@ -38,6 +38,59 @@ class Addition(nn.Module):
 
     def forward(self, x: Tensor | Coded, y: Tensor | Coded) -> Tensor:
         return real(x) + real(y)
+
+
+class Concatenation(nn.Module):
+    """Channels of several values side by side, as real numbers; a program rounds each to one common step."""
+
+    def forward(self, *parts: Tensor | Coded) -> Tensor:
+        return torch.cat([real(part) for part in parts], 1)
+
+
+class Multiplication(nn.Module):
+    """Product of codes and codes, of which the second may be one pixel, as real numbers."""
+
+    def forward(self, x: Coded, y: Coded) -> Tensor:
+        return (x.codes * y.codes) * (x.step * y.step)
+
+
+class WindowMean(nn.Module):
+    """Mean of the codes of every window, padding included, as real numbers: a depthwise convolution of 1."""
+
+    def __init__(self, kernel: tuple[int, int], stride: int, padding: int) -> None:
+        super().__init__()
+        self.kernel, self.stride, self.padding = kernel, stride, padding
+
+    def forward(self, x: Coded) -> Tensor:
+        codes = functional.avg_pool2d(x.codes.float(), self.kernel, self.stride, self.padding)
+        return codes * x.step
+
+
+class Pointwise(nn.Module):
+    """Any function of one number: a program has its table of 256 codes.
+
+    Parameters
+    ----------
+    function : Module
+        Of numbers, or of numbers and their channel as `PReLU`.
+    """
+
+    def __init__(self, function: nn.Module) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Coded) -> Tensor:
+        return self.of(x.value)
+
+    def of(self, x: Tensor) -> Tensor:
+        """The function of real numbers, (N, C, ...)."""
+        out: Tensor = self.function(x.clone() if getattr(self.function, "inplace", False) else x)
+        return out
+
+    @property
+    def channels(self) -> int:
+        """Functions there are: one for all channels, or one for each."""
+        return int(getattr(self.function, "num_parameters", 1))
 
 
 class Affine(nn.Module):
