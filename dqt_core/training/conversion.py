@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -134,7 +135,8 @@ def _calibrated(nested: NestedNet, conversion: "_Conversion", x: Tensor, every: 
 
 def _count(layer: nn.Module, arguments: tuple[Any, ...], out: Tensor) -> None:
     assert isinstance(layer, SwitchLayer)
-    layer.macs = layer.written_out(layer.weight).numel() * out[0, 0].numel()
+    terms = layer.weight.shape[1] * math.prod(layer.kernel_written_out())
+    layer.macs = layer.weight.shape[0] * terms * out[0, 0].numel()
 
 
 def _choices(widths: Iterable[int | Choice]) -> tuple[Choice, ...]:

@@ -215,7 +215,7 @@ class SwitchLayer(nn.Module):
         self.is_conv = isinstance(layer, nn.Conv2d)
         self.stride, self.dilation, self.groups, self.margins = _geometry(layer, margins)
         self.padding = max(self.margins)
-        is_padded_out = self.written_out(self.weight).shape != self.weight.shape
+        is_padded_out = self.is_conv and self.kernel_written_out() != self.weight.shape[2:]
         if is_padded_out and rounding == "floor" and index is not None:
             raise ValueError(
                 f"{layer} is written out with zeros between or beside its weights, and floor reads a zero as "
@@ -235,6 +235,10 @@ class SwitchLayer(nn.Module):
     def share(self, first: "SwitchLayer") -> None:
         """Be another call of a layer: the same weights and step, at widths and statistics of its own."""
         self.weight, self.bias, self.log_step = first.weight, first.bias, first.log_step
+
+    def kernel_written_out(self) -> tuple[int, ...]:
+        """Height and width of the kernel that `written_out` makes."""
+        return tuple(self.written_out(self.weight.detach()[:1, :1]).shape[2:])  # () of a linear layer
 
     def written_out(self, weight: Tensor) -> Tensor:
         """The kernel (O, I / groups, h, w) that does the same without dilation, with one padding all around.
