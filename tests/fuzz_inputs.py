@@ -148,11 +148,18 @@ def judge_run(case, folder):
         return "cascaded"
     assert program.run(plain, result.widths, "numpy").digest == result.digest, "not the plain images' answer"
     if not isinstance(asked, str) and layers:
-        bits = np.asarray(asked)
-        if result.widths.ndim == 3 and bits.ndim in (1, 2) and bits.shape[-1] == layers:
-            bits = bits[..., None]
-        assert (result.widths == bits).all(), "not the widths that were asked for"
+        got = result.widths if result.widths.ndim == 3 else np.repeat(result.widths[..., None], 2, -1)
+        assert (got == pairs_of(asked)).all(), "not the widths that were asked for"
     return "run"
+
+
+def pairs_of(widths):
+    """(Weight bits, input bits) of one width, of an array for each image, or of a list for each layer."""
+    if np.ndim(widths) == 0:
+        return widths
+    if isinstance(widths, np.ndarray):
+        return widths if widths.ndim == 3 else widths[..., None]
+    return np.array([(width, width) if np.ndim(width) == 0 else tuple(width) for width in widths])
 
 
 def require_cascade(program, images, result, steps, threshold):
