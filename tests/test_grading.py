@@ -270,9 +270,54 @@ def test_a_full_disk_leaves_the_points_before(made, right, tmp_path, monkeypatch
     before = table(made)
     full = OSError(errno.ENOSPC, "No space left on device")
     monkeypatch.setattr(csv.DictWriter, "writerow", mock.Mock(side_effect=full))
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(SystemExit, match=r"so-far.csv cannot be written \(No space left on device\)"):
         marking.grade_all(made, tmp_path, kind=room.Forked)
     assert table(made) == before
+
+
+def test_a_file_that_may_not_be_read_has_its_row(right, tmp_path, monkeypatch):
+    saved(right, tmp_path / "ann" / "a1.ipynb")
+    monkeypatch.setattr(Path, "is_symlink", mock.Mock(side_effect=PermissionError(13, "Permission denied")))
+    (row,) = collect.everything(tmp_path)
+    assert "cannot be read as a notebook ([Errno 13] Permission denied)" in row.reason
+
+
+LOG = """[ERROR] There was an error processing assignment: /course/feedback/bert/a1
+Traceback (most recent call last):
+      File "files.py", line 153, in write
+        f.write(output)
+    OSError: [Errno 28] No space left on device
+
+[ERROR] Please see the the above traceback for details on the specific errors on the above failures.
+"""
+
+
+def test_what_nbgrader_failed_of_is_said_and_the_others_have_their_points_and_pages(
+    made, right, tmp_path, monkeypatch, capsys
+):
+    for student in ("ann", "bob"):
+        saved(right, tmp_path / student / "a1.ipynb")
+    real = course.api
+
+    def full(*arguments, **options):
+        nbgrader = real(*arguments, **options)
+        for step in ("autograde", "generate_feedback"):
+            does, left = getattr(nbgrader, step), {"autograde": "ann", "generate_feedback": "bob"}[step]
+            setattr(
+                nbgrader,
+                step,
+                lambda name, student, does=does, left=left, **more: (
+                    {"success": False, "log": LOG} if student == left else does(name, student, **more)
+                ),
+            )
+        return nbgrader
+
+    monkeypatch.setattr(course, "api", full)
+    assert marking.grade_all(made, tmp_path, pages=True, kind=room.Forked) == 1
+    said = capsys.readouterr().out
+    assert "not graded, 1 of 2:\n  ann/a1.ipynb: nbgrader failed: OSError: [Errno 28] No space left" in said
+    assert "without a page of feedback, 1 of 2:\n  bob/a1.ipynb: OSError: [Errno 28] No space left" in said
+    assert [row["points"] for row in table(made)] == ["", "100"]
 
 
 def test_a_cheat_gets_nothing_for_what_it_cheats_at(made, tmp_path, capsys, request):

@@ -83,10 +83,10 @@ def of_student(folder, student):
 def read(student, path):
     """A notebook and its assignment: by its tasks, or where it has none by its file's name."""
     row = Found(student, path, by_name(path))
-    if path.is_symlink() or not path.is_file():
-        row.reason = "it is a link or a folder, expected a file"
-        return row
     try:
+        if path.is_symlink() or not path.is_file():
+            row.reason = "it is a link or a folder, expected a file"
+            return row
         text = path.read_text(encoding="utf-8")
         if re.search(r"^\s*<<<<<<< ", text, re.MULTILINE):
             row.reason = "it has the marks of a merge conflict (<<<<<<<) in it"

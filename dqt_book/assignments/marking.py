@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 import shutil
 import sys
 
@@ -71,8 +72,10 @@ def stopped(folder, row):
 
 
 def last_line(error):
+    """What nbgrader failed of: its log ends in other words than those of the error."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1][:200] if lines else type(error).__name__
+    raised = [line for line in lines if re.match(r"[\w.]+(Error|Exception)\b", line)]
+    return (raised or lines or [type(error).__name__])[-1][:200]
 
 
 def grade_all(folder, submitted, pages=False, **changes):
@@ -85,15 +88,14 @@ def grade_all(folder, submitted, pages=False, **changes):
             if course.stale(folder, name):
                 course.make(folder, [name])
         lines = table(folder, rows, submitted, **changes)
-        if pages:
-            write_pages(folder, lines)
+        unwritten = write_pages(folder, lines) if pages else []
     told = folder / ("feedback" if pages else "autograded")
     print(f"\nwhat their cells said: {told}; points: {folder / 'points.csv'}, gradebook.db")
-    missing = [line for line in lines if not line["points"]]
-    if missing:
-        print(f"\nnot graded, {len(missing)} of {len(lines)}:")
-        print("\n".join(f"  {line['file']}: {line['reason']}" for line in missing))
-    return int(bool(missing))
+    missing = [f"{line['file']}: {line['reason']}" for line in lines if not line["points"]]
+    for what, which in (("not graded", missing), ("without a page of feedback", unwritten)):
+        if which:
+            print("\n  ".join([f"\n{what}, {len(which)} of {len(lines)}:", *which]))
+    return int(bool(missing or unwritten))
 
 
 def table(folder, rows, submitted, **changes):
@@ -110,19 +112,26 @@ def table(folder, rows, submitted, **changes):
         lost = f"lost: {line['lost']}" if line["lost"] else ""
         told = "  ".join(part for part in (lost, line["reason"]) if part)
         print(f"{row.student[:24]:24} {row.name:4} {got:>9}  {told}", flush=True)
-        write(so_far, lines)
+        try:
+            write(so_far, lines)
+        except OSError as error:
+            told = f"{so_far} cannot be written ({error.strerror}): make room there, and grade again"
+            raise SystemExit(f"{told}; points.csv is as it was") from error
     os.replace(so_far, folder / "points.csv")
     return lines
 
 
 def write_pages(folder, lines):
-    """A page for each graded notebook, of what its cells said, in feedback/."""
+    """A page for each graded notebook, of what its cells said, in feedback/; of those that failed, why."""
+    failed = []
     with course.quietly():
         nbgrader = course.api(folder)
         for line in lines:
             if line["points"]:
                 made = nbgrader.generate_feedback(line["assignment"], line["student"])
-                course.require(made, f"write the page of {line['file']}")
+                if not made["success"]:
+                    failed.append(f"{line['file']}: {last_line(made.get('log') or made.get('error'))}")
+    return failed
 
 
 def write(path, lines):
