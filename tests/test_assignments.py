@@ -216,6 +216,22 @@ def test_markers_are_registered_strictly(made):
             assert f"\n    {task}: " in settings
 
 
+# What the extra `student` does not bring; A3 and A5 say what more they need
+HEAVY = "torch", "torchvision", "accelerate", "numba", "sklearn", "onnx", "scipy"
+
+
+@pytest.mark.parametrize(("name", "cells"), [("a1", None), ("a2", None), ("a3", 1), ("a5", 1)])
+def test_a_notebook_that_needs_numpy_runs_with_numpy_alone(made, tmp_path, name, cells):
+    """Solved, A1 and A2 pass every check; of A3 and A5, which compile and use SciPy, the first cell runs."""
+    folder = answered(made, tmp_path, name, submissions.solutions(name))
+    code = [cell.source for cell in released(tmp_path, name, "").cells if cell.cell_type == "code"][:cells]
+    blocked = f"import sys\nsys.modules.update(dict.fromkeys({HEAVY[: -1 if name == 'a5' else None]}))\n"
+    (folder / "run.py").write_text(blocked + "\n".join(code))
+    done = subprocess.run([sys.executable, "run.py"], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count(f"{name}_") == (len(points(name)) if cells is None else 0)
+
+
 # The checks
 
 
