@@ -320,6 +320,14 @@ SUPPORTED = {
         s=nn.Conv2d(8, 4, 1),
         e=nn.Conv2d(4, 8, 1),
     ),
+    "numbers": model(
+        lambda m, x: m.tail(m.c(1 - 2 * m.head(x) / 3 + torch.add(m.b(m.relu(m.a(x))), 0.5).mul_(1.5)))
+    ),
+    "Hardswish by hand": model(
+        lambda m, x: (lambda y: m.tail(m.c(y * (functional.relu6(y + 3.0) / 6.0))))(m.b(m.relu(m.a(x))))
+    ),
+    "SiLU by hand": model(lambda m, x: (lambda y: m.tail(m.c(y * y.sigmoid())))(m.b(m.relu(m.a(x))))),
+    "squares": model(lambda m, x: (lambda y: m.tail(m.c(y * y)))(m.b(m.relu(m.a(x))))),
     "a product of two maps": model(
         lambda m, x: (lambda y: m.tail(torch.mul(m.b(y), functional.gelu(m.c(y)))))(m.relu(m.a(x)))
     ),
@@ -381,11 +389,7 @@ REFUSED = {
     "sine": (KNOWN, model(lambda m, x: m.tail(torch.sin(m.head(x))))),
     "softmax over channels": ("no integer form", model(lambda m, x: m.tail(m.s(m.head(x))), s=nn.Softmax(1))),
     "rows side by side": ("dim=1", model(lambda m, x: (lambda y: m.tail(torch.cat([y, y], 2)))(m.head(x)))),
-    "a product with a constant": ("a tensor and a constant", model(lambda m, x: m.tail(2 * m.head(x)))),
-    "a product with itself": (
-        "multiply two tensors",
-        model(lambda m, x: (lambda y: m.tail(y * y))(m.head(x))),
-    ),
+    "a constant over a tensor": (KNOWN, model(lambda m, x: m.tail(2 / (m.head(x) + 1)))),
     "a product with one channel": (
         r"multiplies \(8, 16, 16\) and \(1, 16, 16\)",
         model(lambda m, x: (lambda y: m.tail(y * m.g(y)))(m.head(x)), g=nn.Conv2d(8, 1, 1)),
@@ -430,10 +434,6 @@ REFUSED = {
     "batch norm without statistics": (
         "convert needs batch norm with affine and track_running_stats",
         model(lambda m, x: m.tail(m.norm(m.b(m.relu(m.a(x))))), norm=nn.BatchNorm2d(8, affine=False)),
-    ),
-    "a tensor and a constant": (
-        "convert can add two tensors, not a tensor and a constant",
-        model(lambda m, x: m.tail(m.head(x) + 1)),
     ),
     "a tensor and itself": ("itself or a multiple", model(lambda m, x: (lambda y: m.tail(y + y))(m.head(x)))),
     "a multiple": (

@@ -23,6 +23,7 @@ from dqt_core.training.joints import (
     is_concatenation,
     is_signed,
     joint_of,
+    scaled_of,
     sources,
     waits,
 )
@@ -354,7 +355,8 @@ class _Conversion:
 
     def _takes_wide(self, reader: fx.Node) -> bool:
         is_sum = function_of(reader) in ADDITIONS or is_concatenation(reader)
-        is_affine = self.old.is_norm(reader) and not self.old.is_absorbed(reader)
+        is_norm = self.old.is_norm(reader) and not self.old.is_absorbed(reader)
+        is_affine = is_norm or scaled_of(reader) is not None
         return is_sum or is_affine or self.old.is_relu(reader) or reader.op == "output"
 
     def _codes(self, node: fx.Node, x: fx.Node, signed: bool, limit: float | None = None) -> None:
@@ -376,7 +378,7 @@ class _Conversion:
     def _module(self, node: fx.Node, module: nn.Module, *x: fx.Node, suffix: str = "") -> fx.Node:
         name = str(node.target)
         if not isinstance(module, SwitchLayer) or self.made[name] is not module:  # may be called again
-            name = f"{node.name}_{suffix}".rstrip("_")
+            name = f"{node.name}_{suffix}" if suffix else node.name
             while isinstance(self.old.modules.get(name), nn.Conv2d | nn.Linear):
                 name += "_"
         *parents, leaf = name.split(".")

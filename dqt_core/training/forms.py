@@ -16,7 +16,10 @@ MEANS = (torch.mean, "mean")
 # what may turn a map into a row of numbers, in the order of memory
 RESHAPES = (torch.flatten, "flatten", torch.reshape, "reshape", "view", torch.squeeze, "squeeze")
 COPIES = ("contiguous", "clone", "detach", "float", torch.clone)
-IN_PLACE = (operator.iadd, torch.relu_, "relu_", "add_")
+IN_PLACE = (
+    *(operator.iadd, operator.isub, operator.imul, operator.itruediv),
+    *(torch.relu_, "relu_", "add_", "sub_", "mul_", "div_"),
+)
 
 _RELU: Form = nn.ReLU, ("inplace",)
 _MAX_POOL: Form = (

@@ -16,15 +16,18 @@ from dqt_core.training.parts import (
     MeanPool,
     Multiplication,
     Pointwise,
+    Scaled,
     WindowMean,
 )
 
 Joint: TypeAlias = (
-    Addition | CodedMaxPool | Concatenation | MeanPool | Multiplication | Pointwise | WindowMean
+    Addition | CodedMaxPool | Concatenation | MeanPool | Multiplication | Pointwise | Scaled | WindowMean
 )
 
 CONCATENATIONS = torch.cat, torch.concat, torch.concatenate
 PRODUCTS = operator.mul, operator.imul, torch.mul, torch.multiply, "mul", "mul_"
+_DIFFERENCES = operator.sub, operator.isub, torch.sub, "sub", "sub_"
+_QUOTIENTS = operator.truediv, operator.itruediv, torch.div, "div", "div_"
 # of torch's, those that compute every number from one number alone, in training as in evaluation
 POINTWISE = (
     *(nn.LeakyReLU, nn.PReLU, nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish, nn.Softplus),
@@ -41,6 +44,8 @@ def joint_of(node: fx.Node, graph: FloatGraph) -> Joint | None:
         If it is, and has no integer form.
     """
     module = graph.module_of(node)
+    if (scaled := scaled_of(node)) is not None:
+        return scaled
     if function_of(node) in ADDITIONS:
         return _addition(node, graph)
     if function_of(node) in PRODUCTS:
@@ -56,6 +61,30 @@ def joint_of(node: fx.Node, graph: FloatGraph) -> Joint | None:
     return Pointwise(module) if isinstance(module, POINTWISE) else None
 
 
+def scaled_of(node: fx.Node) -> Scaled | None:
+    """The gain and the bias of a sum, difference, product or quotient of a value and a number.
+
+    Examples
+    --------
+    >>> graph = fx.Graph()
+    >>> scaled = scaled_of(graph.call_function(operator.sub, (1, graph.placeholder("x"))))
+    >>> scaled.gain, scaled.bias
+    (-1.0, 1.0)
+    """
+    numbers = [float(given) for given in node.args if isinstance(given, int | float)]
+    if len(node.args) != 2 or len(numbers) != 1 or node.kwargs:
+        return None
+    (number,), is_first = numbers, isinstance(node.args[1], fx.Node)
+    if function_of(node) in ADDITIONS:
+        return Scaled(1.0, number)
+    if function_of(node) in PRODUCTS:
+        return Scaled(number, 0.0)
+    if function_of(node) in _DIFFERENCES:
+        return Scaled(-1.0, number) if is_first else Scaled(1.0, -number)
+    is_quotient = function_of(node) in _QUOTIENTS and not is_first and number != 0
+    return Scaled(1 / number, 0.0) if is_quotient else None
+
+
 def is_concatenation(node: fx.Node) -> bool:
     """Whether a node puts values side by side."""
     return function_of(node) in CONCATENATIONS
@@ -65,11 +94,13 @@ def sources(node: fx.Node) -> list[fx.Node]:
     """What a node reads, in the order of its arguments."""
     if is_concatenation(node):
         return list(node.args[0] if node.args else node.kwargs["tensors"])  # type: ignore[arg-type]
-    return list(node.all_input_nodes)
+    return [given for given in node.args if isinstance(given, fx.Node)] or list(node.all_input_nodes)
 
 
 def is_signed(joint: Joint, signs: Sequence[bool]) -> bool:
     """Whether what a joint makes can be negative, where what it reads can be as `signs` says."""
+    if isinstance(joint, Scaled):
+        return any(signs) or joint.gain < 0 or joint.bias < 0
     if not isinstance(joint, Pointwise):
         return any(signs) or isinstance(joint, Addition)
     numbers = torch.linspace(-50.0 * signs[0], 50.0, 20_001)[:, None].expand(-1, joint.channels)
@@ -100,8 +131,8 @@ def _addition(node: fx.Node, graph: FloatGraph) -> Addition:
     terms = node.all_input_nodes
     if len(terms) != 2 or node.kwargs.get("alpha", 1) != 1:
         raise ValueError(
-            f"{graph.describe(node)}: convert can add two tensors, not a tensor and a constant, "
-            "itself or a multiple"
+            f"{graph.describe(node)}: convert can add two tensors, or a tensor and a number, not a tensor "
+            "and itself or a multiple"
         )
     shapes = [graph.shapes[term][1:] for term in terms]
     if shapes[0] != shapes[1]:
@@ -113,11 +144,10 @@ def _addition(node: fx.Node, graph: FloatGraph) -> Addition:
 
 
 def _multiplication(node: fx.Node, graph: FloatGraph) -> Multiplication:
-    factors = node.all_input_nodes
+    factors = sources(node)
     if len(factors) != 2:
         raise ValueError(
-            f"{graph.describe(node)}: convert can multiply two tensors, not a tensor and a constant or "
-            "itself; put the constant into the layer before"
+            f"{graph.describe(node)}: convert can multiply two tensors, or a tensor and a number"
         )
     x, y = (graph.shapes[factor][1:] for factor in factors)
     if x != y and set(x[1:]) == {1}:  # the one pixel comes second

@@ -40,6 +40,7 @@ from dqt_core.training.parts import (
     Multiplication,
     Picked,
     Pointwise,
+    Scaled,
     WindowMean,
 )
 
@@ -177,7 +178,11 @@ class _Lowering:
         if isinstance(module, Addition):
             return _terms(arguments[0]) + _terms(arguments[1])
         if isinstance(module, Affine):
-            return self._affine(module, arguments[0])
+            table = _folded(module.norm, np.zeros(module.norm.num_features))
+            return self._affine(*table, arguments[0])
+        if isinstance(module, Scaled):
+            gain, bias = np.full((1, 1), module.gain), np.full((1, 1), module.bias)
+            return _affine_terms(gain, bias, _terms(arguments[0]))
         if isinstance(module, Concatenation):
             return _Joined([_terms(part) for part in arguments[:]])
         if isinstance(module, Multiplication):
@@ -232,8 +237,7 @@ class _Lowering:
         self._append(Concat(tuple(part.name for part in parts), name))
         return replace(parts[0], name=name)
 
-    def _affine(self, module: Affine, x: _Value) -> _Value:
-        gain, bias = _folded(module.norm, np.zeros(module.norm.num_features))
+    def _affine(self, gain: Reals, bias: Reals, x: _Value) -> _Value:
         if not isinstance(x, _Joined):
             return _affine_terms(gain, bias, _terms(x))
         ends = np.cumsum([self.shapes[terms[0].x][2] for terms in x.parts])[:-1]

@@ -111,6 +111,17 @@ class Affine(nn.Module):
         return out
 
 
+class Scaled(nn.Module):
+    """A gain and a bias that stand in the model as numbers: what is added to a value, or multiplies it."""
+
+    def __init__(self, gain: float, bias: float) -> None:
+        super().__init__()
+        self.gain, self.bias = gain, bias
+
+    def forward(self, x: Tensor | Coded) -> Tensor:
+        return real(x) * self.gain + self.bias
+
+
 class Picked(nn.Module):
     """What slices, zero channels and shuffles of a model pick: a fixed 1x1 convolution of 0 and 1.
 
