@@ -334,6 +334,8 @@ SUPPORTED = {
     "a product in place, added to a shortcut": model(
         lambda m, x: (lambda y: m.tail(m.relu(m.b(y).mul_(m.c(y)) + y)))(m.relu(m.a(x)))
     ),
+    "log_softmax at the end": model(lambda m, x: functional.log_softmax(m.tail(m.head(x)), dim=1)),
+    "LogSoftmax at the end": model(lambda m, x: m.s(m.tail(m.head(x))), s=nn.LogSoftmax(-1)),
     "a convolution as the last layer": model(
         lambda m, x: m.k(m.mean(m.head(x))).flatten(1), k=nn.Conv2d(8, 10, 1)
     ),
@@ -347,7 +349,8 @@ def test_supported(name):
     with torch.no_grad():
         expected, found = net(inputs(pixels)), converted(inputs(pixels), 8)
         chosen = converted(inputs(pixels), "controller") if converted.controller else found
-    assert (found - expected).norm() < 0.05 * expected.norm()
+    compared = found.log_softmax(1) if "oftmax at the end" in name else found
+    assert (compared - expected).norm() < 0.05 * expected.norm()
     assert chosen.shape == expected.shape
     assert (converted.controller is None) == (name in ("one layer", "two layers"))
     program = lower(converted)
@@ -413,7 +416,10 @@ REFUSED = {
     ),
     "the last pixels": ("`getitem`; a 1x1 convolution", model(lambda m, x: m.tail(m.head(x)[:, :, 1:, 1:]))),
     "ones around": (KNOWN, model(lambda m, x: m.tail(functional.pad(m.head(x), (1, 1, 1, 1), value=1.0)))),
-    "a softmax": ("return the logits instead", model(lambda m, x: m.tail(m.head(x)).softmax(1))),
+    "a softmax": (
+        "return the logits, or log_softmax of them, instead",
+        model(lambda m, x: m.tail(m.head(x)).softmax(1)),
+    ),
     "batch norm of flattened pixels": (
         "`early: BatchNorm1d.*reads flattened pixels",
         model(

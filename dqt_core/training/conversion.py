@@ -38,6 +38,7 @@ from dqt_core.training.layers import (
 from dqt_core.training.network import NestedNet
 from dqt_core.training.ordinary import require_ordinary
 from dqt_core.training.parts import Affine, CodedMaxPool, Concatenation, Picked, Pointwise
+from dqt_core.training.tracing import without_log_softmax
 
 _MASTER: Choice = (MASTER_WIDTH, MASTER_WIDTH)
 
@@ -103,7 +104,7 @@ def convert(
         raise ValueError(f"batch_norm={batch_norm!r} is unknown; choose 'per_width' or 'shared'")
     choices, x = _choices(widths), normalized(images, mean, std)
     require_ordinary(net)
-    float_net = copy.deepcopy(net).to("cpu", torch.float32).eval()
+    float_net = without_log_softmax(copy.deepcopy(net).to("cpu", torch.float32).eval())
     plain = x.contiguous()  # or a model's `view` would not know its maps
 
     def converted(choices: tuple[Choice, ...], controller: bool) -> tuple[NestedNet, _Conversion]:

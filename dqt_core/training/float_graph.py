@@ -24,7 +24,7 @@ from dqt_core.training.tracing import first_line, trace
 _SELECTION = (
     "; a 1x1 convolution with weights 0 and 1 selects the same channels, with stride 2 the same pixels"
 )
-_SOFTMAX = "; return the logits instead: the largest of them is the same class"
+_SOFTMAX = "; return the logits, or log_softmax of them, instead: the largest is the same class"
 _HINTS = dict.fromkeys(("getitem", "chunk", "split", "pad"), _SELECTION) | dict.fromkeys(
     ("softmax", "log_softmax"), _SOFTMAX
 )

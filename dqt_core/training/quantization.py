@@ -183,7 +183,7 @@ def calibrate(
 def float_logits(model: nn.Module, net: NestedNet, batches: Iterable[Images]) -> list[torch.Tensor]:
     """What the float model makes of batches of images, normalised as for the converted network."""
     own = copy.deepcopy(model).to("cpu", torch.float32).eval()
-    return [own(calibration.inputs(net, images)) for images in batches]
+    return [own(calibration.inputs(net, images).contiguous()) for images in batches]  # for its `view`
 
 
 def _with_tables(net: NestedNet, corrected: NestedNet, tables: Sequence[str]) -> NestedNet:

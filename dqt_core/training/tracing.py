@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn import functional
 
 from dqt_core.training.ordinary import KNOWN, is_plain
 
@@ -82,3 +83,40 @@ def trace(net: nn.Module) -> fx.Graph:
     if tracer.is_autocast:
         raise ValueError("the model's forward switches autocast on; convert needs one in float32: remove it")
     return graph
+
+
+def without_log_softmax(net: nn.Module) -> nn.Module:
+    """The model without a log_softmax at its end, which changes no class and no difference of logits.
+
+    Parameters
+    ----------
+    net : Module
+
+    Returns
+    -------
+    Module
+        The same one where it ends otherwise.
+
+    Examples
+    --------
+    >>> x = torch.tensor([[1.0, 2.0]])
+    >>> without_log_softmax(nn.Sequential(nn.ReLU(), nn.LogSoftmax(1)))(x)
+    tensor([[1., 2.]])
+    """
+    graph = trace(net)
+    last = next(iter(reversed(graph.nodes))).args[0]
+    if not isinstance(last, fx.Node) or _log_softmax_axis(net, last) not in (1, -1):
+        return net
+    last.replace_all_uses_with(last.all_input_nodes[0])
+    graph.erase_node(last)
+    return fx.GraphModule(net, graph).train(net.training)
+
+
+def _log_softmax_axis(net: nn.Module, node: fx.Node) -> Any:
+    """The axis of a node that is a log_softmax; None of another."""
+    if node.op == "call_module":
+        module = net.get_submodule(str(node.target))
+        return module.dim if isinstance(module, nn.LogSoftmax) else None
+    if node.target not in (functional.log_softmax, torch.log_softmax, "log_softmax"):
+        return None
+    return node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else None)
