@@ -257,10 +257,9 @@ FLATTEN = "the first linear layer reads a map: a convolution as large as it"
 VGG_POOL = f"{FLATTEN}; at this size the adaptive pool is none"
 GROUPS = "grouped convolutions"
 LINEAR = "depthwise convolutions; sums that no ReLU follows have signed codes"
-
-
 SQUEEZE = "products with one pixel; tables for the activations"
 SIDE = "concatenation"
+PLAIN = {"aux_logits": False, "init_weights": False}
 
 # by name: every one is converted by `tests/test_networks.py` and run in every way
 NETWORKS = {
@@ -298,8 +297,9 @@ NETWORKS = {
     "RegNet X 400MF": _torchvision("regnet_x_400mf", 64, GROUPS, device="cpu"),
     "RegNet Y 400MF": _torchvision("regnet_y_400mf", 64, SQUEEZE, device="cpu"),
     "SqueezeNet 1.1": _torchvision("squeezenet1_1", 64, SIDE),
-    "GoogLeNet": _torchvision(
-        "googlenet", 64, f"{SIDE}; max-pools with ceil_mode", aux_logits=False, init_weights=False
+    "GoogLeNet": _torchvision("googlenet", 64, f"{SIDE}; max-pools with ceil_mode", **PLAIN),
+    "Inception v3": _torchvision(
+        "inception_v3", 75, f"{SIDE}; kernels of 1x7 and 7x1, written out as 7x7", 16, **PLAIN
     ),
     "DenseNet-121": _torchvision(
         "densenet121", 64, f"{SIDE}, after batch norm and ReLU; averages of windows"

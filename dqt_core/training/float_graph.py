@@ -24,6 +24,7 @@ from dqt_core.training.tracing import first_line, trace
 _SELECTION = (
     "; a 1x1 convolution with weights 0 and 1 selects the same channels, with stride 2 the same pixels"
 )
+_CONSTANT = ", a tensor of the model's own; what normalises the images is mean and std of convert"
 _SOFTMAX = "; return the logits, or log_softmax of them, instead: the largest is the same class"
 _HINTS = dict.fromkeys(("getitem", "chunk", "split", "pad"), _SELECTION) | dict.fromkeys(
     ("softmax", "log_softmax"), _SOFTMAX
@@ -127,7 +128,8 @@ class FloatGraph:
         called = getattr(node.target, "__name__", str(node.target).removeprefix("net."))
         (path, (_, kind)) = list(node.meta.get("nn_module_stack", {"": ("", "")}).items())[-1]
         inside = "" if path in ("", "net") else f" in `{path}` ({kind.__name__})"
-        return f"`{called}`{inside}" + _HINTS.get(called, "")
+        hint = _CONSTANT if node.op == "get_attr" else _HINTS.get(called, "")
+        return f"`{called}`{inside}{hint}"
 
     def module_of(self, node: fx.Node) -> nn.Module | None:
         """The module that a node calls, or that does what the function does that it calls; None: neither."""
