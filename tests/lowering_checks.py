@@ -237,7 +237,8 @@ class Joints(nn.Module):
         x = self.swish(self.norm1(self.conv1(self.bent(self.stem(x)))))
         x = x * torch.sigmoid(self.excite(functional.relu(self.squeeze(self.mean(x)))))
         x = torch.cat(
-            [x, functional.relu(self.conv2(x)), x.view(-1, 2, 4, 12, 12).transpose(1, 2).flatten(1, 2)], 1
+            [x, functional.relu(self.conv2(x)), x.view(-1, 2, 4, 12, 12).transpose(1, 2).flatten(1, 2)],
+            1,
         )
         x = self.conv3(functional.relu(self.norm3(functional.avg_pool2d(x, 3, 2, 1))))
         x = functional.max_pool2d(functional.silu(x), 3, 2, ceil_mode=True)

@@ -10,11 +10,12 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from lowering_checks import Joints
 from small_nets import WIDTHS, images, nested_net, tensors
 from torch import nn
 from torch.nn import functional
 
-from dqt_core import cost, lower, nested
+from dqt_core import convert, cost, lower, nested
 from dqt_core.training import steps, straight_through
 from dqt_core.training.layers import (
     Coded,
@@ -273,6 +274,15 @@ def test_joints():
     torch.testing.assert_close(Concatenation()(x, y.value), torch.cat([x.value, y.value], 1))
     torch.testing.assert_close(WindowMean((2, 2), 2, 0)(x), functional.avg_pool2d(x.value, 2))
     torch.testing.assert_close(Pointwise(nn.SiLU(inplace=True))(x), functional.silu(x.value))
+
+
+def test_gradients_pass_all_joints():
+    net = convert(Joints(), images(size=12), (0.4,) * 3, (0.3,) * 3, widths=(4, 8)).train()
+    net(tensors(size=12), "controller").square().mean().backward()
+    for name, parameter in net.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+        assert parameter.grad.any(), name
 
 
 def test_pools_and_addition():
