@@ -12,9 +12,12 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from dqt_book.places import ROOT
 from dqt_book.show import Table
+from dqt_core import results
 from dqt_core.data._torchvision import import_torchvision
 
+RESNET20 = ROOT / "reproductions" / "results" / "resnet20_cifar" / "cifar10.json"
 CLASSES = 7  # fewer than any number of channels that is made less
 BOUND = 0.15  # of the relative difference of the outputs at 8 bits, with random weights and images
 
@@ -318,3 +321,16 @@ def table():
         kind = "grey" if channels == 1 else "colour"
         rows.append((name, f"{height}x{width}, {kind}", network.source, network.note))
     return Table(("network", "images of the test", "from", "what is no plain convolution"), rows)
+
+
+def without_training():
+    """ResNet-20 with published weights on CIFAR-10, at each width, from its record."""
+    first, *rows = results.read(RESNET20)["rows"]
+
+    def cells(row):
+        points = (row["correct"] - first["correct"]) / row["images"]
+        return f"{row['correct'] / row['images']:.2%}", f"{100 * points:+.2f}", f"{row['bitops'] / 1e9:.2f}"
+
+    measured = [(f"{row['widths']} bits", *cells(row)) for row in rows]
+    head = "network", f"right of {first['images']:,}", "points from float", "G BitOPs"
+    return Table(head, [("float", f"{first['correct'] / first['images']:.2%}", "", ""), *measured])

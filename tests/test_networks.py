@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from dqt_book import networks
-from dqt_core import convert, lower
+from dqt_core import convert, lower, results
 from dqt_core.training import comparison
+from reproductions.cifar10 import resnet20
 from reproductions.exports import record as exports
 
 WIDTHS, IMAGES = (3, 8), 2
@@ -57,6 +58,17 @@ def test_every_way_gives_the_same_bits(name, way, tmp_path):
     }
     logits = runs.get(way, lambda: exports.by_package(program, way)(images, widths))()
     np.testing.assert_array_equal(logits, by_numpy(name))
+
+
+def test_resnet_20_without_training():
+    """Published weights, all test images: 8 bits within 0.2 points of float, 6 within 0.4."""
+    record = results.read(networks.RESNET20)
+    right = {row["widths"]: row["correct"] for row in record["rows"]}
+    assert {row["images"] for row in record["rows"]} == {10_000}
+    assert right["float"] == resnet20.PUBLISHED == record["published"]
+    assert abs(right["8"] - right["float"]) <= 20
+    assert abs(right["6"] - right["float"]) <= 40
+    assert len(networks.without_training().rows) == len(right) == 1 + len(resnet20.WIDTHS)
 
 
 def test_thinned_networks_keep_their_structure():

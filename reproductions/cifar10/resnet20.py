@@ -14,11 +14,10 @@ import numpy as np
 import torch
 
 import dqt_core
-from dqt_book.networks import CifarResNet
+from dqt_book.networks import RESNET20, CifarResNet
 from dqt_core import data, results
 from dqt_core.training.inputs import normalized
 
-PATH = Path(__file__).resolve().parents[1] / "results" / "resnet20_cifar" / "cifar10.json"
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 WIDTHS, IMAGES, BATCH = (4, 5, 6, 8), 500, 250
 PUBLISHED = 9173  # of 10,000, by the weights' authors
@@ -67,7 +66,7 @@ def record(weights):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--weights", required=True, type=Path)
-    written = results.write(record(parser.parse_args().weights), PATH)
+    written = results.write(record(parser.parse_args().weights), RESNET20)
     for row in results.read(written)["rows"]:
         print(f"{row['widths']:>6}: {row['correct']} of {row['images']}")
 
