@@ -240,7 +240,7 @@ class Joints(nn.Module):
             [x, functional.relu(self.conv2(x)), x.view(-1, 2, 4, 12, 12).transpose(1, 2).flatten(1, 2)],
             1,
         )
-        x = self.conv3(functional.relu(self.norm3(functional.avg_pool2d(x, 3, 2, 1))))
+        x = self.conv3(functional.avg_pool2d(functional.relu(self.norm3(x)), 3, 2, 1))
         x = functional.max_pool2d(functional.silu(x), 3, 2, ceil_mode=True)
         return self.last(self.mean(x).flatten(1))
 
