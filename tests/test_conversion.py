@@ -328,6 +328,15 @@ SUPPORTED = {
     ),
     "SiLU by hand": model(lambda m, x: (lambda y: m.tail(m.c(y * y.sigmoid())))(m.b(m.relu(m.a(x))))),
     "squares": model(lambda m, x: (lambda y: m.tail(m.c(y * y)))(m.b(m.relu(m.a(x))))),
+    "squeeze and excitation by linear layers": model(
+        lambda m, x: (
+            lambda y: m.tail(
+                m.c(torch.sigmoid(m.e(m.relu(m.s(m.mean(y).view(-1, 8))))).view(-1, 8, 1, 1).expand_as(y) * y)
+            )
+        )(m.head(x)),
+        s=nn.Linear(8, 4),
+        e=nn.Linear(4, 8),
+    ),
     "a product of two maps": model(
         lambda m, x: (lambda y: m.tail(torch.mul(m.b(y), functional.gelu(m.c(y)))))(m.relu(m.a(x)))
     ),

@@ -10,8 +10,10 @@ from dqt_core.training import moves
 from dqt_core.training.forms import (
     ADDITIONS,
     COPIES,
+    EXPANSIONS,
     IN_PLACE,
     MEANS,
+    PRODUCTS,
     RESHAPES,
     form_of,
     function_of,
@@ -184,7 +186,7 @@ class FloatGraph:
 
     def is_passed(self, node: fx.Node) -> bool:
         """Whether a node hands its input on: flatten, identity, dropout that evaluation switches off."""
-        if self.margins(node) is not None:
+        if self.margins(node) is not None or self.is_spread(node):
             return True
         is_pool = isinstance(self.module_of(node), nn.AvgPool2d | nn.AdaptiveAvgPool2d)
         if not is_pool and not self._is_view(node):
@@ -193,6 +195,15 @@ class FloatGraph:
         if is_pool:  # of windows of one pixel
             return after == before and getattr(self.module_of(node), "kernel_size", 1) in (1, (1, 1))
         return len(before) in (2, 4) and (after == before or len(after) < 4)
+
+    def is_spread(self, node: fx.Node) -> bool:
+        """Whether a node makes one pixel of a row of numbers, or a map of one pixel, for products alone."""
+        if function_of(node) not in (*RESHAPES, *EXPANSIONS):
+            return False
+        before, after = self.shapes.get(node.all_input_nodes[0], ()), self.shapes[node]
+        is_pixel = after[2:] == (1, 1) or function_of(node) in EXPANSIONS
+        is_one = len(after) == 4 and is_pixel and before in (after[:2], (*after[:2], 1, 1))
+        return is_one and {function_of(reader) in PRODUCTS for reader in self.readers(node)} == {True}
 
     def margins(self, node: fx.Node) -> Pads | None:
         """The zeros that a node puts around a map that convolutions alone read; None where it is no such."""

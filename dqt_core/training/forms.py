@@ -12,6 +12,8 @@ from dqt_core.program.contract import LARGEST_KERNEL
 Form: TypeAlias = tuple[type[nn.Module], tuple[str, ...]]
 
 ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
+PRODUCTS = (operator.mul, operator.imul, torch.mul, torch.multiply, "mul", "mul_")
+EXPANSIONS = ("expand", "expand_as")
 MEANS = (torch.mean, "mean")
 # what may turn a map into a row of numbers, in the order of memory
 RESHAPES = (torch.flatten, "flatten", torch.reshape, "reshape", "view", torch.squeeze, "squeeze")

@@ -8,7 +8,7 @@ import torch
 from torch import fx, nn
 
 from dqt_core.training.float_graph import FloatGraph
-from dqt_core.training.forms import ADDITIONS, function_of, max_pool_sizes, mean_pool_sizes
+from dqt_core.training.forms import ADDITIONS, PRODUCTS, function_of, max_pool_sizes, mean_pool_sizes
 from dqt_core.training.parts import (
     Addition,
     CodedMaxPool,
@@ -25,7 +25,6 @@ Joint: TypeAlias = (
 )
 
 CONCATENATIONS = torch.cat, torch.concat, torch.concatenate
-PRODUCTS = operator.mul, operator.imul, torch.mul, torch.multiply, "mul", "mul_"
 _DIFFERENCES = operator.sub, operator.isub, torch.sub, "sub", "sub_"
 _QUOTIENTS = operator.truediv, operator.itruediv, torch.div, "div", "div_"
 # of torch's, those that compute every number from one number alone, in training as in evaluation
@@ -149,7 +148,10 @@ def _multiplication(node: fx.Node, graph: FloatGraph) -> Multiplication:
         raise ValueError(
             f"{graph.describe(node)}: convert can multiply two tensors, or a tensor and a number"
         )
-    x, y = (graph.shapes[factor][1:] for factor in factors)
+    x, y = (
+        (graph.shapes[factor][1], 1, 1) if graph.is_spread(factor) else graph.shapes[factor][1:]
+        for factor in factors
+    )
     if x != y and set(x[1:]) == {1}:  # the one pixel comes second
         node.args, (x, y) = node.args[::-1], (y, x)
     if y not in (x, (x[0], *[1] * (len(x) - 1))):

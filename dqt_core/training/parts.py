@@ -51,7 +51,8 @@ class Multiplication(nn.Module):
     """Product of codes and codes, of which the second may be one pixel, as real numbers."""
 
     def forward(self, x: Coded, y: Coded) -> Tensor:
-        return (x.codes.float() * y.codes.float()) * (x.step * y.step)  # bfloat16 would round products
+        pixel = y.codes if y.codes.ndim == x.codes.ndim else y.codes[..., None, None]
+        return (x.codes.float() * pixel.float()) * (x.step * y.step)  # bfloat16 would round products
 
 
 class WindowMean(nn.Module):
