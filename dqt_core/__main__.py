@@ -111,7 +111,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     one.add_argument("--mean", nargs="+", type=float, help="a number for each channel, of [0, 1] images")
     one.add_argument("--std", nargs="+", type=float)
     one.add_argument("--size", type=int, metavar="N", help="images are resized and cut to N x N")
-    one.add_argument("--count", type=int, default=256, metavar="N", help="images taken, evenly; 256")
+    one.add_argument("--count", type=int, default=128, metavar="N", help="images taken, evenly; 128")
     one.add_argument("--name", help="of the program; that of the model's file if not given")
     two = commands.add_parser("verify", help="compare a program with the record of a run")
     two.set_defaults(run=verify)

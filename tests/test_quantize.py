@@ -58,6 +58,9 @@ def test_every_way_is_tried_and_the_best_is_taken(made):
         kept, moved = (t["divergence"].values() for t in tried[1:] if t["rule"] == rule)
         scores[rule] = np.log(np.minimum(list(kept), list(moved))).mean()
     assert told.calibration["rule"] == min(scores, key=scores.get)
+    kept, moved = (t["divergence"] for t in tried[1:] if t["rule"] == told.calibration["rule"])
+    for width, kind in told.calibration["tables"].items():
+        assert kind == ("corrected" if moved[width] < kept[width] else "kept")
 
 
 def test_the_report_is_of_the_program_on_held_out_images(course, made):

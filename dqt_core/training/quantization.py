@@ -64,7 +64,7 @@ def quantize(
     model : Module
         See `convert`; left unchanged.
     images : uint8 array, (N, H, W, C)
-        Training images, at least 2; a few hundred, in any order.
+        Training images, at least 2; a hundred or more, in any order. Time grows with their number.
     mean, std : C floats each
         The normalisation the float model was trained with.
     widths : sequence of int or (weight bits, input bits)
