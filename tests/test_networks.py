@@ -6,9 +6,11 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from torch import nn
+from torch.nn import functional
 
 from dqt_book import networks
-from dqt_core import convert, lower, results
+from dqt_core import convert, lower, quantize, results
 from dqt_core.training import comparison
 from reproductions.cifar10 import resnet20
 from reproductions.exports import record as exports
@@ -71,8 +73,31 @@ def test_resnet_20_without_training():
     assert len(networks.without_training().rows) == len(right) == 1 + len(resnet20.WIDTHS)
 
 
+class Viewed(nn.Module):
+    """A course's network whose `view` torch takes of maps in order alone, which ends in log_softmax."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(1, 4, 5), nn.Linear(4 * 6 * 6, 10)
+
+    def forward(self, x):
+        x = functional.max_pool2d(torch.relu(self.conv(x)), 2)
+        return functional.log_softmax(self.fc(x.view(-1, 4 * 6 * 6)), dim=1)
+
+
+@pytest.mark.parametrize("make", [Viewed, networks.mlp, networks.regression])
+def test_a_course_quantizes_in_one_call(make):
+    size = 16 if make is Viewed else 28
+    images = np.random.default_rng(0).integers(0, 256, (12, size, size, 1), np.uint8)
+    options = {"widths": (4, 8), "rules": ("error",), "progress": False}
+    program, report = quantize(networks.seeded(make), images, (0.5,), (0.25,), **options)
+    assert len(report.layers) == len(program.layers)
+    for widths in (4, [4] * len(program.layers)):
+        assert program.run(images, widths).widths.shape == (12, len(program.layers))
+
+
 def test_thinned_networks_keep_their_structure():
     thin = networks.NETWORKS["ResNeXt-50 32x4d"].make()
-    groups = {module.groups for module in thin.modules() if isinstance(module, torch.nn.Conv2d)}
+    groups = {module.groups for module in thin.modules() if isinstance(module, nn.Conv2d)}
     assert groups == {1, 16, 32}
-    assert [module.out_features for module in thin.modules() if isinstance(module, torch.nn.Linear)] == [7]
+    assert [module.out_features for module in thin.modules() if isinstance(module, nn.Linear)] == [7]

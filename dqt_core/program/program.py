@@ -362,6 +362,8 @@ def _as_pairs(widths: int | Sequence[int | Choice] | NDArray[np.integer], layers
     """Widths as (L, 2), or (N, L, 2) where they were an array with one row per image."""
     if isinstance(widths, int | np.integer):
         return np.full((layers, 2), require_width(widths), np.int64)
+    if layers == 0 and isinstance(widths, list | tuple) and not widths:
+        return np.empty((0, 2), np.int64)
     if isinstance(widths, np.ndarray):
         pairs = np.asarray(widths if widths.ndim == 3 else np.repeat(widths[..., None], 2, axis=-1))
     else:

@@ -16,7 +16,7 @@ from dqt_core.training import comparison, moves
 from dqt_core.training.controller import Controller
 from dqt_core.training.float_graph import FloatGraph
 from dqt_core.training.forms import ADDITIONS, function_of
-from dqt_core.training.inputs import in_float32, normalized
+from dqt_core.training.inputs import in_float32, in_order, normalized
 from dqt_core.training.joints import (
     Joint,
     bends_later,
@@ -105,7 +105,7 @@ def convert(
     choices, x = _choices(widths), normalized(images, mean, std)
     require_ordinary(net)
     float_net = without_log_softmax(copy.deepcopy(net).to("cpu", torch.float32).eval())
-    plain = x.contiguous()  # or a model's `view` would not know its maps
+    plain = in_order(x)
 
     def converted(choices: tuple[Choice, ...], controller: bool) -> tuple[NestedNet, _Conversion]:
         conversion = _Conversion(float_net, choices, rounding, batch_norm == "shared", controller)

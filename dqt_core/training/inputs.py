@@ -56,6 +56,14 @@ def normalized(images: Images, mean: Sequence[float], std: Sequence[float]) -> T
     return torch.from_numpy(table[np.arange(channels), pixels]).permute(0, 3, 1, 2)
 
 
+def in_order(x: Tensor) -> Tensor:
+    """A copy of images (n, C, H, W) that lies in memory in that order, as a model with `view` expects.
+
+    One channel lies in both orders at once: `contiguous` alone would leave it, and layers would choose.
+    """
+    return x.clone(memory_format=torch.contiguous_format)
+
+
 @contextmanager
 def in_float32() -> Iterator[None]:
     """Within, arithmetic is float32 on the CPU, whatever the caller has switched on."""

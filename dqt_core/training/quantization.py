@@ -15,7 +15,7 @@ from dqt_core.evaluation.report import Report, labels, report, steps
 from dqt_core.program import Program
 from dqt_core.training import calibration
 from dqt_core.training.conversion import convert
-from dqt_core.training.inputs import in_float32, normalized
+from dqt_core.training.inputs import in_float32, in_order, normalized
 from dqt_core.training.layers import Choice
 from dqt_core.training.lowering import lower
 from dqt_core.training.network import NestedNet
@@ -183,7 +183,7 @@ def calibrate(
 def float_logits(model: nn.Module, net: NestedNet, batches: Iterable[Images]) -> list[torch.Tensor]:
     """What the float model makes of batches of images, normalised as for the converted network."""
     own = copy.deepcopy(model).to("cpu", torch.float32).eval()
-    return [own(calibration.inputs(net, images).contiguous()) for images in batches]  # for its `view`
+    return [own(in_order(calibration.inputs(net, images))) for images in batches]
 
 
 def _with_tables(net: NestedNet, corrected: NestedNet, tables: Sequence[str]) -> NestedNet:
