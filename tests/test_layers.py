@@ -277,8 +277,10 @@ def test_joints():
 
 
 def test_gradients_pass_all_joints():
-    net = convert(Joints(), images(size=12), (0.4,) * 3, (0.3,) * 3, widths=(4, 8)).train()
-    net(tensors(size=12), "controller").square().mean().backward()
+    options = {"widths": (4, 8), "controller": False}
+    net = convert(Joints(), images(size=12), (0.4,) * 3, (0.3,) * 3, **options).train()
+    for width in options["widths"]:
+        net(tensors(size=12), width).square().mean().backward()
     for name, parameter in net.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name
