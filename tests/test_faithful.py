@@ -218,8 +218,8 @@ REFUSED = {
     ),
     "dropout that stays": ("no integer form for `dropout`", between(lambda m, y: functional.dropout(m.c(y)))),
     "changed in place by an unknown function": (
-        "`mul_`",
-        between(lambda m, y: (lambda z: (z.mul_(2), z)[1])(m.c(y))),
+        "`floor_`",
+        between(lambda m, y: (lambda z: (z.floor_(), z)[1])(m.c(y))),
     ),
     "statistics taken away": (
         "`norm: BatchNorm2d.* convert needs batch norm with affine",
