@@ -122,6 +122,16 @@ def test_an_unknown_width_stops_the_run(folder, wrong):
         session.run(None, {"images": small_images(2), "widths": widths})
 
 
+@pytest.mark.parametrize("wrong", [(-1, -8), (-1, 0), (0, -1), (-(2**62), 2), (9, 9), (8, -1)])
+def test_a_negative_width_is_not_the_controllers(folder, wrong):
+    program = small_program()
+    session = session_of(program, folder)
+    widths = np.zeros((2, LAYERS, 2), np.int64)
+    widths[1, 2] = wrong
+    with pytest.raises(Exception, match="out of data bounds"):
+        session.run(None, {"images": small_images(2), "widths": widths})
+
+
 def test_equal_programs_make_equal_files(folder):
     first, second = (to_onnx(small_program(), folder / name).read_bytes() for name in ("a.onnx", "b.onnx"))
     assert first == second

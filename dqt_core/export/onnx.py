@@ -159,7 +159,9 @@ class _Exporter:
             table[pair] = k
         if self.program.has_controller:
             table[0, 0] = DECIDED
-        bits = self._clamp("widths", 0, MASTER_WIDTH + 1)
+        # -1 is the table's last row or column, which no width has: a negative one must not become the 0 that
+        # leaves a layer to the controller
+        bits = self._clamp("widths", -1, MASTER_WIDTH + 1)
         if not self.has_pairs:
             return self.add("Gather", self.constant(table.diagonal(), np.int64), bits)
         position = self.add("Mul", bits, self.constant([MASTER_WIDTH + 2, 1], np.int64))
