@@ -97,7 +97,7 @@ outputs: $(STAMP) ## run the notebooks anew, without data, and store their outpu
 	$(RUN) -c "from dqt_core.backends import numba_cpu; numba_cpu.prepare()"
 	for notebook in $(NOTEBOOKS); do \
 		$(BIN)/jupytext --quiet --update --to ipynb $${notebook%.ipynb}.py && \
-		env -u DQT_DATA $(BIN)/jupyter-nbconvert --log-level ERROR --to notebook --execute --inplace \
+		env -u DQT_DATA MPLCONFIGDIR=$(CURDIR)/_build/matplotlib $(BIN)/jupyter-nbconvert --log-level ERROR --to notebook --execute --inplace \
 			--ExecutePreprocessor.record_timing=False $$notebook || exit 1; done
 
 export: $(STAMP) ## the shipped network for digits as an ONNX and a C file, in _build/export

@@ -162,11 +162,11 @@ MUTANTS = {
             "    // i % rows",
             "lookup: bytes past the last",
         ),
-        ("[i / C * OC + first + i % C]", "[i / C * OC + i % C]", "concat: all parts in the first's place"),
+        ("[i / C * OC + first + i % C]", "[i / C * OC + i % C]", "copy_channels: all parts in the first's place"),
         (
             "[i / C * OC + first + i % C]",
             "[i / C * C + first + i % C]",
-            "concat: pixels of the part's channels",
+            "copy_channels: pixels of the part's channels",
         ),
         ("y_size == size ? i :", "y_size == size ? i % y_size :", "product: the first image's factor"),
         ("i / size * C + i % C", "i % C", "product: the first image's pixel"),

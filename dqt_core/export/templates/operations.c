@@ -210,7 +210,8 @@ static void copy_channels(const uint8_t *x, int32_t pixels, int32_t channels, in
 
 /* The largest code of every window; what lies outside never wins. */
 static void max_pool(const uint8_t *x, int32_t height, int32_t width, int32_t depth, int32_t is_signed,
-                     int32_t kernel, int32_t stride, int32_t padding, int32_t rows, int32_t columns, uint8_t *out)
+                     int32_t kernel, int32_t stride, int32_t padding, int32_t rows, int32_t columns,
+                     uint8_t *out)
 {
     int32_t top, left, c, k, l;
     for (top = -padding; top < rows * stride - padding; top += stride)
