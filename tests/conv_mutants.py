@@ -162,7 +162,11 @@ MUTANTS = {
             "    // i % rows",
             "lookup: bytes past the last",
         ),
-        ("[i / C * OC + first + i % C]", "[i / C * OC + i % C]", "copy_channels: all parts in the first's place"),
+        (
+            "[i / C * OC + first + i % C]",
+            "[i / C * OC + i % C]",
+            "copy_channels: all parts in the first's place",
+        ),
         (
             "[i / C * OC + first + i % C]",
             "[i / C * C + first + i % C]",
