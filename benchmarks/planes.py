@@ -28,7 +28,7 @@ BYTES = "ONNX Runtime int8"  # integers too: the peer whose sums are equal
 
 
 def last_cache():
-    """Bytes of this processor's last cache, as Linux tells them; 512 MB, more than most have, where it does not."""
+    """Bytes of this processor's last cache as Linux tells them; 512 MB, more than most have, elsewhere."""
     sizes = Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")
     found = [int(size.read_text().strip().removesuffix("K")) << 10 for size in sizes]
     return max(found, default=512 << 20)
