@@ -183,3 +183,18 @@ def test_methods_have_a_row_each_and_the_figure_draws_them(tables, monkeypatch):
     assert labels[1] == ["DQT static", "best static", "controller"]
     assert not panels.panels(comparison.Records(folder, 16, 1))
     panels.plt.close("all")
+
+
+@pytest.mark.parametrize(
+    ("row", "label", "drawn"), [("lsq-8", "8", (2, 0)), ("dynamic-4", "controller", (1, 1))]
+)
+def test_the_figure_can_be_drawn_of_any_row_alone(tmp_path, monkeypatch, row, label, drawn):
+    shown = []
+    monkeypatch.setattr(panels.plt, "show", lambda: shown.append(panels.plt.gcf().axes))
+    record(tmp_path, row, 0, [result(label, np.arange(100) < 90)])
+    records = comparison.Records(tmp_path, 8, 1)
+    assert not panels.panels(records), "without float there is nothing to compare with"
+    record(tmp_path, "float", 0, [result("float", np.ones(100), None)])
+    assert panels.panels(comparison.Records(tmp_path, 8, 1))
+    assert tuple(len(axis.lines) for axis in shown[0]) == drawn  # one on the left is the line of float
+    panels.plt.close("all")

@@ -11,14 +11,15 @@ BASE = "DQT static"  # is in both panels, as the line to be at or above
 
 
 def panels(records: Records) -> bool:
-    """Draw both; False, and nothing, where no row but float is recorded."""
+    """Draw both; False, and nothing, where no row but float is recorded, or float itself is not."""
     points = {m.label: found for m in comparison.METHODS if (found := _points(records, m))}
-    if not points:
+    floats = records.of(comparison.FLOAT[0])
+    if not points or not floats:
         return False
     _, (left, right) = plt.subplots(1, 2, figsize=(8, 4.4), width_ratios=(4, 5))
     budgeted = {m.label for m in comparison.METHODS if set(m.lines) <= set(comparison.BUDGETS)}
     look = {name: (show.MARKERS[i], show.COLOURS[i % 5]) for i, name in enumerate(points)}
-    base = comparison.accuracy(records.of(comparison.FLOAT[0]))
+    base = comparison.accuracy(floats)
     for name, found in points.items():
         marker, colour = look[name]
         if name not in budgeted:
@@ -29,7 +30,7 @@ def panels(records: Records) -> bool:
     left.set(xticks=range(len(comparison.WIDTHS)), xticklabels=comparison.WIDTHS)
     left.set(xlabel="width, bits", ylabel="points from float")
     _equal_cost(right, {n: found for n, found in points.items() if n in budgeted or n == BASE}, look)
-    for axis in (left, right):
+    for axis in (axis for axis in (left, right) if axis.get_legend_handles_labels()[0]):
         axis.legend(fontsize=8, loc="upper left", bbox_to_anchor=(-0.1, -0.18))
     plt.show()
     return True
@@ -48,7 +49,9 @@ def _points(records: Records, method: Method) -> list[tuple[int, float, float]]:
 
 def _equal_cost(axis, points, look) -> None:
     """Accuracy against BitOPs where the budgets are, with the static network's line to compare."""
-    near = [spent for name, found in points.items() for w, _, spent in found if w in comparison.BUDGETS]
+    near = [spent for found in points.values() for w, _, spent in found if w in comparison.BUDGETS]
+    if not near:  # no method that is recorded has such a cost
+        return
     low, high = min(near) * 0.85, max(near) * 1.1
     shown = []
     for name, found in points.items():
