@@ -4,6 +4,7 @@ import functools
 import re
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from dataclasses import replace
 from decimal import Decimal  # noqa: F401 (an expression of WIDTHS names it, as the next)
 from fractions import Fraction  # noqa: F401
@@ -135,6 +136,7 @@ def judge_run(case, folder):
         answers = [answer(backend) for backend in BACKENDS]
         given = np.array(value(text))
         asked = value(widths)
+        asked = list(asked) if isinstance(asked, Iterator) else asked
     except NoInputError:
         return "no input"
     said = [one if isinstance(one, str) else (one.digest, one.widths.tolist()) for one in answers]
