@@ -136,7 +136,7 @@ def judge_run(case, folder):
         answers = [answer(backend) for backend in BACKENDS]
         given = np.array(value(text))
         asked = value(widths)
-        asked = list(asked) if isinstance(asked, Iterator) else asked
+        asked = list(asked) if isinstance(asked, Iterator | bytes | bytearray) else asked
     except NoInputError:
         return "no input"
     said = [one if isinstance(one, str) else (one.digest, one.widths.tolist()) for one in answers]
