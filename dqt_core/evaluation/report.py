@@ -42,7 +42,7 @@ class Report:
     master_bytes : int
         Of all weights as they are stored, for every width.
     calibration : dict
-        What was tried and taken, see `training.quantization.calibrate`.
+        What was tried and taken, see `conversion.quantization.calibrate`.
     """
 
     program: str

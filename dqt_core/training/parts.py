@@ -1,10 +1,11 @@
 """What stands between the layers of a converted network: pools, additions, and what computes no sum."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dqt_core.training import moves
 from dqt_core.training.layers import Coded, norm_of_maps, real
 
 
@@ -123,6 +124,28 @@ class Scaled(nn.Module):
         return real(x) * self.gain + self.bias
 
 
+@dataclass(frozen=True)
+class Pick:
+    """What a chain of moves takes of a map: the same as a 1x1 convolution of 0 and 1.
+
+    Attributes
+    ----------
+    channels : tuple of int
+        For every channel of the result, that of the map; -1: zeros.
+    stride : int
+        Distance of the pixels that are taken, from the first on.
+    """
+
+    channels: tuple[int, ...]
+    stride: int
+
+
+def taken(x: Tensor, channels: Tensor, stride: int) -> Tensor:
+    """What a `Pick` takes of (N, C, H, W)."""
+    found = x[:, channels, ::stride, ::stride]
+    return torch.where((channels < 0).reshape(-1, 1, 1), torch.zeros_like(found), found)
+
+
 class Picked(nn.Module):
     """What slices, zero channels and shuffles of a model pick: a fixed 1x1 convolution of 0 and 1.
 
@@ -130,18 +153,18 @@ class Picked(nn.Module):
     ----------
     inputs : int
         Channels of what it picks from.
-    pick : moves.Pick
+    pick : Pick
     """
 
     channels: Tensor
 
-    def __init__(self, inputs: int, pick: moves.Pick) -> None:
+    def __init__(self, inputs: int, pick: Pick) -> None:
         super().__init__()
         self.inputs, self.stride = inputs, pick.stride
         self.register_buffer("channels", torch.tensor(pick.channels), persistent=False)
 
     def forward(self, x: Coded) -> Tensor:
-        return moves.taken(x.value, self.channels, self.stride)
+        return taken(x.value, self.channels, self.stride)
 
     @property
     def weight(self) -> Tensor:

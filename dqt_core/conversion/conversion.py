@@ -11,13 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 
-from dqt_core.nested import MASTER_WIDTH, Rounding, require_rounding
-from dqt_core.training import comparison, moves
-from dqt_core.training.controller import Controller
-from dqt_core.training.float_graph import FloatGraph
-from dqt_core.training.forms import ADDITIONS, function_of
-from dqt_core.training.inputs import in_float32, in_order, normalized
-from dqt_core.training.joints import (
+from dqt_core.conversion import comparison, moves
+from dqt_core.conversion.float_graph import FloatGraph
+from dqt_core.conversion.forms import ADDITIONS, function_of
+from dqt_core.conversion.joints import (
     Joint,
     bends_later,
     is_concatenation,
@@ -27,6 +24,11 @@ from dqt_core.training.joints import (
     sources,
     waits,
 )
+from dqt_core.conversion.ordinary import require_ordinary
+from dqt_core.conversion.tracing import without_log_softmax
+from dqt_core.nested import MASTER_WIDTH, Rounding, require_rounding
+from dqt_core.training.controller import Controller
+from dqt_core.training.inputs import in_float32, in_order, normalized
 from dqt_core.training.layers import (
     Choice,
     Margins,
@@ -36,9 +38,7 @@ from dqt_core.training.layers import (
     as_choice,
 )
 from dqt_core.training.network import NestedNet
-from dqt_core.training.ordinary import require_ordinary
-from dqt_core.training.parts import Affine, CodedMaxPool, Concatenation, Picked, Pointwise
-from dqt_core.training.tracing import without_log_softmax
+from dqt_core.training.parts import Affine, CodedMaxPool, Concatenation, Pick, Picked, Pointwise
 
 _MASTER: Choice = (MASTER_WIDTH, MASTER_WIDTH)
 
@@ -296,10 +296,10 @@ class _Conversion:
         self.float_layers.append(("", norm))
         self._wide(node, self._module(node, Affine(norm), self.new[source]))
 
-    def _pick(self, node: fx.Node) -> moves.Pick | None:
+    def _pick(self, node: fx.Node) -> Pick | None:
         """What a chain of moves takes, or that it goes on: then its last has the answer."""
         if all(moves.is_move(user) and not self.old.is_passed(user) for user in node.users):
-            return moves.Pick((), 1)
+            return Pick((), 1)
         return moves.pick(node, self.old.shapes)
 
     def _move(self, node: fx.Node) -> None:

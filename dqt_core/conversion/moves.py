@@ -2,36 +2,20 @@
 
 import operator
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
-from dqt_core.training.forms import COPIES, RESHAPES, function_of
+from dqt_core.conversion.forms import COPIES, RESHAPES, function_of
+from dqt_core.training.parts import Pick, taken
 
 MOVES = (
     *(operator.getitem, functional.pad, torch.chunk, "chunk", torch.split, "split"),
     *(torch.transpose, "transpose", torch.permute, "permute", *RESHAPES, *COPIES),
 )
 Shapes = Mapping[fx.Node, tuple[int, ...]]
-
-
-@dataclass(frozen=True)
-class Pick:
-    """What a chain of moves takes of a map: the same as a 1x1 convolution of 0 and 1.
-
-    Attributes
-    ----------
-    channels : tuple of int
-        For every channel of the result, that of the map; -1: zeros.
-    stride : int
-        Distance of the pixels that are taken, from the first on.
-    """
-
-    channels: tuple[int, ...]
-    stride: int
 
 
 def is_move(node: fx.Node) -> bool:
@@ -79,12 +63,6 @@ def pick(node: fx.Node, shapes: Shapes) -> Pick | None:
     if not torch.equal(moved, taken(numbers, channels, stride)):
         return None
     return Pick(tuple(channels.tolist()), stride)
-
-
-def taken(x: Tensor, channels: Tensor, stride: int) -> Tensor:
-    """What a `Pick` takes of (N, C, H, W)."""
-    found = x[:, channels, ::stride, ::stride]
-    return torch.where((channels < 0).reshape(-1, 1, 1), torch.zeros_like(found), found)
 
 
 def _moved(node: fx.Node, base: fx.Node, numbers: Tensor) -> Any:
