@@ -116,10 +116,12 @@ def test_a_record_of_the_comparison_holds_together(path):
             assert row["program"] in record["programs"].values()
 
 
-def test_the_comparison_is_of_one_float_network():
+def test_the_comparison_of_a_seed_is_of_one_float_network():
     floats = {}
     for record in (results.read(path) for path in RECORDS if "_s" in path.stem):
-        floats.setdefault((record["channels"], record["epochs"]), set()).add(record["training"]["float"])
+        floats.setdefault((record["channels"], record["epochs"], record["seed"]), set()).add(
+            record["training"]["float"]
+        )
     assert floats
     assert all(len(digests) == 1 for digests in floats.values())
 
