@@ -18,6 +18,7 @@ from test_live_demo import answer as by_node
 
 from dqt_core import ProgramError
 from dqt_core.export.qdq import to_qdq
+from dqt_core.export.qonnx import to_qonnx
 from dqt_core.program import Conv, Lookup, Result, Scale, Term
 from reproductions.exports.c_program import CHECKED, build, written
 from reproductions.exports.c_program import run as run_c
@@ -69,6 +70,7 @@ class Judge:
             ways["c"] = lambda images, widths: run_c(executable, program, images, widths)
         if shutil.which("node"):
             ways["javascript"] = lambda images, widths: javascript(program, images, widths)
+        to_qonnx(program, self.folder / "qonnx.onnx", [program.choices[-1]] * len(program.layers))
         self.write_qdq(program)
         return ways
 

@@ -24,6 +24,7 @@ from strategies import runs
 from dqt_core import data, results
 from dqt_core.export.__main__ import main
 from dqt_core.export.c import sizes, to_c
+from dqt_core.export.qonnx import to_qonnx
 from dqt_core.program import Conv, Requantize, Scale
 from reproductions.exports import c_program
 from reproductions.exports.c_program import CHECKED, FAST, build, run, sections, written
@@ -342,11 +343,13 @@ def test_a_buffer_that_is_too_small_is_seen(cases, folder, kind, monkeypatch):
 # The command
 
 
-def test_one_command_writes_both_files(folder, capsys):
+def test_one_command_writes_all_files(folder, capsys):
     program = small_program()
     path = program.save(folder)
-    outs = folder / "new" / "p.onnx", folder / "new" / "p.c"
-    assert main([str(path), "--onnx", str(outs[0]), "--c", str(outs[1])]) == 0
+    outs = [folder / "new" / name for name in ("p.onnx", "p.c", "q.onnx")]
+    files = "--onnx", str(outs[0]), "--c", str(outs[1]), "--qonnx", str(outs[2])
+    assert main([str(path), *files, "--widths", "8"]) == 0
+    assert outs[2].read_bytes() == to_qonnx(program, folder / "same.onnx").read_bytes()
     assert outs[1].read_text() == written(program, folder)
     assert outs[0].stat().st_size > 0
     assert f"ram={sizes(program).ram}" in capsys.readouterr().out
@@ -357,4 +360,4 @@ def test_the_command_says_what_is_wrong(folder, capsys):
     assert "does not exist" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main([str(folder / "none.safetensors")])
-    assert "give --onnx OUT, --c OUT, or both" in capsys.readouterr().err
+    assert "give --onnx OUT, --c OUT, --qonnx OUT, or several" in capsys.readouterr().err

@@ -17,7 +17,7 @@ ROOMS = {
     "program": (("dqt_core/program/*",), "program contract"),
     "kernels": (("dqt_core/kernels/*",), "emulator kernels_*"),
     "backends": (("dqt_core/backends/*",), "backends bit_serial gpu_backend numba_compiling"),
-    "export": (("dqt_core/export/*",), "export export_c qdq"),
+    "export": (("dqt_core/export/*",), "export export_c qdq qonnx"),
     "data": (("dqt_core/data/*",), "data data_decoding data_imagenet shards streaming"),
     "evaluation": (
         ("dqt_core/evaluation/*", "dqt_core/selftest.py"),

@@ -1,7 +1,7 @@
 """Writing ONNX files: the one place that imports onnx, and only when a file is written."""
 
 import itertools
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -100,11 +100,18 @@ def graph(
     return helper.make_graph(nodes, name, inputs, outputs, constants)
 
 
-def save(whole: "GraphProto", program: Program, path: str | Path) -> Path:
-    """Check a graph against ONNX's specification and write it; equal graphs make equal files."""
+def save(
+    whole: "GraphProto", program: Program, path: str | Path, domains: Mapping[str, int] | None = None
+) -> Path:
+    """Check a graph against ONNX's specification and write it; equal graphs make equal files.
+
+    `domains` are those of operators that are not ONNX's own, with their versions.
+    """
     from onnx import checker, helper
 
-    model = helper.make_model(whole, ir_version=IR_VERSION, opset_imports=[helper.make_opsetid("", OPSET)])
+    versions = {"": OPSET} | dict(domains or {})
+    opsets = [helper.make_opsetid(domain, version) for domain, version in versions.items()]
+    model = helper.make_model(whole, ir_version=IR_VERSION, opset_imports=opsets)
     model.producer_name = "dqt_core"
     helper.set_model_props(model, {"program": program.name, "digest": program.digest})
     checker.check_model(model, full_check=True)

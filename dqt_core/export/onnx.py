@@ -76,12 +76,6 @@ def to_onnx(program: Program, path: str | Path) -> Path:
     - Clip, Max and ReduceMax of int64: ONNX Runtime gets some numbers beyond 32 bits wrong (seen in version
       1.31 on x86-64). Less is right, so sums are clamped by Less and Where.
 
-    QONNX, the dialect of tools for arbitrary widths, writes a bit switch as its operator ``Trunc``: with
-    ``rounding_mode="FLOOR"``, ``in_bitwidth=8`` and ``out_scale = scale * 2**d`` it is `nested.switch` with
-    ``rounding="floor"``. For half_up it has no mode: its ``"ROUND"`` rounds ties to even. Adding
-    ``2**d >> 1`` steps and clamping before a ``"FLOOR"`` is half_up, which is what the graph here does in
-    integers. QONNX carries codes as floats and leaves their sums to the tool; this package writes none.
-
     Examples
     --------
     >>> from pathlib import Path
