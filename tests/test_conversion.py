@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn import functional
 
 from dqt_core import convert, lower, models
+from dqt_core.conversion.forms import mean_pool_sizes
 from dqt_core.data import normalization_table
 from dqt_core.program import Scale
 from dqt_core.training.layers import Quantizer, SwitchLayer
@@ -264,6 +265,10 @@ SUPPORTED = {
     "pool to 2x2": model(
         lambda m, x: m.fc(functional.adaptive_avg_pool2d(m.head(x), (2, 2)).flatten(1)), fc=nn.Linear(32, 10)
     ),
+    "pool of 16x16 to 3x3, whose windows share rows": model(
+        lambda m, x: m.tail(m.c(m.p(m.head(x)))), p=nn.AdaptiveAvgPool2d(3)
+    ),
+    "pool to one row": model(lambda m, x: m.tail(m.c(m.p(m.head(x)))), p=nn.AdaptiveAvgPool2d((1, 4))),
     "means of windows": model(
         lambda m, x: m.tail(m.c(functional.avg_pool2d(m.p(m.head(x)), 2))), p=nn.AvgPool2d((3, 2), 1, 1)
     ),
@@ -414,9 +419,13 @@ REFUSED = {
         "equal windows",
         model(lambda m, x: m.tail(m.p(m.head(x))), p=nn.AvgPool2d(3, 2, ceil_mode=True)),
     ),
-    "pool to 3x3": (
+    "pool of 16x16 to 6x6": (
+        r"k \* n or k \* n \+ 1 rows for n of output",
+        model(lambda m, x: m.tail(m.p(m.head(x))), p=nn.AdaptiveAvgPool2d(6)),
+    ),
+    "pool to more pixels": (
         "equal windows",
-        model(lambda m, x: m.tail(m.p(m.head(x))), p=nn.AdaptiveAvgPool2d(3)),
+        model(lambda m, x: m.tail(m.p(m.head(x))), p=nn.AdaptiveAvgPool2d(48)),
     ),
     "two strides": (SQUARE, model(lambda m, x: m.tail(m.head(x)), b=nn.Conv2d(8, 8, 3, (2, 1)))),
     "padding by reflection": (
@@ -518,3 +527,16 @@ def test_refused_in_one_line(name):
 def test_bad_arguments_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         convert(**{"net": CourseNet(), "images": images(), "mean": MEAN, "std": STD} | options)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 7])
+def test_an_adaptive_pool_of_equal_windows_is_a_plain_one(count):
+    """Those with other windows are refused: of n results a map has k * n or k * n + 1 rows, or n is 1."""
+    pool, found = nn.AdaptiveAvgPool2d(count), []
+    for size in range(1, 17):
+        x = torch.rand(1, 1, size, size, dtype=torch.float64)
+        sizes = mean_pool_sizes(pool, x.shape, (1, 1, count, count))
+        if sizes is not None:
+            found.append(size)
+            torch.testing.assert_close(functional.avg_pool2d(x, *sizes), pool(x))
+    assert found == [size for size in range(max(1, count), 17) if count == 1 or size % count in (0, 1)]

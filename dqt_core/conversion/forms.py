@@ -1,5 +1,6 @@
 """The ways in which published models write one thing: a function becomes the module that does the same."""
 
+import itertools
 import operator
 from typing import Any, TypeAlias
 
@@ -118,11 +119,11 @@ def mean_pool_sizes(
     --------
     >>> mean_pool_sizes(nn.AdaptiveAvgPool2d(3), (1, 8, 6, 6), (1, 8, 3, 3))
     ((2, 2), 2, 0)
+    >>> mean_pool_sizes(nn.AdaptiveAvgPool2d(3), (1, 8, 7, 7), (1, 8, 3, 3))  # windows may share rows
+    ((3, 3), 2, 0)
     """
-    rows, columns = (before[i] // after[i] for i in (2, 3))
     if isinstance(pool, nn.AdaptiveAvgPool2d):
-        is_even = all(before[i] % after[i] == 0 for i in (2, 3))
-        return ((rows, columns), rows, 0) if is_even and rows == columns <= LARGEST_KERNEL else None
+        return _adaptive_sizes(before[2:], after[2:])
     kernel, stride, padding = (
         size if isinstance(size, tuple) else (size, size)
         for size in (pool.kernel_size, pool.stride, pool.padding)
@@ -134,3 +135,18 @@ def mean_pool_sizes(
     is_plain = stride[0] == stride[1] and padding[0] == padding[1] and pool.divisor_override is None
     fits = is_counted and is_whole and is_plain and max(kernel) <= LARGEST_KERNEL
     return ((kernel[0], kernel[1]), stride[0], padding[0]) if fits else None
+
+
+def _adaptive_sizes(
+    before: tuple[int, ...], after: tuple[int, ...]
+) -> tuple[tuple[int, int], int, int] | None:
+    """As `mean_pool_sizes`: of n results, result i is the mean from i * size // n up to a last pixel."""
+    kernels, strides = [], set()
+    for size, count in zip(before, after, strict=True):
+        starts = [i * size // count for i in range(count)]
+        kernels.append({-(-(i + 1) * size // count) - starts[i] for i in range(count)})
+        strides |= {later - start for start, later in itertools.pairwise(starts)}
+    stride = strides.pop() if strides else max(before)
+    is_equal = not strides and stride > 0 and all(len(kernel) == 1 for kernel in kernels)
+    rows, columns = (kernel.pop() for kernel in kernels)
+    return ((rows, columns), stride, 0) if is_equal and max(rows, columns) <= LARGEST_KERNEL else None

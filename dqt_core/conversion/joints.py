@@ -185,6 +185,7 @@ def _window_mean(node: fx.Node, pool: nn.AvgPool2d | nn.AdaptiveAvgPool2d, graph
     if sizes is None:
         raise ValueError(
             f"{graph.describe(node)}: convert knows means of equal windows of up to 16 rows and columns, "
-            "with one stride and one padding for both axes, the padding counted"
+            "with one stride and one padding for both axes, the padding counted (count_include_pad=True); an "
+            "adaptive pool has them where its input is k * n or k * n + 1 rows for n of output"
         )
     return WindowMean(*sizes)
