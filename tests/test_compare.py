@@ -135,15 +135,6 @@ def test_a_failing_row_is_counted_and_leaves_the_others_to_run(tmp_path, capsys)
     assert "absent.safetensors" in capsys.readouterr().err
 
 
-def test_the_blind_row_has_one_choice_of_widths(tmp_path):
-    settings = embedded(tmp_path)
-    assert compare.make_all(settings, ["blind-4"]) == 0
-    (row,) = results.read(settings.record("blind-4"))["rows"]
-    assert row["bitops"] <= row["budget"]
-    assert row["widths"] == "blind"
-    assert set(row["run"]) <= set(run.WIDTHS)
-
-
 def test_twins_are_counted_and_traced(tmp_path):
     settings = embedded(tmp_path)
     made = run.Run(settings, "dqt-static")
@@ -278,6 +269,10 @@ def test_a_decision_is_a_row_with_its_controls(tmp_path):
     assert rows["controller"]["bitops"] == rows["another image's widths"]["bitops"]
     assert rows["controller"]["patterns"] <= 5
     assert {f"allocation {i}" for i in range(5)} <= set(rows)
+    (blind,) = results.read(settings.record("blind-3"))["rows"]
+    assert blind["bitops"] <= blind["budget"]
+    assert blind["widths"] == "blind"
+    assert set(blind["run"]) <= set(run.WIDTHS)
     around = results.read(settings.record("offset-3"))
     assert len(around["training"]["allocations"]) == 3
 
