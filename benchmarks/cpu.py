@@ -182,14 +182,14 @@ def least_bytes(program, batch):
 
 def switch(bench, count=25_500_000):
     """Codes at another width, against a copy and against floats."""
-    from dqt_core.backends import _numba_kernels as kernels
+    from dqt_core.backends.numba_cpu import _buffers, _kernels
 
-    codes = numba_cpu._memory(count // 64 * 64, np.int8)
+    codes = _buffers.zeros(count // 64 * 64, np.int8)
     codes[:] = np.random.default_rng(0).integers(-128, 128, len(codes), np.int8)
-    out = numba_cpu._memory(len(codes), np.int8)
+    out = _buffers.zeros(len(codes), np.int8)
 
     def ours():
-        kernels.switch_weights(out.ctypes.data, codes.ctypes.data, len(codes), 4, 1)
+        _kernels.switch_weights(out.ctypes.data, codes.ctypes.data, len(codes), 4, 1)
 
     ours()
     assert np.array_equal(out, nested.switch(codes, 4))
@@ -237,7 +237,7 @@ def shares(bench):
 
 
 def shares_of(bench, program, batch):
-    from dqt_core.backends import _numba_kernels as kernels
+    from dqt_core.backends.numba_cpu import _kernels, _layout
 
     images = np.random.default_rng(0).integers(0, 256, (batch, *program.image_shape), np.uint8)
     backend = numba_cpu.Backend(program)
@@ -248,9 +248,9 @@ def shares_of(bench, program, batch):
     memory = plan._addresses(workspace.arena, workspace.scratch)
     steps, flat, rest = (plan.records.copy() for _ in range(3))
     for records in (flat, rest):
-        records["kernel_height"][records["kind"] == kernels.CONV] = 0  # no row of a window is collected
+        records["kernel_height"][records["kind"] == _layout.CONV] = 0  # no row of a window is collected
     rest["steps"] = 0
-    run = kernels.run_alone if bench.threads == 1 else kernels.run
+    run = _kernels.run_alone if bench.threads == 1 else _kernels.run
 
     def of(records):
         return lambda: run(backend._machine, memory, plan.blocks[0], plan.terms, records)
@@ -266,11 +266,13 @@ def min_seconds(bench, run, rounds=9):
 
 def roofline(bench):
     """What this machine can do at most: products of codes that stay in the nearest cache, and copies."""
+    from dqt_core.backends.numba_cpu import _buffers
+
     count, lines = 2000, 9
     make = kernel_of_products()
     machine = numba_cpu.machine()
-    x, weights, sums = (numba_cpu._memory(32 * 64 * lines, np.uint8) for _ in range(3))
-    scratch = numba_cpu.Scratch(networks.resnet18(4, 8, 4, 2), {}, machine, 1)
+    x, weights, sums = (_buffers.zeros(32 * 64 * lines, np.uint8) for _ in range(3))
+    scratch = _buffers.Scratch(networks.resnet18(4, 8, 4, 2), {}, machine, 1)
     offsets = np.arange(lines) * 64
     places = x.ctypes.data, 64 * lines, offsets.ctypes.data, weights.ctypes.data, lines, sums.ctypes.data
     seconds = min_seconds(bench, lambda: make(machine, scratch.memory["config"][0], *places, count), 20)
@@ -290,9 +292,7 @@ def kernel_of_products():
     """The package's product, again and again on the same codes."""
     import numba
 
-    from dqt_core.backends import _numba_kernels as kernels
-
-    configure, product = kernels._configure, kernels._product
+    from dqt_core.backends.numba_cpu._products import configure, product
 
     @numba.njit
     def repeated(machine, tiles, x, row, offsets, weights, lines, sums, count):

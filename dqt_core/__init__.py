@@ -1,8 +1,9 @@
 """Nested-integer quantization: codes, integer arithmetic, training, and programs that run on integers alone.
 
-Read three files and you have the idea: `nested` (a code of 8 bits holds the codes of all lower widths),
-`integer` (products, sums, and where a result is rounded), `program` (a network as a list of integer
-operations, what makes it valid, its file). `backends/numpy_ref` then runs a program in under a hundred lines.
+Read three rooms and you have the idea: `nested` (a code of 8 bits holds the codes of all lower widths),
+`integer` (products and sums; `integer.rounding`, where they become codes again), `program` (a network as a
+list of integer operations, what makes it valid, its file). `backends/numpy_ref` then runs a program in under
+a hundred lines.
 
 The rooms, each above those it imports: `kernels` (CUDA, and an emulator of it on the CPU), `backends` (ways
 to run a program, one digest), `export` (a program as an ONNX or a C file), `data`, `evaluation` (costs,

@@ -9,15 +9,15 @@ planted error; where its kernels hold the text it is theirs, and they are compil
 """
 
 import contextlib
-import importlib.util
+import importlib
 import itertools
 import math
 import mmap
 import os
 import random
+import re
 import subprocess
 import sys
-import types
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +36,8 @@ from program_checks import (
 from strategies import runs
 
 from dqt_core import ProgramError
-from dqt_core.backends import _numba_kernels, numba_cpu
+from dqt_core.backends import numba_cpu
+from dqt_core.backends.numba_cpu import _layout
 from dqt_core.kernels.emulator import FILL, PAGE, _forbid
 from dqt_core.program import IMAGE, Conv, Lookup, MaxPool, Program, Requantize, Scale, SumPool, Term
 
@@ -72,7 +73,7 @@ class Guard:
         # side: "end" or "start" of its pages, where a buffer stands
         self._module, self._side, self._all = module, side, []
         self._layouts = []  # (what `places` returned, the pages and the value of every place)
-        module._memory, module.places = self.memory, self.places
+        module.buffers.zeros, module._plan.places = self.memory, self.places
         guard = self
 
         class Workspace(module.Workspace):
@@ -84,7 +85,7 @@ class Guard:
 
         self.Backend, module.Workspace = module.Backend, Workspace
 
-    def memory(self, size, dtype, alignment=numba_cpu.LINE):
+    def memory(self, size, dtype, alignment=_layout.LINE):
         count = size * np.dtype(dtype).itemsize
         pages = self._pages(_whole_pages(count) + 2 * PAGE)
         room = -(-count // alignment) * alignment
@@ -100,7 +101,7 @@ class Guard:
 
     def places(self, sizes, lives):
         """Every value between pages of its own; with the margin the total is whole pages."""
-        margin, offsets, layout, at = self._module.MARGIN, {}, [], 0
+        margin, offsets, layout, at = self._module.buffers.MARGIN, {}, [], 0
         for name, size in sizes.items():
             first, last = at + PAGE, at + PAGE + _whole_pages(size + margin)
             offsets[name] = start = last - margin - size if self._side == "end" else first
@@ -111,7 +112,7 @@ class Guard:
         return offsets, total
 
     def arena(self, plan):
-        margin = self._module.MARGIN
+        margin = self._module.buffers.MARGIN
         pages = self._pages(plan.size + margin)
         layout = next(layout for offsets, layout in self._layouts if offsets is plan.places)
         for first, start, end, last in layout:
@@ -255,27 +256,27 @@ def check_all(module, side, examples):
     on_programs_with_mistakes()
 
 
-def mutated(module, text, replacement):
-    """A copy of the module that differs in one place."""
-    source = Path(module.__file__).read_text(encoding="utf-8")
-    assert source.count(text) == 1, f"{module.__name__} holds {text!r} other than once: adapt the mutant"
-    mutant = types.ModuleType(f"mutant of {module.__name__}")
-    exec(compile(source.replace(text, replacement), mutant.__name__, "exec"), vars(mutant))
-    return mutant
+PACKAGE, FOLDER = re.escape(numba_cpu.__name__), Path(numba_cpu.__file__).parent
+ON_HOST = "__init__", "_buffers", "_weights", "_plan"  # what Numba compiles anew only if the error is there
 
 
 def planted(text, replacement, folder):
-    """A copy of the backend, or of its kernels, that differs in one place."""
-    source = Path(_numba_kernels.__file__).read_text(encoding="utf-8")
-    if text not in source:
-        return mutated(numba_cpu, text, replacement)
-    assert source.count(text) == 1, f"the kernels hold {text!r} more than once: adapt the mutant"
-    file = Path(folder) / "wrong_kernels.py"
-    file.write_text(source.replace(text, replacement), encoding="utf-8")
-    spec = importlib.util.spec_from_file_location("wrong_kernels", file)
-    sys.modules["wrong_kernels"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(sys.modules["wrong_kernels"])
-    return mutated(numba_cpu, "from dqt_core.backends import _numba_kernels as", "import wrong_kernels as")
+    """A copy of the backend that differs in one place."""
+    sources = {path.stem: path.read_text(encoding="utf-8") for path in FOLDER.glob("*.py")}
+    found = [name for name, source in sources.items() if text in source]
+    assert [sources[name].count(text) for name in found] == [1], (
+        f"{text!r} is not there once: adapt the mutant"
+    )
+    copied = ON_HOST if found[0] in ON_HOST else sources
+    names = "|".join(sorted(set(copied) - {"__init__"}))
+    there = Path(folder) / "wrong_backend"
+    there.mkdir()
+    for name in copied:
+        source = sources[name].replace(text, replacement)
+        source = re.sub(rf"{PACKAGE}(?= import ({names}) as|\.({names}) import)", "wrong_backend", source)
+        (there / f"{name}.py").write_text(source, encoding="utf-8")
+    sys.path.insert(0, str(folder))
+    return importlib.import_module("wrong_backend")
 
 
 def in_a_process(script, *arguments, **environment):

@@ -14,7 +14,8 @@ from guarded_numba import in_a_process
 from numba.core.event import Event, EventStatus
 from program_checks import saturated
 
-from dqt_core.backends import _numba_cache, _numba_kernels, numba_cpu
+from dqt_core.backends import _numba_cache, numba_cpu
+from dqt_core.backends.numba_cpu import _kernels
 
 CODE = """
 import numpy as np
@@ -37,7 +38,7 @@ def test_it_is_said_once_and_kept(tmp_path):
 
 
 def test_where_nothing_can_be_kept(monkeypatch, capsys):
-    def refuse(function):
+    def refuse(function, parts):
         raise RuntimeError("cannot cache function 'doubled': no locator available for file 'x.py'")
 
     monkeypatch.setattr(_numba_cache, "_Cache", refuse)
@@ -48,7 +49,7 @@ def test_where_nothing_can_be_kept(monkeypatch, capsys):
 
     assert doubled(4) == 8
     assert not doubled.is_kept
-    monkeypatch.setattr(_numba_kernels, "run", doubled)
+    monkeypatch.setattr(_kernels, "run", doubled)
     notice = numba_cpu._Notice()
     for _ in range(2):
         notice.on_start(Event("numba:compile", EventStatus.START, {"dispatcher": doubled}))
@@ -59,9 +60,9 @@ def test_where_nothing_can_be_kept(monkeypatch, capsys):
 
 def test_what_is_prepared_is_what_runs():
     numba_cpu.prepare()
-    before = [len(run.signatures) for run in (_numba_kernels.run, _numba_kernels.run_alone)]
+    before = [len(run.signatures) for run in (_kernels.run, _kernels.run_alone)]
     saturated(7).run(np.zeros((2, 1, 1, 3), np.uint8), 8, "numba")
-    assert [len(run.signatures) for run in (_numba_kernels.run, _numba_kernels.run_alone)] == before
+    assert [len(run.signatures) for run in (_kernels.run, _kernels.run_alone)] == before
 
 
 SOURCE = """
@@ -126,6 +127,18 @@ def test_an_edit_that_no_clock_sees_is_compiled_anew(tripled, tmp_path, capsys):
     os.utime(source, ns=(then.st_atime_ns, then.st_mtime_ns))
     assert tripled(capsys) == (0, "")
     assert tripled(capsys) == (1, "")
+
+
+def test_an_edit_of_a_part_is_compiled_anew(tripled, tmp_path, monkeypatch, capsys):
+    part = tmp_path / "part_of_tripling.py"
+    part.write_text("FACTOR = 3\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    source = SOURCE.replace("@kept()", "import part_of_tripling\n\n@kept(part_of_tripling)")
+    (tmp_path / "tripling.py").write_text(source, encoding="utf-8")
+    assert tripled(capsys) == (0, "")
+    assert tripled(capsys) == (1, "")
+    part.write_text("FACTOR = 4\n", encoding="utf-8")
+    assert tripled(capsys) == (0, "")
 
 
 def test_another_numba_has_a_cache_of_its_own(tripled, capsys, monkeypatch):

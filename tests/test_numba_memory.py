@@ -7,33 +7,34 @@ import pytest
 from guarded_numba import in_a_process
 
 from dqt_core.backends import numba_cpu
+from dqt_core.backends.numba_cpu import _layout
 
 SCRIPT = Path(__file__).parent / "guarded_numba.py"
 # ONEDNN_MAX_CPU_ISA that hides the wider instructions.
 INSTRUCTIONS = {"Amx": "", "Vnni512": "AVX512_CORE_VNNI", "Vnni256": "AVX2_VNNI", "Plain": "AVX2"}
 
 MUTANTS = {
-    # name: (text of numba_cpu.py or _numba_kernels.py, its replacement)
+    # name: (text of a file of numba_cpu, its replacement)
     "the last product is read where it is": (
         "block.pixels // PIXELS * PIXELS if step.direct else 0",
         "block.pixels if step.direct else 0",
     ),
-    "no line beyond a value": ("MARGIN = LINE ", "MARGIN = 0 "),
-    "no line beyond the windows": ('"panel": windows + LINE', '"panel": windows'),
-    "a panel of one size": ("own.block_pixels * own.steps * LINE for", "PANEL for"),
+    "no line beyond a value": ("MARGIN = layout.LINE ", "MARGIN = 0 "),
+    "no line beyond the windows": ('"panel": windows + layout.LINE', '"panel": windows'),
+    "a panel of one size": ("own.block_pixels * own.steps * layout.LINE for", "1 << 18 for"),
     "a block that ends within a product": (
-        "max(1, products) * kernels.PIXELS",
-        "max(kernels.PIXELS, min(MOST, PANEL // touched))",
+        "max(1, products) * layout.PIXELS",
+        "max(layout.PIXELS, min(buffers.MOST, PANEL // touched))",
     ),
-    "sums of a product only": ("max(kernels.PRODUCT, 4 * widest)", "kernels.PRODUCT"),
-    "sums of the channels only": ("max(kernels.PRODUCT, 4 * widest)", "4 * widest"),
+    "sums of a product only": ("max(layout.PRODUCT, 4 * widest)", "layout.PRODUCT"),
+    "sums of the channels only": ("max(layout.PRODUCT, 4 * widest)", "4 * widest"),
     "sums that end with the channels": ("values()) + 15", "values())"),
     "totals of 32 bits": ('"totals": 8 * widest', '"totals": 4 * widest'),
     "middles of 8 bits": ('"middles": 4 * MOST', '"middles": MOST'),
-    "codes alone have a rest": ('"spare": 4 * 16 * kernels.PIXELS', '"spare": 16 * kernels.PIXELS'),
+    "codes alone have a rest": ('"spare": 4 * 16 * layout.PIXELS', '"spare": 16 * layout.PIXELS'),
     "tables that end with the channels": ("beyond=15", "beyond=0"),
     "weights of half a product": (
-        "blocks = -(-self.outputs // kernels.CHANNELS) * 2",
+        "blocks = -(-self.outputs // layout.CHANNELS) * 2",
         "blocks = -(-self.outputs // 16)",
     ),
     "sums as long as codes": ("self.dtypes[name].itemsize\n            for", "1\n            for"),
@@ -68,7 +69,7 @@ ALWAYS = "no line beyond the windows", "totals of 32 bits"
     "name", [pytest.param(name, marks=() if name in ALWAYS else pytest.mark.mutants) for name in MUTANTS]
 )
 def test_every_mutant_is_killed(name, tmp_path):
-    if name == "the last product is read where it is" and numba_cpu.machine().unit != numba_cpu.LINE:
+    if name == "the last product is read where it is" and numba_cpu.machine().unit != _layout.LINE:
         pytest.skip("this processor has no product of bytes, and reads no pixels where they are")
     done = guarded("end", 1, *MUTANTS[name], tmp_path)
     assert "intact" not in done.stdout

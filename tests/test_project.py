@@ -151,7 +151,7 @@ def copied(tmp_path_factory):
         ("dqt_core/training/layers.py", "from dqt_core.conversion import joints", "down"),
         ("dqt_core/training/layers.py", "from dqt_core.training import train", "circle"),
         ("dqt_core/training/train.py", "def f():\n    from dqt_book import show", "outside"),
-        ("dqt_core/integer.py", "import safetensors", "numbers"),
+        ("dqt_core/integer/rounding.py", "import safetensors", "numbers"),
         ("dqt_core/evaluation/cost.py", "try:\n    import torch\nexcept ImportError:\n    pass", "torch"),
     ],
 )
@@ -289,9 +289,7 @@ def test_wheel_works_with_numpy_and_safetensors_alone(small_python):
 
 
 # What needs more than the rest of its room; who imports one of them needs that too.
-NEED_MORE = {
-    f"backends.{name}" for name in ("torch_cpu", "bit_serial", "numba_cpu", "_numba_cache", "_numba_kernels")
-}
+NEED_MORE = {f"backends.{name}" for name in ("torch_cpu", "bit_serial", "numba_cpu", "_numba_cache")}
 NEED_MORE |= {"data._torchvision", "data.streaming", "training", "conversion"}
 
 
@@ -426,7 +424,7 @@ def test_every_file_of_tests_is_of_one_room_or_left_to_the_whole_suite():
 @pytest.mark.parametrize(
     ("file", "rooms"),
     [
-        ("dqt_core/integer.py", ["numbers"]),
+        ("dqt_core/integer/rounding.py", ["numbers"]),
         ("dqt_core/backends/torch_cpu.py", ["backends"]),
         ("tests/test_qdq.py", ["export"]),
         ("book/02-nested-codes.md", ["exercises"]),

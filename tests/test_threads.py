@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from guarded_numba import in_a_process
+from numba.core.compiler_lock import global_compiler_lock
 from program_checks import CHOICES, mixed_choices, small_images, small_program
 
-from dqt_core.backends import numba_cpu
 from dqt_core.program import program
 
 BACKENDS = "numpy", "torch", "numba", "emulator"
@@ -132,7 +132,7 @@ def test_a_fork_waits_for_what_is_being_compiled():
     held, over = threading.Event(), threading.Event()
 
     def compiling():
-        with numba_cpu.global_compiler_lock:
+        with global_compiler_lock:
             held.set()
             over.wait(60)
 
@@ -142,7 +142,7 @@ def test_a_fork_waits_for_what_is_being_compiled():
     threading.Timer(0.2, over.set).start()
     if (child := os.fork()) == 0:
         signal.alarm(20)
-        with numba_cpu.global_compiler_lock:
+        with global_compiler_lock:
             os._exit(0)
     over.set()
     thread.join()

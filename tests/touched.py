@@ -13,7 +13,7 @@ ROOT = HERE.parent
 
 # room: (what belongs to it, its unit tests)
 ROOMS = {
-    "numbers": (("dqt_core/nested.py", "dqt_core/integer.py"), "nested integer"),
+    "numbers": (("dqt_core/nested.py", "dqt_core/integer/*"), "nested integer"),
     "program": (("dqt_core/program/*",), "program contract"),
     "kernels": (("dqt_core/kernels/*",), "emulator kernels_*"),
     "backends": (("dqt_core/backends/*",), "backends bit_serial gpu_backend numba_compiling"),

@@ -3,8 +3,9 @@
 import hashlib
 import pickle
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numba
@@ -13,8 +14,11 @@ from numba.core.caching import FunctionCache, IndexDataCacheFile
 SIZE = hashlib.sha256().digest_size
 
 
-def kept(**options: bool) -> Callable[..., Any]:
-    """Numba's decorator for what Python calls, kept on disk where a folder of the cache can be written to."""
+def kept(*parts: ModuleType, **options: bool) -> Callable[..., Any]:
+    """Numba's decorator for what Python calls, kept on disk where a folder of the cache can be written to.
+
+    parts : modules of the functions that it calls, whose edits are edits of it
+    """
     if numba.config.DISABLE_JIT:
         raise ImportError(
             'backend "numba" needs Numba\'s compiler, which NUMBA_DISABLE_JIT turns off: unset it, or choose '
@@ -24,7 +28,7 @@ def kept(**options: bool) -> Callable[..., Any]:
     def decorate(function: Callable[..., Any]) -> Any:
         made = numba.njit(nogil=True, error_model="numpy", **options)(function)
         try:
-            made._cache = _Cache(function)  # as `enable_caching` does
+            made._cache = _Cache(function, parts)  # as `enable_caching` does
             made.is_kept = True
         except RuntimeError:  # Numba found no such folder
             made.is_kept = False
@@ -36,10 +40,11 @@ def kept(**options: bool) -> Callable[..., Any]:
 class _Cache(FunctionCache):
     """Numba's cache of one function; a full disk is no error."""
 
-    def __init__(self, function: Callable[..., Any]) -> None:
+    def __init__(self, function: Callable[..., Any], parts: Iterable[ModuleType]) -> None:
         super().__init__(function)
         # Numba's own stamp, time and size, is the same after some edits, and where a clock was put back
-        stamp = hashlib.sha256(Path(function.__code__.co_filename).read_bytes()).hexdigest()
+        files = function.__code__.co_filename, *(part.__file__ or "" for part in parts)
+        stamp = hashlib.sha256(b"".join(Path(file).read_bytes() for file in files)).hexdigest()
         # a checkout that two environments share: another Numba's files cannot even be looked into
         name = f"{self._impl.filename_base}.whole-{numba.__version__}"
         self._cache_file = _Files(self._cache_path, name, stamp)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from dqt_core import integer
 from dqt_core.backends import cupy_gpu, gpu_plan
 from dqt_core.backends.gpu_launches import THREADS, Batch, Launch, Launches, blocks
+from dqt_core.integer import products
 from dqt_core.kernels.engine import Engine, Kernel
 from dqt_core.nested import MASTER_WIDTH, Rounding, require_codes, require_rounding, require_width
 from dqt_core.program import IMAGE, Conv, Widths, bounds
@@ -273,8 +274,8 @@ def _conv2d(
     picks: NDArray[Any],
     rounding: Rounding,
 ) -> Any:
-    integer._require_operands(x, weight, "conv2d")
-    integer._require_fit(x, weight, op.groups)
+    products.require_operands(x, weight, "conv2d")
+    products.require_fit(x, weight, op.groups)
     # What is not part of a program has not been checked yet.
     full = MASTER_WIDTH, MASTER_WIDTH
     largest = bounds.largest_product(full, signed=False, is_floor=rounding == "floor")

@@ -1,8 +1,8 @@
 """A network as a flat list of integer operations: built by `lower`, run by any backend with the same bits.
 
 `operations`  what a program is made of: frozen dataclasses, and the shape that each makes
-`contract`    what a program must be, checked where one is made or loaded; `bounds` are those of its sums,
-              `refusal` is how an error says it
+`contract`    what a program must be, checked where one is made or loaded; `header`, before its operations;
+              `bounds` are those of its sums, `refusal` is how an error says it
 `program`     `Program` itself: it runs, it is saved
 `storage`     the file
 """

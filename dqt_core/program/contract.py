@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from dqt_core import integer
 from dqt_core.nested import MASTER_WIDTH, Rounding
 from dqt_core.program import bounds
+from dqt_core.program.header import require_header
 from dqt_core.program.operations import (
     IMAGE,
     KINDS,
@@ -48,8 +49,6 @@ LARGEST_WEIGHT = 2**28
 LARGEST_KERNEL = 16  # of a convolution of windows: the GPU's has 32 bits for the rows and columns of one
 LARGEST_STRIDE = 2**12
 MOST_TERMS = 3  # of a requantize: what the GPU's kernel takes
-# A slash ends a comment of C and a folder's name; backends put one into the names they make for themselves.
-FORBIDDEN = frozenset('/\\:*?"<>|')
 RESERVED = "image", "images", "logits"  # inputs and output of exported files; the logits have the last's name
 LAST = "logits"
 
@@ -114,45 +113,10 @@ def require_program(
     Traceback (most recent call last):
     dqt_core.program.refusal.ProgramError: the program: ops is (), expected a tuple of operations; ...
     """
-    at = Place("the program")
-    at.name("name", name)
-    if bad := FORBIDDEN & set(name):
-        at.refuse("name", name, f"one without {' '.join(sorted(bad))}: it is that of its file", "rename it")
-    _require_choices(at, choices)
-    _require_layers(at, layers)
-    given: Any = image_shape  # a file may hold anything
-    if type(given) is not tuple or len(given) != 3:
-        at.refuse("image_shape", image_shape, "a tuple (H, W, C)")
-    for size in given:
-        at.integer("a size of image_shape", size, 1, LARGEST_VALUE)
-    at.size("image_shape", image_shape)
-    if rounding not in ("half_up", "floor"):
-        at.refuse("rounding", rounding, "'half_up' or 'floor'")
+    at = require_header(name, choices, layers, image_shape, rounding)
     if type(ops) is not tuple or not ops:
         at.refuse("ops", ops, "a tuple of operations")
     return _Walk(ops, choices, layers, image_shape, rounding).values
-
-
-def _require_choices(at: Place, choices: object) -> None:
-    if type(choices) is not tuple or not choices:
-        at.refuse("choices", choices, "a tuple of (weight bits, input bits)")
-    for pair in choices:
-        if type(pair) is not tuple or len(pair) != 2:
-            at.refuse("a choice", pair, "(weight bits, input bits)")
-        for bits in pair:
-            at.integer("a width of choices", bits, 1, MASTER_WIDTH)
-    costs = [(weight * x, weight, x) for weight, x in choices]
-    if any(costs[i] >= costs[i + 1] for i in range(len(costs) - 1)):
-        at.refuse("choices", choices, "different ones, by the product of their bits from narrow to wide")
-
-
-def _require_layers(at: Place, layers: object) -> None:
-    if type(layers) is not tuple:
-        at.refuse("layers", layers, "a tuple of names")
-    for name in layers:
-        at.name("a name of layers", name)
-    if len(set(layers)) != len(layers):
-        at.refuse("layers", layers, "different names")
 
 
 class _Walk:
@@ -300,9 +264,8 @@ class _Walk:
             at.refuse("layer", op.layer, "one convolution for every layer")
         self.left.remove(op.layer)
         if op.name != self.layers[op.layer]:
-            at.refuse(
-                "name", op.name, f"{self.layers[op.layer]!r}, as layer {op.layer} is called", "rename it"
-            )
+            called = f"{self.layers[op.layer]!r}, as layer {op.layer} is called"
+            at.refuse("name", op.name, called, "rename it")
 
     def max_pool(self, at: Place, op: MaxPool) -> Value:
         x = self.read(at, op, op.x, "codes")
@@ -353,9 +316,8 @@ class _Walk:
         if op.term.layer is not None:
             at.refuse("layer", op.term.layer, "None: logits have one scale at all widths")
         if shape[:2] != (1, 1):
-            at.refuse(
-                "what it reads", shape, "the sums of one pixel, (1, 1, C)", "pool before the last layer"
-            )
+            pixel = "the sums of one pixel, (1, 1, C)"
+            at.refuse("what it reads", shape, pixel, "pool before the last layer")
         return Value(shape, np.dtype(np.int64), (integer.SUM_LIMIT,))
 
     def choose(self, at: Place, op: Choose) -> None:

@@ -1,0 +1,165 @@
+"""The fast backend: kernels compiled by Numba for this processor, integers only, the bits of `numpy_ref`.
+
+A plan is made for a program and kept with it. It joins every requantize to the convolution before it, gives
+each value a place in one block of memory, and lists the steps that one compiled function then walks: between
+the bytes of the images and the logits nothing is allocated.
+
+============ ========================================================================================
+`_processor` the widest instructions there are, and the threads to use
+`_layout`    what the compiled function is given: steps, blocks, terms, addresses
+`_plan`      a program as such steps; `_weights`, those of a convolution in the order of their reading
+`_buffers`   the memory of all that, and of a thread
+`_kernels`   the compiled function, an operation at a time; `_convolutions`, the longest of them
+`_products`  its dot products; `_lines`, its vectors; `_llvm`, the language of both
+============ ========================================================================================
+"""
+
+import contextlib
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dqt_core._extras import needed
+
+with needed('backend "numba"', "fast"):
+    from numba.core import event
+
+from dqt_core.backends.numba_cpu import _buffers as buffers
+from dqt_core.backends.numba_cpu import _kernels as kernels
+from dqt_core.backends.numba_cpu import _layout as layout
+from dqt_core.backends.numba_cpu._plan import Picks, Plan
+from dqt_core.backends.numba_cpu._processor import machine, pool, start_pool, threads
+from dqt_core.backends.numba_cpu._weights import Weights
+from dqt_core.program import IMAGE, Conv, Program
+
+ARENA = 1 << 26  # bytes of values; larger batches are run in parts
+
+
+class _Notice(event.Listener):
+    """Says once that the kernels are being compiled, which Numba does in silence."""
+
+    is_due = True
+
+    def on_start(self, event: Any) -> None:
+        if self.is_due and event.data["dispatcher"] in (kernels.run, kernels.run_alone):
+            self.is_due = False
+            kept = "kept on disk"
+            if not kernels.run.is_kept:
+                kept = "not kept, as no folder of Numba's cache can be written to: set NUMBA_CACHE_DIR to one"
+            print(f"dqt_core: compiling the kernels for this processor, once; {kept}", file=sys.stderr)
+
+    def on_end(self, event: Any) -> None:
+        """Nothing is said."""
+
+
+event.register("numba:compile", _Notice())
+
+
+def prepare() -> None:
+    """Compile the kernels now, if they are not on disk; otherwise the first run does.
+
+    Examples
+    --------
+    >>> prepare()
+    """
+    start_pool()
+    nothing = (np.zeros(int(kind is layout.MEMORY), kind) for kind in _ARGUMENTS)
+    arguments = machine(), *nothing
+    for run in (kernels.run_alone, kernels.run):
+        run(*arguments)
+    kernels.switch_weights(0, 0, 0, 0, 0)
+
+
+_ARGUMENTS = layout.MEMORY, layout.BLOCK, layout.TERM, layout.STEP
+
+
+class Workspace:
+    """All that a run writes to."""
+
+    def __init__(self, program: Program, weights: Mapping[str, Weights], machine: layout.Machine) -> None:
+        self.program, self._weights, self._machine = program, weights, machine
+        self.plans: dict[bool, Plan] = {}
+        self.arena = np.zeros(0, np.uint8)
+        self.scratch: buffers.Scratch | None = None
+
+    def plan(self, images: int, given: bool, keep: bool = False) -> Plan:
+        """The plan for so many images; one that keeps every value is made for one run."""
+        if keep:
+            return Plan(self.program, self._weights, self._machine.unit, images, given, keep)
+        if given not in self.plans or self.plans[given].capacity < images:
+            self.plans[given] = Plan(self.program, self._weights, self._machine.unit, images, given)
+        return self.plans[given]
+
+    def run(
+        self, plan: Plan, images: NDArray[np.uint8], choices: Picks | None
+    ) -> tuple[dict[str, NDArray[np.int64]], Picks]:
+        """What is made on the host, and the choices; the arena holds the rest."""
+        workers = threads()
+        if len(self.arena) < plan.size + buffers.MARGIN:
+            self.arena = buffers.zeros(plan.size + buffers.MARGIN, np.uint8)
+        if self.scratch is None or self.scratch.workers != workers:
+            self.scratch = buffers.Scratch(self.program, self._weights, self._machine, workers)
+        with contextlib.nullcontext() if workers == 1 else pool(workers):
+            made, chosen = plan.run(images, choices, self.arena, self.scratch)
+        assert chosen is not None, "the controller's Choose comes before the first switchable layer"
+        return made, chosen
+
+
+class Backend:
+    """A program compiled for this processor.
+
+    Parameters
+    ----------
+    program : Program
+
+    Notes
+    -----
+    Each of the runs that are under way at the same time has a workspace of its own. One whose run was
+    interrupted is not used again: it may be half filled.
+    """
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self._machine = machine()
+        unit = self._machine.unit
+        self._weights = {
+            op.out: Weights(op, program.rounding, unit) for op in program.ops if isinstance(op, Conv)
+        }
+        one = Plan(program, self._weights, unit, 1, given=False)
+        self.most = max(1, ARENA // one.size)  # images at a time
+        self.idle: list[Workspace] = []
+
+    @contextlib.contextmanager
+    def _workspace(self) -> Iterator[Workspace]:
+        try:
+            workspace = self.idle.pop()
+        except IndexError:
+            workspace = Workspace(self.program, self._weights, self._machine)
+        yield workspace
+        self.idle.append(workspace)
+
+    def run(self, images: NDArray[np.uint8], choices: Picks | None) -> tuple[NDArray[np.int64], Picks]:
+        """One batch; None: the controller chooses."""
+        logits, picks = [], []
+        with self._workspace() as workspace:
+            for start in range(0, len(images), self.most):
+                part = slice(start, start + self.most)
+                plan = workspace.plan(len(images[part]), choices is not None)
+                made, chosen = workspace.run(plan, images[part], None if choices is None else choices[part])
+                logits.append(next(reversed(made.values())).reshape(len(images[part]), -1))
+                picks.append(chosen)
+        return np.concatenate(logits), np.concatenate(picks)
+
+    def every_value(
+        self, images: NDArray[np.uint8], choices: Picks | None
+    ) -> tuple[dict[str, NDArray[Any]], Picks]:
+        """Every value by name, from a run that fuses nothing; and the choices."""
+        with self._workspace() as workspace:
+            plan = workspace.plan(len(images), choices is not None, keep=True)
+            made, chosen = workspace.run(plan, images, choices)
+            names = [name for name in plan.places if name != IMAGE and "/" not in name]
+            values = {name: plan.value(name, len(images), workspace.arena).copy() for name in names}
+            return values | made, chosen

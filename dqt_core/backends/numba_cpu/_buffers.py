@@ -1,0 +1,79 @@
+"""Memory that kernels touch: every byte of it is made by `zeros`.
+
+Kernels work on addresses, so what they touch is sized here, in `_weights` and in `_plan`, by what `_layout`
+says of each buffer. The tests put what `zeros` makes between pages that may not be touched.
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dqt_core._extras import needed
+
+with needed('backend "numba"', "fast"):
+    import numba
+
+from dqt_core.backends.numba_cpu import _layout as layout
+from dqt_core.program import Program
+
+if TYPE_CHECKING:
+    from dqt_core.backends.numba_cpu._weights import Weights
+
+MARGIN = layout.LINE  # bytes that may be read beyond a value: a line that begins with its last code
+MOST = 4096  # pixels of a block
+
+
+def zeros(size: int, dtype: Any, alignment: int = layout.LINE) -> NDArray[Any]:
+    """Zeros at a multiple of `alignment` bytes, and not a byte more: all that kernels touch is made here."""
+    count = size * np.dtype(dtype).itemsize
+    memory = np.zeros(count + alignment - 1, np.uint8)
+    start = -memory.ctypes.data % alignment
+    return memory[start : start + count].view(dtype)
+
+
+def table(values: NDArray[Any], beyond: int = 0) -> NDArray[Any]:
+    """A flat copy, with zeros beyond its end."""
+    made = zeros(values.size + beyond, values.dtype, values.itemsize)
+    made[: values.size] = values.ravel()
+    return made
+
+
+def padded(values: NDArray[Any]) -> NDArray[Any]:
+    """A table of channels, of which 16 are read at a time, from the last one on too."""
+    return table(values, beyond=15)
+
+
+class Scratch:
+    """What every thread has for itself.
+
+    Notes
+    -----
+    Channels are worked on 16 at a time, so sums and totals of any number of them have 15 more. A block's
+    windows are whole products (`Weights.block_pixels`); a line copied into the last may end beyond it.
+    """
+
+    def __init__(
+        self, program: Program, weights: Mapping[str, "Weights"], machine: layout.Machine, workers: int
+    ) -> None:
+        self.machine, self.workers = machine, workers
+        count: int = numba.config.NUMBA_NUM_THREADS
+        widest = max(value.shape[2] for value in program.values.values()) + 15
+        windows = max((own.block_pixels * own.steps * layout.LINE for own in weights.values()), default=0)
+        sizes = {"sums": max(layout.PRODUCT, 4 * widest), "totals": 8 * widest}
+        # `spare` takes 16 channels, of int32 at most, of every pixel of a product
+        sizes |= {"middles": 4 * MOST, "spare": 4 * 16 * layout.PIXELS, "panel": windows + layout.LINE}
+        self.memory = np.zeros(1, layout.MEMORY)
+        self._kept: dict[str, NDArray[Any]] = {}
+        for name, size in sizes.items():
+            step = -(-size // layout.LINE) * layout.LINE
+            self._kept[name] = zeros((count - 1) * step + size, np.uint8)
+            self.memory[f"{name}_step"] = step
+        tiles = self._kept["config"] = zeros(layout.LINE, np.uint8)
+        tiles[0] = 1  # the one palette there is
+        tiles[16:32].view(np.uint16)[:] = layout.LINE  # bytes of a row of a tile
+        tiles[48:56] = 16  # rows
+        self._kept |= {"ones": table(np.ones(16, np.int32)), "zeros": table(np.zeros(16, np.int32))}
+        for name, array in self._kept.items():
+            self.memory[name] = array.ctypes.data

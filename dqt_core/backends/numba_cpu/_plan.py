@@ -1,0 +1,358 @@
+"""The steps of a program: what is fused, where every value lies, and what the kernels read of it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dqt_core import integer
+from dqt_core.backends import drops_of, rows_of
+from dqt_core.backends.analysis import FusedConv, Step, fused, lives, places
+from dqt_core.backends.numba_cpu import _buffers as buffers
+from dqt_core.backends.numba_cpu import _kernels as kernels
+from dqt_core.backends.numba_cpu import _layout as layout
+from dqt_core.backends.numba_cpu._weights import LINE, Weights
+from dqt_core.nested import MASTER_WIDTH
+from dqt_core.program import (
+    IMAGE,
+    Choice,
+    Choose,
+    Concat,
+    Conv,
+    Lookup,
+    MaxPool,
+    Product,
+    Program,
+    Requantize,
+    Scale,
+    SumPool,
+    Term,
+)
+
+Picks: TypeAlias = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class _Conv:
+    """A convolution of a plan, and what is decided when the widths are known."""
+
+    weights: Weights
+    record: int  # the switch of its codes is the record before
+    layer: int | None
+    signed: bool
+    x: int
+    switched: int
+    own: tuple[NDArray[Any], NDArray[Any], int] | None  # M, B, length of a choice's row, where fused
+    pixels: int  # of an image
+    entries: int  # of its sorted images; those of its switch follow
+    is_pointwise: bool
+
+
+class Plan:
+    """The steps of a program for up to `capacity` images.
+
+    Parameters
+    ----------
+    program : Program
+    weights : mapping of a convolution's value to `Weights`
+    unit : int
+        Codes in a line of 64 bytes.
+    capacity : int
+    given : bool
+        Whether the widths come with the images; otherwise the controller chooses.
+    keep : bool
+        Fuse nothing and let no two values share memory, so that every value can be looked at.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        weights: Mapping[str, Weights],
+        unit: int,
+        capacity: int,
+        given: bool,
+        keep: bool = False,
+    ) -> None:
+        self.program, self.capacity, self._weights, self._unit = program, capacity, weights, unit
+        ops = [op for op in program.ops if not (given and op.controller)]
+        steps: list[Step] = list(ops) if keep else fused(ops)
+        self.shapes = {name: value.shape for name, value in program.values.items()}
+        self.dtypes = {name: value.dtype for name, value in program.values.items()}
+        self.places, self.size = self._placed(steps, keep)
+        self._made: list[dict[str, int]] = []
+        self._convs: list[_Conv] = []
+        self._readers: list[tuple[Term, int]] = []  # a term, and the first of its entries
+        self._terms: list[tuple[int, ...]] = []
+        self._tables: list[NDArray[np.int8]] = []
+        self._offsets: list[int] = []
+        self._kept: list[NDArray[Any]] = []  # whose addresses are in the records
+        self._entries = 0
+        self._on_host: list[tuple[int, Scale | Choose]] = []
+        for step in steps:
+            self._add(step)
+        self._fix()
+
+    def _placed(self, steps: list[Step], keep: bool) -> tuple[dict[str, int], int]:
+        alive = lives(steps, forever=keep)
+        for i, step in enumerate(steps):
+            conv = step.conv if isinstance(step, FusedConv) else step
+            if isinstance(conv, Conv):
+                self.shapes[_switched(conv)], self.dtypes[_switched(conv)] = (
+                    self.shapes[conv.x],
+                    np.dtype("u1"),
+                )
+                alive[_switched(conv)] = i, i
+        sizes = {
+            name: self.capacity * int(np.prod(self.shapes[name])) * self.dtypes[name].itemsize
+            for name in alive
+            if self.dtypes[name] != np.int64  # logits are made on the host
+        }
+        return places(sizes, alive)
+
+    def _add(self, step: Step) -> None:
+        match step:
+            case Scale() | Choose():
+                self._on_host.append((len(self._made), step))
+            case Lookup():
+                rows = len(step.table)
+                self._record(layout.LOOKUP, step.x, step.out, table=len(self._tables), terms=rows)
+                self._tables += list(step.table.view(np.int8))
+            case MaxPool():
+                size = {"kernel_height": step.kernel, "kernel_width": step.kernel}
+                self._record(
+                    layout.MAX_POOL, step.x, step.out, **size, stride=step.stride, padding=step.padding
+                )
+            case SumPool():
+                self._record(layout.SUM_POOL, step.x, step.out)
+            case Concat():
+                self._add_concat(step)
+            case Product():
+                y = {"y": self.places[step.y], "y_kind": self._kind(step.y)}
+                y |= {"y_pixels": int(np.prod(self.shapes[step.y][:2]))}
+                self._record(layout.MULTIPLY, step.x, step.out, **y)
+            case Requantize():
+                first = len(self._terms)
+                for i, term in enumerate(step.terms):
+                    self._add_term(term, step.out, half=1 << (step.r - 1) if i == 0 else 0)
+                rounding = {"r": step.r, "lo": step.lo, "hi": step.hi}
+                self._record(
+                    layout.REQUANTIZE, step.out, step.out, **rounding, term=first, terms=len(step.terms)
+                )
+            case Conv():
+                self._add_conv(step, None)
+            case FusedConv():
+                self._add_conv(step.conv, step)
+
+    def _record(self, kind: int, x: str, out: str, **fields: int) -> None:
+        height, width, channels = self.shapes[x]
+        out_height, out_width, outputs = self.shapes[out]
+        record = {"kind": kind, "x": self.places[x], "x_kind": self._kind(x)}
+        record |= {"out": self.places[out], "out_kind": self._kind(out)}
+        record |= {"height": height, "width": width, "channels": channels}
+        record |= {"out_height": out_height, "out_width": out_width, "outputs": outputs, "splits": 1}
+        self._made.append(record | fields)
+
+    def _add_concat(self, op: Concat) -> None:
+        first = 0
+        for name in op.parts:
+            self._record(layout.COPY, name, op.out)
+            self._made[-1]["out"] += first
+            first += self.shapes[name][2]
+
+    def _kind(self, name: str) -> int:
+        return {"uint8": layout.UNSIGNED, "int8": layout.SIGNED}.get(self.dtypes[name].name, layout.SUMS)
+
+    def _rows(self, term: Term, channels: int, half: int) -> tuple[NDArray[Any], NDArray[Any]]:
+        """M and B of every row and channel."""
+        shape = max(len(term.multiplier), len(term.offset)), channels
+        tables = np.broadcast_to(term.multiplier, shape), np.broadcast_to(term.offset, shape) + half
+        m, b = buffers.padded(tables[0].astype(np.int32)), buffers.padded(tables[1].astype(np.int64))
+        self._kept += [m, b]
+        return m, b
+
+    def _add_term(self, term: Term, out: str, half: int = 0) -> None:
+        m, b = self._rows(term, self.shapes[out][2], half)
+        self._terms.append(
+            (self.places[term.x], self._kind(term.x), m.ctypes.data, b.ctypes.data, self._entries)
+        )
+        self._readers.append((term, self._entries))
+        self._entries += self.capacity
+
+    def _add_conv(self, op: Conv, joint: FusedConv | None) -> None:
+        weights, out = self._weights[op.out], op.out if joint is None else joint.out
+        signed = self.dtypes[op.x] == np.int8
+        lines = -(-int(np.prod(self.shapes[op.x])) // (1 << 14))  # of 16 kB
+        entries, self._entries = self._entries, self._entries + 2 * self.capacity
+        self._record(
+            layout.SWITCH,
+            op.x,
+            _switched(op),
+            order=entries + self.capacity,
+            table=int(self.program.rounding == "half_up"),
+            r=int(weights.is_depthwise and signed),
+            splits=lines,
+        )
+        fields = {
+            "kernel_height": op.weight.shape[1],
+            "kernel_width": op.weight.shape[2],
+            "stride": op.stride,
+        }
+        fields |= {"padding": op.padding, "groups": op.groups, "steps": weights.steps, "order": entries}
+        own = None
+        if joint is not None:
+            r = joint.requantize.r
+            fields |= {"r": r, "lo": joint.requantize.lo, "hi": joint.requantize.hi, "term": len(self._terms)}
+            m, b = self._rows(joint.term, len(op.weight), 1 << (r - 1))
+            has_rows = max(len(joint.term.multiplier), len(joint.term.offset)) > 1
+            own = m, b, len(op.weight) if has_rows else 0
+            if joint.skip is not None:
+                fields["terms"] = 1
+                self._add_term(joint.skip, out)
+        kind = layout.DEPTHWISE if weights.is_depthwise else layout.CONV
+        self._record(kind, op.x, out, **fields, panel=len(self._offsets))
+        self._offsets += [LINE * line for line in range(weights.steps)]
+        pixels = int(np.prod(self.shapes[op.out][:2]))
+        is_pointwise = (
+            (op.weight.shape[1:3] == (1, 1) and (op.stride, op.padding, op.groups) == (1, 0, 1))
+            and weights.unit == LINE
+            and weights.terms % LINE == 0
+        )
+        places = self.places[op.x], self.places[_switched(op)]
+        self._convs.append(
+            _Conv(weights, len(self._made) - 1, op.layer, signed, *places, own, pixels, entries, is_pointwise)
+        )
+
+    def _fix(self) -> None:
+        self.records = buffers.zeros(len(self._made), layout.STEP)
+        for record, fields in zip(self.records, self._made, strict=True):
+            for name, value in fields.items():
+                record[name] = value
+        rowwise = layout.LOOKUP, layout.REQUANTIZE, layout.MAX_POOL, layout.COPY, layout.MULTIPLY
+        self._items = np.array([int(r["out_height"]) if r["kind"] in rowwise else 1 for r in self.records])
+        self.order, self.drops, self.rows = (buffers.zeros(self._entries, np.int64) for _ in range(3))
+        self.terms = buffers.table(np.array(self._terms, layout.TERM))
+        self.offsets = buffers.table(np.array(self._offsets, np.int64))
+        self.tables = buffers.table(np.stack(self._tables))
+        self.blocks: dict[int, NDArray[Any]] = {}  # of every part
+        self._filled: dict[int, Any] = {}
+
+    def _fill(self, part: int, records: slice, images: int, choices: Picks | None, workers: int) -> None:
+        """What depends on the images' number and widths; kept for the next batch that is alike."""
+        key = images, workers, b"" if choices is None else choices.tobytes()
+        if self._filled.get(part) == key:
+            return
+        self.records["items"][records] = images * self._items[records]
+        half_up = self.program.rounding == "half_up"
+        for term, first in self._readers:
+            if term.layer is None or choices is not None:
+                entries = slice(first, first + images)
+                rows = max(len(term.multiplier), len(term.offset))
+                self.rows[entries] = rows_of(choices, term.layer, rows)
+                layer = term.layer if half_up else None
+                self.drops[entries] = drops_of(choices, layer, self.program.choices)
+        blocks: list[tuple[int, ...]] = []
+        for conv in self._convs:
+            if records.start <= conv.record < records.stop:
+                self._fill_conv(conv, images, choices, workers, blocks)
+        self.blocks[part] = buffers.table(np.array(blocks, layout.BLOCK))
+        self._filled[part] = key
+
+    def _fill_conv(
+        self, conv: _Conv, images: int, choices: Picks | None, workers: int, blocks: list[tuple[int, ...]]
+    ) -> None:
+        record, switch = self.records[conv.record], self.records[conv.record - 1]
+        weights, is_gemm = conv.weights, not conv.weights.is_depthwise
+        table = self.program.choices
+        column = (
+            np.zeros(images, np.int64) if conv.layer is None or choices is None else choices[:, conv.layer]
+        )
+        if conv.layer is None:
+            table = ((MASTER_WIDTH, MASTER_WIDTH),)
+        input_drops = MASTER_WIDTH - np.array([bits for _, bits in table])[column]
+        must_switch = bool(input_drops.any()) or (conv.signed and is_gemm)
+        self.drops[switch["order"] : switch["order"] + images] = input_drops
+        switch["items"] = images * switch["splits"] if must_switch else 0
+        record["x"] = conv.switched if must_switch else conv.x
+        order = np.argsort(column, kind="stable")
+        self.order[conv.entries : conv.entries + images] = order
+        used, starts = np.unique(column[order], return_index=True)
+        record["direct"] = int(conv.is_pointwise and len(used) == 1)
+        record["block"] = len(blocks)
+        if not is_gemm:
+            blocks += [(image, 1, *self._widths(conv, int(column[image]), table)) for image in range(images)]
+            record["items"] = images * record["out_height"]
+            return
+        most = weights.block_pixels
+        if workers > 1:
+            share = -(-images * conv.pixels // (2 * workers))
+            most = min(most, -(-share // layout.PIXELS) * layout.PIXELS)
+        for choice, start, end in zip(used, starts, [*starts[1:], images], strict=True):
+            rest = self._widths(conv, int(choice), table)
+            last = int(end) * conv.pixels
+            for first in range(int(start) * conv.pixels, last, most):
+                blocks.append((first, min(most, last - first), *rest))
+        count = len(blocks) - int(record["block"])
+        parts = -(-weights.outputs // layout.CHANNELS)
+        record["splits"] = 1 if workers == 1 else min(parts, max(1, -(-2 * workers // count)))
+        record["items"] = count * record["splits"]
+
+    def _widths(self, conv: _Conv, choice: int, table: tuple[Choice, ...]) -> tuple[int, ...]:
+        """What a block holds beside its pixels."""
+        weight_bits, input_bits = table[choice]
+        at, correction, zero, middle = conv.weights.at((weight_bits, input_bits), conv.signed)
+        drop = 2 * MASTER_WIDTH - weight_bits - input_bits
+        floor = self.program.rounding == "floor"
+        shift = 1 + drop if floor else drop if conv.own is not None else 0
+        if conv.weights.is_depthwise:
+            shift, middle = 0 if floor else shift, 0
+        if conv.own is None:
+            return at, correction, shift, middle, zero, 0, 0
+        m, b, row = conv.own
+        start = choice * row
+        return at, correction, shift, middle, zero, m.ctypes.data + 4 * start, b.ctypes.data + 8 * start
+
+    def run(
+        self,
+        images: NDArray[np.uint8],
+        choices: Picks | None,
+        arena: NDArray[np.uint8],
+        scratch: buffers.Scratch,
+    ) -> tuple[dict[str, NDArray[np.int64]], Picks | None]:
+        """Fill the arena; return what is made on the host, and the choices."""
+        n, start = len(images), 0
+        arena[self.places[IMAGE] :][: images.size] = images.reshape(-1)
+        made: dict[str, NDArray[np.int64]] = {}
+        for part, (stop, op) in enumerate(self._on_host):
+            if stop > start:
+                records = slice(start, stop)
+                self._fill(part, records, n, choices, scratch.workers)
+                memory = self._addresses(arena, scratch)
+                run = kernels.run_alone if scratch.workers == 1 else kernels.run
+                run(scratch.machine, memory, self.blocks[part], self.terms, self.records[records])
+            start = stop
+            if isinstance(op, Choose):
+                logits = made[op.x].reshape(n, op.layers, len(self.program.choices))
+                choices = logits.argmax(axis=-1)
+            else:
+                sums = self.value(op.term.x, n, arena)
+                made[op.out] = integer.scale(sums, op.term.multiplier[0], op.term.offset[0])
+        return made, choices
+
+    def value(self, name: str, images: int, arena: NDArray[np.uint8]) -> NDArray[Any]:
+        """A value in the arena."""
+        shape = images, *self.shapes[name]
+        size = int(np.prod(shape)) * self.dtypes[name].itemsize
+        return arena[self.places[name] :][:size].view(self.dtypes[name]).reshape(shape)
+
+    def _addresses(self, arena: NDArray[np.uint8], scratch: buffers.Scratch) -> NDArray[Any]:
+        memory = buffers.table(scratch.memory)
+        memory["arena"] = arena.ctypes.data
+        for name in ("offsets", "order", "drops", "rows", "tables"):
+            memory[name] = getattr(self, name).ctypes.data
+        return memory
+
+
+def _switched(op: Conv) -> str:
+    return f"{op.out}/switched"  # no name of a program holds a slash
