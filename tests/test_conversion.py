@@ -333,6 +333,20 @@ SUPPORTED = {
     ),
     "SiLU by hand": model(lambda m, x: (lambda y: m.tail(m.c(y * y.sigmoid())))(m.b(m.relu(m.a(x))))),
     "squares": model(lambda m, x: (lambda y: m.tail(m.c(y * y)))(m.b(m.relu(m.a(x))))),
+    **{
+        f"squeeze and excitation, {name}": model(
+            lambda m, x, spread=spread: (
+                lambda y: m.tail(m.c(y * spread(torch.sigmoid(m.e(m.relu(m.s(y.mean(dim=(2, 3)))))))))
+            )(m.head(x)),
+            s=nn.Linear(8, 4),
+            e=nn.Linear(4, 8),
+        )
+        for name, spread in {
+            "axes by None": lambda y: y[:, :, None, None],
+            "axes by dots and None": lambda y: y[..., None, None],
+            "axes one by one": lambda y: y.unsqueeze(-1).unsqueeze(-1),
+        }.items()
+    },
     "squeeze and excitation by linear layers": model(
         lambda m, x: (
             lambda y: m.tail(
@@ -410,6 +424,17 @@ REFUSED = {
     "a product with one channel": (
         r"multiplies \(8, 16, 16\) and \(1, 16, 16\)",
         model(lambda m, x: (lambda y: m.tail(y * m.g(y)))(m.head(x)), g=nn.Conv2d(8, 1, 1)),
+    ),
+    "a product of rows, not channels": (
+        "no integer form for `unsqueeze`",
+        model(
+            lambda m, x: (lambda y: m.tail(m.back(y * m.e(y.mean(dim=(2, 3))).unsqueeze(-1))))(
+                m.wide(m.head(x))
+            ),
+            wide=nn.Conv2d(8, 16, 1),
+            e=nn.Linear(16, 16),
+            back=nn.Conv2d(16, 8, 1),
+        ),
     ),
     "means without the padding": (
         "the padding counted",

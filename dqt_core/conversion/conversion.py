@@ -343,7 +343,7 @@ class _Conversion:
             self._wide(node, out, signed)
 
     def _pass(self, node: fx.Node) -> None:
-        if len(self.old.shapes[node]) < 4:
+        if len(self.old.shapes[node]) < 4 and not self.old.is_spread(node):
             self._require_flat(node, f"`{node.name}` makes")
         self.new[node] = self._source(node)
 

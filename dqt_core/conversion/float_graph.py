@@ -198,11 +198,15 @@ class FloatGraph:
 
     def is_spread(self, node: fx.Node) -> bool:
         """Whether a node makes one pixel of a row of numbers, or a map of one pixel, for products alone."""
-        if function_of(node) not in (*RESHAPES, *EXPANSIONS):
+        if function_of(node) not in (*RESHAPES, *EXPANSIONS) and not moves.adds_axes(node):
             return False
         before, after = self.shapes.get(node.all_input_nodes[0], ()), self.shapes[node]
-        is_pixel = after[2:] == (1, 1) or function_of(node) in EXPANSIONS
-        is_one = len(after) == 4 and is_pixel and before in (after[:2], (*after[:2], 1, 1))
+        is_pixel = after[2:] in ((1,), (1, 1)) or function_of(node) in EXPANSIONS
+        is_one = (
+            len(after) in (3, 4) and is_pixel and before in [after[:2] + (1,) * ones for ones in range(3)]
+        )
+        if len(after) == 3:  # on its way to four: a product with (1, C, 1) would be one of rows
+            return is_one and bool(node.users) and all(map(self.is_spread, node.users))
         return is_one and {function_of(reader) in PRODUCTS for reader in self.readers(node)} == {True}
 
     def margins(self, node: fx.Node) -> Pads | None:

@@ -23,6 +23,14 @@ def is_move(node: fx.Node) -> bool:
     return function_of(node) in MOVES
 
 
+def adds_axes(node: fx.Node) -> bool:
+    """Whether a node only adds axes of one: ``y[:, :, None, None]``, or one by `unsqueeze`."""
+    if function_of(node) is not operator.getitem:
+        return function_of(node) in (torch.unsqueeze, "unsqueeze")
+    given = node.args[1] if isinstance(node.args[1], tuple) else (node.args[1],)
+    return all(index is None or index is ... or index == slice(None) for index in given)
+
+
 def source(node: fx.Node) -> fx.Node:
     """The value whose numbers a chain of moves moves."""
     while is_move(node):
