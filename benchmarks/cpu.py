@@ -29,6 +29,7 @@ from dqt_core import cost, load, nested, results
 from dqt_core.backends import numba_cpu
 from dqt_core.evaluation.consistency import signed
 from dqt_core.program import Conv
+from dqt_core.program.storage import write_whole
 
 ROOT = Path(__file__).resolve().parents[1]
 SCHEMA = "dqt-cpu-1"
@@ -102,9 +103,7 @@ class Bench:
     def write(self):
         out = self.options.out
         out.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = out.with_suffix(".unfinished")
-        unfinished.write_text(json.dumps(signed(self.data), indent=1, sort_keys=True) + "\n")
-        os.replace(unfinished, out)
+        write_whole(out, f"{json.dumps(signed(self.data), indent=1, sort_keys=True)}\n".encode())
 
 
 def machine():

@@ -1,12 +1,12 @@
 """The record of a run on a GPU: written after every step, so that a run that is cut keeps what it has."""
 
 import json
-import os
 import re
 from pathlib import Path
 
 from dqt_core import results
 from dqt_core.evaluation.consistency import signed
+from dqt_core.program.storage import write_whole
 
 SCHEMA = "dqt-gpu-1"
 
@@ -49,9 +49,7 @@ class Record:
     def write(self):
         """Replace the file at once."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = self.path.with_suffix(".unfinished")
-        unfinished.write_text(json.dumps(signed(self.data), indent=1, sort_keys=True) + "\n")
-        os.replace(unfinished, self.path)
+        write_whole(self.path, f"{json.dumps(signed(self.data), indent=1, sort_keys=True)}\n".encode())
 
 
 def machine(cupy):
