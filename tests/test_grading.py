@@ -264,6 +264,24 @@ def test_two_gradings_of_one_course(made, tmp_path):
         main(["grade", str(tmp_path), "--course", str(made)])
 
 
+@pytest.mark.parametrize("kind", [room.Forked, room.Started])
+def test_a_submission_writes_into_no_file_of_the_grader(made, right, tmp_path, kind):
+    everywhere = (
+        "import os\nfor fd in range(3, 256):\n    try: os.write(fd, b'x' * 50)\n    except OSError: pass"
+    )
+    saved(changed(right, "a1_1", answer(everywhere)), tmp_path / "ann" / "a1.ipynb")
+    reading, writing = os.pipe()
+    os.set_inheritable(writing, True)
+    os.set_blocking(reading, False)
+    try:
+        marking.grade_all(made, tmp_path, kind=kind)
+        with pytest.raises(BlockingIOError):
+            os.read(reading, 1)
+    finally:
+        os.close(reading)
+        os.close(writing)
+
+
 def test_a_full_disk_leaves_the_points_before(made, right, tmp_path, monkeypatch):
     saved(right, tmp_path / "ann" / "a1.ipynb")
     assert marking.grade_all(made, tmp_path, kind=room.Forked) == 0
