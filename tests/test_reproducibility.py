@@ -78,7 +78,7 @@ def test_every_group_of_claims_is_on_the_page():
     page = (ROOT / "book" / "reproducibility.md").read_text()
     assert set(re.findall(r'table\("(\w+)"\)', page)) == {claim["group"] for claim in CLAIMS}
     parts = yaml.safe_load((ROOT / "_toc.yml").read_text())["parts"]
-    assert "book/reproducibility" in [page["file"] for page in parts[-1]["chapters"]]
+    assert "book/reproducibility" in [page["file"] for part in parts for page in part["chapters"]]
 
 
 # Statuses follow the records
