@@ -8,9 +8,9 @@ a hundred lines. How a network comes to be one say `straight_through`, `layers`,
 
 The rooms, each above those it imports: `kernels` (CUDA, and an emulator of it on the CPU), `backends` (ways
 to run a program, one digest), `export` (a program as an ONNX or a C file), `data`, `evaluation` (costs,
-records, the best widths), `training` (a network of nested codes in torch, until it is a program),
-`conversion` (makes one of a float network). `selftest` asks every way to run. ``python -m dqt_core``
-quantizes a float model, and verifies a program against its record.
+records, the best widths), `training` (from a float network in torch, which `training.conversion` reads, to a
+program). `selftest` asks every way to run. ``python -m dqt_core`` quantizes a float model, and verifies a
+program against its record.
 
 ``import dqt_core`` needs numpy and safetensors. What needs more is imported at its first use.
 """
@@ -23,11 +23,11 @@ from dqt_core import data, integer, nested, program
 from dqt_core.program import Program, ProgramError, load
 
 if TYPE_CHECKING:
-    from dqt_core.conversion.conversion import convert
-    from dqt_core.conversion.quantization import quantize
     from dqt_core.evaluation import allocate, cost, results, statistics
     from dqt_core.evaluation.cascade import cascade
     from dqt_core.training import models, objective, train
+    from dqt_core.training.conversion.conversion import convert
+    from dqt_core.training.conversion.quantization import quantize
     from dqt_core.training.lowering import lower
 
 __version__ = "0.1.0"
@@ -56,12 +56,12 @@ __all__ = [
 _AT_FIRST_USE = {
     "allocate": ("dqt_core.evaluation.allocate", None),
     "cascade": ("dqt_core.evaluation.cascade", "cascade"),
-    "convert": ("dqt_core.conversion.conversion", "convert"),
+    "convert": ("dqt_core.training.conversion.conversion", "convert"),
     "cost": ("dqt_core.evaluation.cost", None),
     "lower": ("dqt_core.training.lowering", "lower"),
     "models": ("dqt_core.training.models", None),
     "objective": ("dqt_core.training.objective", None),
-    "quantize": ("dqt_core.conversion.quantization", "quantize"),
+    "quantize": ("dqt_core.training.conversion.quantization", "quantize"),
     "results": ("dqt_core.evaluation.results", None),
     "statistics": ("dqt_core.evaluation.statistics", None),
     "train": ("dqt_core.training.train", None),

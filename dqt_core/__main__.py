@@ -21,8 +21,8 @@ from dqt_core.program.storage import write_whole
 
 def quantize(given: argparse.Namespace) -> int:
     """Write a program and its report; the exit code."""
-    from dqt_core.conversion import from_files
-    from dqt_core.conversion.quantization import quantize as quantized
+    from dqt_core.training.conversion import from_files
+    from dqt_core.training.conversion.quantization import quantize as quantized
 
     given.out.mkdir(parents=True, exist_ok=True)  # or it says so before anything is computed
     model, module = from_files.load_model(given.model)

@@ -15,7 +15,7 @@ from small_nets import images
 
 import dqt_core
 from dqt_core import __main__ as command
-from dqt_core.conversion import from_files
+from dqt_core.training.conversion import from_files
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORD = ROOT / "reproductions" / "results" / "resnet18_cifar" / "embedded.json"

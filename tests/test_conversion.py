@@ -8,9 +8,9 @@ from torch import nn
 from torch.nn import functional
 
 from dqt_core import convert, lower, models
-from dqt_core.conversion.forms import mean_pool_sizes
 from dqt_core.data import normalization_table
 from dqt_core.program import Scale
+from dqt_core.training.conversion.forms import mean_pool_sizes
 from dqt_core.training.layers import Quantizer, SwitchLayer
 from dqt_core.training.parts import CodedMaxPool
 from dqt_core.training.train import normalize

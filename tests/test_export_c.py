@@ -21,7 +21,7 @@ from program_checks import (
 )
 from strategies import runs
 
-from dqt_core import data, results
+from dqt_core import data, load, results
 from dqt_core.export.__main__ import main
 from dqt_core.export.c import sizes, to_c
 from dqt_core.export.qonnx import to_qonnx
@@ -355,9 +355,22 @@ def test_one_command_writes_all_files(folder, capsys):
     assert f"ram={sizes(program).ram}" in capsys.readouterr().out
 
 
+def test_the_command_writes_a_qonnx_file_of_the_widths_that_are_given(folder):
+    program = load("digits")
+    path, out = program.save(folder), folder / "narrow.onnx"
+    assert main([str(path), "--qonnx", str(out), "--widths", "4"]) == 0
+    assert out.read_bytes() == to_qonnx(program, folder / "same.onnx", 4).read_bytes()
+    assert out.read_bytes() != to_qonnx(program, folder / "wide.onnx").read_bytes()
+
+
 def test_the_command_says_what_is_wrong(folder, capsys):
     assert main([str(folder / "none.safetensors"), "--c", str(folder / "never.c")]) == 1
     assert "does not exist" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main([str(folder / "none.safetensors")])
     assert "give --onnx OUT, --c OUT, --qonnx OUT, or several" in capsys.readouterr().err
+    out = folder / "widths.c"
+    with pytest.raises(SystemExit, match="2"):
+        main([str(small_program().save(folder)), "--c", str(out), "--widths", "4"])
+    assert "--widths 4 came without --qonnx OUT" in capsys.readouterr().err
+    assert not out.exists()

@@ -16,8 +16,8 @@ from torch.nn import functional
 from torch.nn.utils import parametrizations, prune
 
 from dqt_core import convert, lower
-from dqt_core.conversion import comparison, conversion
 from dqt_core.training import calibration, inputs, parts, straight_through
+from dqt_core.training.conversion import comparison, conversion
 from dqt_core.training.recipe import Recipe
 
 PIXELS = images(6)

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from dqt_book import networks
 from dqt_core import convert, lower, quantize, results
-from dqt_core.conversion import comparison
+from dqt_core.training.conversion import comparison
 from reproductions.cifar10 import resnet20
 from reproductions.exports import record as exports
 

@@ -24,12 +24,9 @@ ROOMS = {
         "allocate cascade cost records results selftest statistics verification",
     ),
     "training": (
-        ("dqt_core/training/*",),
-        "agreement calibration layers lowering models objective steps straight_through threads train",
-    ),
-    "conversion": (
-        ("dqt_core/conversion/*", "dqt_core/__main__.py"),
-        "command conversion faithful quantize",
+        ("dqt_core/training/*", "dqt_core/__main__.py"),
+        "agreement calibration command conversion faithful layers lowering models objective quantize steps "
+        "straight_through threads train",
     ),
     "exercises": (("dqt_book/exercises/*", "book/[0-9]*.md"), "book_checks book_kernels"),
     "assignments": (("dqt_book/assignments/*", "book/assignments/*"), "own_assignment grading"),

@@ -39,12 +39,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--c", type=Path, metavar="OUT", help="one C99 file")
     parser.add_argument("--qonnx", type=Path, metavar="OUT", help="at --widths; needs the extra `export`")
     parser.add_argument(
-        "--widths", type=int, nargs="+", default=[MASTER_WIDTH], metavar="BITS", help="one, or one a layer"
+        "--widths",
+        type=int,
+        nargs="+",
+        metavar="BITS",
+        help="of --qonnx: one, or one a layer; 8 if not given",
     )
     given = parser.parse_args(arguments)
     if not (given.onnx or given.c or given.qonnx):
         parser.error("nothing to write: give --onnx OUT, --c OUT, --qonnx OUT, or several")
-    widths = given.widths[0] if len(given.widths) == 1 else given.widths
+    if given.widths and not given.qonnx:
+        parser.error(
+            f"--widths {' '.join(map(str, given.widths))} came without --qonnx OUT, the file of some widths; "
+            "add it, or leave --widths out: an ONNX and a C file are told theirs at each call"
+        )
+    asked = given.widths or [MASTER_WIDTH]
+    widths = asked[0] if len(asked) == 1 else asked
     to_qonnx_at_widths = functools.partial(to_qonnx, widths=widths)
     files = (to_onnx, given.onnx), (to_c, given.c), (to_qonnx_at_widths, given.qonnx)
     try:

@@ -1,9 +1,10 @@
-"""Training, in torch: a network on nested codes, how it learns, and how it is lowered to a program.
+"""Training, in torch: a float network becomes one on nested codes, learns, and is lowered to a program.
 
 Along the way of a network:
 
 ================== ====================================================================================
 `models`           ResNets and MobileNetV2, as torchvision names their parameters
+`conversion/`      a float network is read, and becomes a `network.NestedNet`; a room of its own
 `inputs`           what goes into a float network, before it has nested codes
 `straight_through` codes with gradients: quantize, switch, and the batch norm of a switched layer
 `steps`            the step with the least error over all widths, from weights or activations

@@ -20,12 +20,12 @@ import numpy as np
 import torch
 
 from dqt_core import allocate, cost, lower, models, results, statistics
-from dqt_core.conversion.quantization import WIDTHS, calibrate, float_logits
 from dqt_core.data import imagenet, normalization_table
 from dqt_core.data.holding import held
 from dqt_core.evaluation import consistency
 from dqt_core.program.storage import write_whole
 from dqt_core.training import calibration
+from dqt_core.training.conversion.quantization import WIDTHS, calibrate, float_logits
 
 CHUNK = 100  # images between two files of what was evaluated
 UNIFORM = (8, 6, 4, 5)  # in the order of the rows

@@ -7,8 +7,14 @@ from typing import TypeAlias
 import torch
 from torch import fx, nn
 
-from dqt_core.conversion.float_graph import FloatGraph
-from dqt_core.conversion.forms import ADDITIONS, PRODUCTS, function_of, max_pool_sizes, mean_pool_sizes
+from dqt_core.training.conversion.float_graph import FloatGraph
+from dqt_core.training.conversion.forms import (
+    ADDITIONS,
+    PRODUCTS,
+    function_of,
+    max_pool_sizes,
+    mean_pool_sizes,
+)
 from dqt_core.training.parts import (
     Addition,
     CodedMaxPool,

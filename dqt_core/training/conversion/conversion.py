@@ -11,10 +11,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 
-from dqt_core.conversion import comparison, moves
-from dqt_core.conversion.float_graph import FloatGraph
-from dqt_core.conversion.forms import ADDITIONS, function_of
-from dqt_core.conversion.joints import (
+from dqt_core.nested import MASTER_WIDTH, Rounding, require_rounding
+from dqt_core.training.controller import Controller
+from dqt_core.training.conversion import comparison, moves
+from dqt_core.training.conversion.float_graph import FloatGraph
+from dqt_core.training.conversion.forms import ADDITIONS, function_of
+from dqt_core.training.conversion.joints import (
     Joint,
     bends_later,
     is_concatenation,
@@ -24,10 +26,8 @@ from dqt_core.conversion.joints import (
     sources,
     waits,
 )
-from dqt_core.conversion.ordinary import require_ordinary
-from dqt_core.conversion.tracing import without_log_softmax
-from dqt_core.nested import MASTER_WIDTH, Rounding, require_rounding
-from dqt_core.training.controller import Controller
+from dqt_core.training.conversion.ordinary import require_ordinary
+from dqt_core.training.conversion.tracing import without_log_softmax
 from dqt_core.training.inputs import in_float32, in_order, normalized
 from dqt_core.training.layers import (
     Choice,

@@ -14,5 +14,5 @@
 
 from dqt_core._extras import needed
 
-with needed("dqt_core.conversion", "train"):
+with needed("dqt_core.training.conversion", "train"):
     import torch  # noqa: F401

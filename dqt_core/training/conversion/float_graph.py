@@ -6,8 +6,8 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 from torch.nn.modules.dropout import _DropoutNd
 
-from dqt_core.conversion import moves
-from dqt_core.conversion.forms import (
+from dqt_core.training.conversion import moves
+from dqt_core.training.conversion.forms import (
     ADDITIONS,
     COPIES,
     EXPANSIONS,
@@ -19,8 +19,8 @@ from dqt_core.conversion.forms import (
     function_of,
     is_skipped,
 )
-from dqt_core.conversion.ordinary import KNOWN
-from dqt_core.conversion.tracing import first_line, trace
+from dqt_core.training.conversion.ordinary import KNOWN
+from dqt_core.training.conversion.tracing import first_line, trace
 
 # what selects channels or pixels, and what does the same
 _SELECTION = (

@@ -10,11 +10,11 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from dqt_core.conversion.conversion import convert
 from dqt_core.data import Images
 from dqt_core.evaluation.report import Report, labels, report, steps
 from dqt_core.program import Program
 from dqt_core.training import calibration
+from dqt_core.training.conversion.conversion import convert
 from dqt_core.training.inputs import in_float32, in_order, normalized
 from dqt_core.training.layers import Choice
 from dqt_core.training.lowering import lower

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
-from dqt_core.conversion.forms import COPIES, RESHAPES, function_of
+from dqt_core.training.conversion.forms import COPIES, RESHAPES, function_of
 from dqt_core.training.parts import Pick, taken
 
 MOVES = (

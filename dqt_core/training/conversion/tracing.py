@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
-from dqt_core.conversion.ordinary import KNOWN, is_plain
+from dqt_core.training.conversion.ordinary import KNOWN, is_plain
 
 
 class _Given(nn.Module):
