@@ -104,6 +104,7 @@ def test_a_second_look_is_compared_over_the_seeds_that_have_both(tables):
     assert found[comparison.UNIFORM] == "+4.00 points (+0.16 to +7.84, p = 0.12, one seed)"
     assert found["the same stored network at that width"].startswith("+0.00 points (+0.00 to +0.00, p = 1,")
     assert found[comparison.DEALT].endswith("p < 0.0001, 2 seeds)")
+    assert found[comparison.LEARNED] == "not yet run"
     (folder / "uniform-3_c8_e1_s1.json").unlink()
     assert comparison.second_look(folder)[comparison.UNIFORM] == "not yet run"
 

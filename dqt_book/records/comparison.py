@@ -56,6 +56,7 @@ PLACES = (
     "the labels (no decision can)",
 )
 DEALT = "the same passes dealt to other images"
+LEARNED = "static widths learned by gradient"
 
 
 def _method(label: str, networks: str, row: str, result: str, widths: Sequence[int], at: str = "") -> Method:
@@ -332,6 +333,7 @@ def second_look(folder: Path, bits: int = 3) -> dict[str, str] | None:
         return None
     opponents = {
         UNIFORM: Line("", f"uniform-{bits}", "uniform"),
+        LEARNED: Line("", f"blind-{bits}", "blind"),
         "the same stored network at that width": Line("", "cascade", str(bits)),
         DEALT: Line("", "cascade", f"{looks.result}, dealt to other images"),
     }
