@@ -98,7 +98,7 @@ outputs: $(STAMP) ## run the notebooks anew, without data, and store their outpu
 	for notebook in $(NOTEBOOKS); do \
 		$(BIN)/jupytext --quiet --update --to ipynb $${notebook%.ipynb}.py && \
 		env -u DQT_DATA MPLCONFIGDIR=$(CURDIR)/_build/matplotlib $(BIN)/jupyter-nbconvert --log-level ERROR --to notebook --execute --inplace \
-			--ExecutePreprocessor.record_timing=False $$notebook || exit 1; done
+			--ExecutePreprocessor.record_timing=False --ExecutePreprocessor.coalesce_streams=True $$notebook || exit 1; done
 
 export: $(STAMP) ## the shipped network for digits as an ONNX and a C file, in _build/export
 	$(RUN) -m dqt_core.export dqt_core/program/resnet18_embedded-*.safetensors \
