@@ -4,7 +4,7 @@ Read three rooms and you have the idea: `nested` (a code of 8 bits holds the cod
 `integer` (products and sums; `integer.rounding`, where they become codes again), `program` (a network as a
 list of integer operations, what makes it valid, its file). `backends/numpy_ref` then runs a program in under
 a hundred lines. How a network comes to be one say `straight_through`, `layers`, `network`, `controller`,
-`objective` and `lowering` of `training`. Chapters 2 to 9 of the book are about these files.
+`objective` and `lowering` of `training`. Chapters 2 to 10 of the book are about these files.
 
 The rooms, each above those it imports: `kernels` (CUDA, and an emulator of it on the CPU), `backends` (ways
 to run a program, one digest), `export` (a program as an ONNX or a C file), `data`, `evaluation` (costs,

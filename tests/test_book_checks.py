@@ -12,7 +12,7 @@ from dqt_book.exercises import judging, wrong
 from dqt_book.exercises.emulation import cpu
 from dqt_book.exercises.wrong import WRONG
 from dqt_book.exercises.wrong.chapter02 import two_steps, wide_half_up
-from dqt_book.exercises.wrong.chapter07 import BROKEN
+from dqt_book.exercises.wrong.chapter08 import BROKEN
 from dqt_core import integer, nested
 
 BOOK = Path(__file__).resolve().parents[1] / "book"

@@ -1,4 +1,4 @@
-"""Chapter 7 is read on computers with and without a C++ compiler."""
+"""Chapter 8 is read on computers with and without a C++ compiler."""
 
 import subprocess
 import sys
@@ -7,7 +7,7 @@ from pathlib import Path
 import jupytext
 import pytest
 
-from dqt_book.exercises import chapter07 as checks
+from dqt_book.exercises import chapter08 as checks
 from dqt_book.exercises import emulation
 
 BOOK = Path(__file__).resolve().parents[1] / "book"
@@ -19,7 +19,7 @@ def no_compiler(monkeypatch):
 
 
 def test_the_chapter_runs_to_its_end_without_a_compiler(no_compiler):
-    cells = jupytext.read(BOOK / "07-kernels.md").cells
+    cells = jupytext.read(BOOK / "08-kernels.md").cells
     code = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
     ending = "\nprint('the end')\n"
     command = [sys.executable, "-c", "from IPython.display import display\n" + code + ending]

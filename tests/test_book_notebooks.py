@@ -87,7 +87,7 @@ def alone(chapter, folder, **options):
     return NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(folder)}})
 
 
-@pytest.mark.parametrize("name", ["02-nested-codes", "05-residual-block", "10-cifar10"])
+@pytest.mark.parametrize("name", ["02-nested-codes", "05-residual-block", "12-cifar10"])
 def test_a_notebook_runs_in_an_empty_folder(name, tmp_path):
     notebooks.write_archive(ROOT, tmp_path / notebooks.ARCHIVE)
     alone(ROOT / "book" / f"{name}.md", tmp_path).execute()

@@ -146,7 +146,7 @@ def test_requantize_stepper_steps_and_refuses_by_the_keyboard(running, address):
 
 def test_controller_explorer_answers_the_keyboard(running, address):
     record = controller_explorer.explorer_data()
-    with visit(running, f"{address}/book/09-the-controller.html") as opened:
+    with visit(running, f"{address}/book/10-the-controller.html") as opened:
         widget = opened.page.locator(".controller-explorer")
         widget.get_by_role("button", name="digit 7").focus()
         opened.page.keyboard.press("Enter")

@@ -117,8 +117,8 @@ def test_the_page_of_a_timetable_ends_on_time(book, name):
 # Slides
 
 
-def test_chapters_1_to_9_have_a_deck():
-    assert [int(name[:2]) for name in DECKS][:9] == [*range(1, 10)]
+def test_chapters_that_are_taught_have_a_deck():
+    assert {int(name[:2]) for name in DECKS} >= {1, 2, 3, 4, 5, 7, 8, 9, 10}
 
 
 @pytest.mark.parametrize("name", DECKS)

@@ -1,81 +1,53 @@
-"""Checkers for the exercises of chapter 6, switching by a shift."""
+"""Checkers for the exercises of chapter 6, post-training quantization."""
 
 import numpy as np
 
-from dqt_book.exercises.judging import SIGNED, bits, judge
-from dqt_core import integer, nested
+from dqt_book.exercises.judging import SIGNED, judge, judge_reals
 
 
-def network_bitops(function):
-    """function(macs, width): BitOPs with the first and last layer at 8 bits."""
+def tie_count(function):
+    """function(codes, drop): how many int8 master codes the switch rounds up by exactly half of its step."""
+    rng = np.random.default_rng(31)
     cases = []
-    for macs in ([1000, 20_000, 30_000, 50], [7, 11, 13], [118_013_952, 12_845_056, 2_048_000]):
-        for width in (8, 4, 3, 2):
-            expected = 64 * macs[0] + width * width * sum(macs[1:-1]) + 64 * macs[-1]
-            cases.append((f"network_bitops({macs}, {width})", (macs, width), expected, 48))
-    return judge(function, cases, f"{len(cases)} networks and widths")
+    for drop in range(1, 8):
+        for codes in (SIGNED, np.sort(rng.integers(-60, 90, 500).astype(np.int8))):
+            ties = sum(int(q) % 2**drop * 2 == 2**drop for q in codes)
+            cases.append((f"tie_count(codes, {drop})", (codes, drop), ties, 10))
+    return judge(function, cases, f"{len(cases)} sets of codes")
 
 
-def switched_elements(function):
-    """function(layers, widths): weights and inputs that are read below 8 bits."""
-    layers = [(36_864, 65_536), (576, 1000), (10_240, 1)]
-    settings = [
-        [(4, 4), (4, 4), (4, 4)],
-        [(8, 8), (8, 8), (8, 8)],
-        [(8, 4), (2, 8), (4, 2)],
-        [(7, 8), (8, 1), (8, 8)],
-    ]
+def single_rounding(function):
+    """function(x, drop): codes whose view is x rounded directly; next to x or one lower."""
+    rng = np.random.default_rng(32)
+    x = np.concatenate([np.arange(-400, 401) / 4, rng.uniform(-100, 100, 600)])
+    for drop in (1, 2, 3, 5):
+        nearest = np.floor(x + 0.5).astype(int)
+        lower = np.floor(np.floor(2 * x / 2**drop + 1) / 2).astype(int) < (nearest + 2 ** (drop - 1)) >> drop
+        case = (f"single_rounding(x, {drop})", (x, drop), nearest - lower, 8)
+        verdict = judge(function, [case], f"{len(x)} weights at 4 widths", lambda i: f"x = {x[i]:.4f}")
+        if not verdict:
+            return verdict
+    return verdict
+
+
+def corrected_table(function):
+    """function(old, wide, own): mean and variance under which `own` leaves as `wide` does under `old`."""
+    rng = np.random.default_rng(33)
     cases = []
-    for widths in settings:
-        expected = sum(
-            count
-            for layer, bits in zip(layers, widths, strict=True)
-            for count, b in zip(layer, bits, strict=True)
-            if b != 8
+    for channels in (1, 6):
+        old, wide, own = (
+            np.stack([rng.normal(0, 3, channels), rng.uniform(0.2, 5, channels)]) for _ in range(3)
         )
-        cases.append((f"switched_elements(layers, {widths})", (layers, widths), expected, 24))
-    return judge(function, cases, f"{len(cases)} choices of widths")
+        gain = np.sqrt(own[1] / wide[1])
+        expected = np.stack([own[0] - (wide[0] - old[0]) * gain, old[1] * gain * gain])
+        cases.append((f"corrected_table of {channels} channels", (old, wide, own), expected.ravel()))
 
+    def flat(*tables):
+        got = function(*tables)
+        return got if got is None or got is Ellipsis else np.concatenate([np.ravel(row) for row in got])
 
-def plane_bytes(function):
-    """function(count, width, rounding): bytes of the planes that a view reads."""
-    cases = []
-    for count in (1, 8, 9, 1000, 36_864):
-        packed = nested.to_planes(np.zeros(count, np.int8))
-        for width in range(1, 9):
-            for rounding, planes in (("floor", width), ("half_up", min(width + 1, 8))):
-                call = f"plane_bytes({count}, {width}, {rounding!r})"
-                cases.append((call, (count, width, rounding), packed[:planes].nbytes, 24))
-    return judge(function, cases, f"{len(cases)} views")
+    def name(i):
+        half = len(cases[-1][2]) // 2
+        return f"the {('mean', 'variance')[i // half]} of channel {i % half}" if i >= 2 else "channel 0"
 
-
-def rescale(function):
-    """function(codes, M, r, width): int8 codes times M / 2**r, rounded to signed codes of a width."""
-    codes = np.sort(SIGNED)
-    cases = []
-    for width in range(2, 9):
-        lo, hi = nested.code_range(width, signed=True)
-        for ratio in (2.0 ** (width - 8), 1.1 * 2.0 ** (width - 8), 0.37):
-            multiplier, r = integer.fixed_point(ratio, limit=128)
-            expected = integer.requantize([(codes, 0, multiplier)], 0, r, lo, hi)
-            arguments = (codes, int(multiplier), r, width)
-            cases.append((f"rescale(codes, {int(multiplier)}, {r}, {width})", arguments, expected, width))
-    return judge(
-        function,
-        cases,
-        f"256 codes at {len(cases)} ratios",
-        lambda i: f"master {codes[i]} ({bits(codes[i], 8)})",
-    )
-
-
-def bit_serial(function):
-    """function(x_planes, w_planes): the sum of products of floor views, from their bit planes."""
-    rng = np.random.default_rng(9)
-    x, w = rng.integers(0, 256, 504).astype(np.uint8), rng.integers(-128, 128, 504).astype(np.int8)
-    cases = []
-    for b_a, b_w in ((1, 1), (8, 8), (4, 4), (2, 8), (8, 2), (3, 1)):
-        views = (nested.switch(codes, b, rounding="floor").astype(int) for codes, b in ((x, b_a), (w, b_w)))
-        expected = int(np.multiply(*views).sum())
-        planes = nested.to_planes(x)[:b_a], nested.to_planes(w)[:b_w]
-        cases.append((f"bit_serial({b_a} planes, {b_w} planes)", planes, expected, 32))
-    return judge(function, cases, f"504 products at {len(cases)} pairs of widths")
+    return judge_reals(flat, cases, "7 channels", name)

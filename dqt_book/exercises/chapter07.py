@@ -1,78 +1,81 @@
-"""Checkers for the exercises of chapter 7, kernels."""
+"""Checkers for the exercises of chapter 7, switching by a shift."""
 
 import numpy as np
 
-from dqt_book.exercises import emulation
-from dqt_book.exercises.judging import judge, judge_kernel
-from dqt_core import nested
+from dqt_book.exercises.judging import SIGNED, bits, judge
+from dqt_core import integer, nested
 
 
-def floor_kernel(function):
-    """function(): text of a kernel floor_switch(codes, out, n, width), one uint8 code a thread."""
-    rng = np.random.default_rng(18)
+def network_bitops(function):
+    """function(macs, width): BitOPs with the first and last layer at 8 bits."""
     cases = []
-    for n in (1, 128, 300):
-        codes = rng.integers(0, 256, n).astype(np.uint8)
+    for macs in ([1000, 20_000, 30_000, 50], [7, 11, 13], [118_013_952, 12_845_056, 2_048_000]):
+        for width in (8, 4, 3, 2):
+            expected = 64 * macs[0] + width * width * sum(macs[1:-1]) + 64 * macs[-1]
+            cases.append((f"network_bitops({macs}, {width})", (macs, width), expected, 48))
+    return judge(function, cases, f"{len(cases)} networks and widths")
+
+
+def switched_elements(function):
+    """function(layers, widths): weights and inputs that are read below 8 bits."""
+    layers = [(36_864, 65_536), (576, 1000), (10_240, 1)]
+    settings = [
+        [(4, 4), (4, 4), (4, 4)],
+        [(8, 8), (8, 8), (8, 8)],
+        [(8, 4), (2, 8), (4, 2)],
+        [(7, 8), (8, 1), (8, 8)],
+    ]
+    cases = []
+    for widths in settings:
+        expected = sum(
+            count
+            for layer, bits in zip(layers, widths, strict=True)
+            for count, b in zip(layer, bits, strict=True)
+            if b != 8
+        )
+        cases.append((f"switched_elements(layers, {widths})", (layers, widths), expected, 24))
+    return judge(function, cases, f"{len(cases)} choices of widths")
+
+
+def plane_bytes(function):
+    """function(count, width, rounding): bytes of the planes that a view reads."""
+    cases = []
+    for count in (1, 8, 9, 1000, 36_864):
+        packed = nested.to_planes(np.zeros(count, np.int8))
         for width in range(1, 9):
-            expected = nested.switch(codes, width, rounding="floor")
-            arguments = codes, np.full(n, 0x5A, np.uint8), np.int32(n), np.int32(width)
-            cases.append((f"{n} codes at width {width}", -(-n // 128), arguments, expected, width))
-    return judge_kernel(emulation, function, "floor_kernel", "floor_switch", cases, "3 lengths at 8 widths")
+            for rounding, planes in (("floor", width), ("half_up", min(width + 1, 8))):
+                call = f"plane_bytes({count}, {width}, {rounding!r})"
+                cases.append((call, (count, width, rounding), packed[:planes].nbytes, 24))
+    return judge(function, cases, f"{len(cases)} views")
 
 
-def tail_kernel(function):
-    """function(): text of a kernel top_bits(codes, out, n), four uint8 codes a thread."""
-    rng = np.random.default_rng(19)
+def rescale(function):
+    """function(codes, M, r, width): int8 codes times M / 2**r, rounded to signed codes of a width."""
+    codes = np.sort(SIGNED)
     cases = []
-    for n in (*range(1, 9), 509, 510, 511, 512, 513, 1027):
-        codes = rng.integers(0, 256, n).astype(np.uint8)
-        arguments = codes, np.full(n, 0x5A, np.uint8), np.int32(n)
-        cases.append((f"{n} codes", -(-n // 512), arguments, codes >> 7, 1))
-    return judge_kernel(emulation, function, "tail_kernel", "top_bits", cases, f"{len(cases)} lengths")
-
-
-def barrier_kernel(function):
-    """function(): text of a kernel share_sum(x, out): every thread receives the sum of 128 codes."""
-    codes = np.random.default_rng(20).integers(0, 256, 128).astype(np.uint8)
-    expected = np.full(128, codes.sum(dtype=np.int32))
-    cases = [("128 codes", 1, (codes, np.zeros(128, np.int32)), expected, 16)]
-    return judge_kernel(emulation, function, "barrier_kernel", "share_sum", cases, "128 threads")
-
-
-def gemv_bytes(function):
-    """function(outputs, length, vectors, b): bytes of planes, inputs and results of gemv_planes."""
-    cases = []
-    for outputs, length, vectors in ((1, 8, 1), (3, 9, 1), (40, 1000, 2), (64, 33, 8)):
-        planes = nested.to_planes(np.zeros((outputs, length), np.int8))
-        for b in range(1, 9):
-            moved = planes[:b].nbytes + vectors * (length + outputs * np.int32().nbytes)
-            arguments = outputs, length, vectors, b
-            cases.append((f"gemv_bytes{arguments}", arguments, moved, 24))
-    return judge(function, cases, f"{len(cases)} products")
-
-
-def bank_passes(function):
-    """function(stride): passes in which a warp reads four words of each of eight rows of shared memory."""
-    cases = []
-    for stride in range(4, 260, 4):
-        banks = {}
-        for lane in range(32):
-            word = (lane // 4 * stride + lane % 4 * 4) // 4
-            banks.setdefault(word % 32, set()).add(word)
-        cases.append((f"bank_passes({stride})", (stride,), max(map(len, banks.values())), 6))
-    return judge(function, cases, f"{len(cases)} strides")
-
-
-def owner(function):
-    """function(row, term): lane, register and byte that hold elements of the left operand of an mma."""
-    place = np.arange(512)
-    lane, register, byte = place // 16, place // 4 % 4, place % 4
-    row, term = lane // 4 + 8 * (register % 2), 4 * (lane % 4) + 16 * (register // 2) + byte
-    order = np.random.default_rng(21).permutation(512)
-    row, term, expected = row[order], term[order], np.stack([lane, register, byte])[:, order]
+    for width in range(2, 9):
+        lo, hi = nested.code_range(width, signed=True)
+        for ratio in (2.0 ** (width - 8), 1.1 * 2.0 ** (width - 8), 0.37):
+            multiplier, r = integer.fixed_point(ratio, limit=128)
+            expected = integer.requantize([(codes, 0, multiplier)], 0, r, lo, hi)
+            arguments = (codes, int(multiplier), r, width)
+            cases.append((f"rescale(codes, {int(multiplier)}, {r}, {width})", arguments, expected, width))
     return judge(
         function,
-        [("owner(row, term)", (row, term), expected, 5)],
-        "512 elements",
-        lambda i: f"{('lane', 'register', 'byte')[i // 512]} of row {row[i % 512]}, term {term[i % 512]}",
+        cases,
+        f"256 codes at {len(cases)} ratios",
+        lambda i: f"master {codes[i]} ({bits(codes[i], 8)})",
     )
+
+
+def bit_serial(function):
+    """function(x_planes, w_planes): the sum of products of floor views, from their bit planes."""
+    rng = np.random.default_rng(9)
+    x, w = rng.integers(0, 256, 504).astype(np.uint8), rng.integers(-128, 128, 504).astype(np.int8)
+    cases = []
+    for b_a, b_w in ((1, 1), (8, 8), (4, 4), (2, 8), (8, 2), (3, 1)):
+        views = (nested.switch(codes, b, rounding="floor").astype(int) for codes, b in ((x, b_a), (w, b_w)))
+        expected = int(np.multiply(*views).sum())
+        planes = nested.to_planes(x)[:b_a], nested.to_planes(w)[:b_w]
+        cases.append((f"bit_serial({b_a} planes, {b_w} planes)", planes, expected, 32))
+    return judge(function, cases, f"504 products at {len(cases)} pairs of widths")

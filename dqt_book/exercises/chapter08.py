@@ -1,81 +1,78 @@
-"""Checkers for the exercises of chapter 8, training through the shift."""
+"""Checkers for the exercises of chapter 8, kernels."""
 
 import numpy as np
 
-from dqt_book.exercises.judging import bits, judge, judge_reals
+from dqt_book.exercises import emulation
+from dqt_book.exercises.judging import judge, judge_kernel
 from dqt_core import nested
 
 
-def gradient_mask(function):
-    """function(w, step, lo, hi): 1 where the straight-through gradient reaches a weight, else 0."""
+def floor_kernel(function):
+    """function(): text of a kernel floor_switch(codes, out, n, width), one uint8 code a thread."""
+    rng = np.random.default_rng(18)
     cases = []
-    for step, lo, hi in ((0.25, -128, 127), (0.01, -128, 127), (0.02, 0, 255), (0.5, -8, 7)):
-        w = np.random.default_rng(10).uniform(1.5 * lo - 9, 1.5 * hi, 60) * step
-        expected, _ = _gradients(w, step, lo, hi)
-        cases.append((f"gradient_mask(w, {step}, {lo}, {hi})", (w, step, lo, hi), expected != 0, 1))
-    return judge(function, cases, "60 weights in 4 ranges", lambda i: f"weight {i}")
-
-
-def updates_until_jump(function):
-    """function(q, rate, width): updates until the view of a latent weight changes; 0 if it never does."""
-    cases = []
-    for width in (2, 3, 4, 6, 8):
-        for rate in (1, 3, 10):
-            for q in range(-128, 128):
-                path = np.minimum(q + rate * np.arange(257), 127).astype(np.int8)
-                views = nested.switch(path, width)
-                call = f"updates_until_jump({q} ({bits(q, 8)}), {rate}, {width})"
-                cases.append((call, (q, rate, width), int((views != views[0]).argmax()), 8))
-    return judge(function, cases, f"{len(cases):,} starts")
-
-
-def exact_terms(function):
-    """function(b_w, b_a, significant): products that surely add up exactly in a float."""
-    cases = []
-    for significant in (8, 11, 24, 53):
-        for b_w, b_a in ((8, 8), (4, 4), (2, 2), (4, 8), (1, 1)):
-            largest = -nested.code_range(b_w, True)[0] * nested.code_range(b_a, False)[1]
-            arguments = (b_w, b_a, significant)
-            cases.append((f"exact_terms{arguments}", arguments, 2**significant // largest, 54))
-    return judge(function, cases, f"{len(cases)} pairs of widths and floats")
-
-
-def step_pull(function):
-    """function(w, step, width): derivative of a view's value by the master step, straight-through."""
-    cases = []
-    for step in (0.25, 0.03):
-        w = np.random.default_rng(11).uniform(-170, 170, 40) * step
+    for n in (1, 128, 300):
+        codes = rng.integers(0, 256, n).astype(np.uint8)
         for width in range(1, 9):
-            expected = _gradients(w, step, -128, 127, width)[1]
-            cases.append((f"step_pull(w, {step}, {width})", (w, step, width), expected))
-    masters = nested.quantize(w / step, step=1.0)[0]
-    return judge_reals(
-        function, cases, "40 weights at 8 widths", lambda i: f"master {masters[i]} ({bits(masters[i], 8)})"
-    )
+            expected = nested.switch(codes, width, rounding="floor")
+            arguments = codes, np.full(n, 0x5A, np.uint8), np.int32(n), np.int32(width)
+            cases.append((f"{n} codes at width {width}", -(-n // 128), arguments, expected, width))
+    return judge_kernel(emulation, function, "floor_kernel", "floor_switch", cases, "3 lengths at 8 widths")
 
 
-def common_statistics(function):
-    """function(means, variances): mean and variance of equally many values from each width."""
-    rng = np.random.default_rng(12)
+def tail_kernel(function):
+    """function(): text of a kernel top_bits(codes, out, n), four uint8 codes a thread."""
+    rng = np.random.default_rng(19)
     cases = []
-    for count in (2, 5):
-        means, variances = rng.normal(size=count), rng.uniform(0.5, 2, count)
-        square = (variances + means**2).mean()
-        expected = np.array([means.mean(), square - means.mean() ** 2])
-        cases.append((f"common_statistics of {count} widths", (means, variances), expected))
-    return judge_reals(function, cases, "2 channels", lambda i: ("the mean", "the variance")[i])
+    for n in (*range(1, 9), 509, 510, 511, 512, 513, 1027):
+        codes = rng.integers(0, 256, n).astype(np.uint8)
+        arguments = codes, np.full(n, 0x5A, np.uint8), np.int32(n)
+        cases.append((f"{n} codes", -(-n // 512), arguments, codes >> 7, 1))
+    return judge_kernel(emulation, function, "tail_kernel", "top_bits", cases, f"{len(cases)} lengths")
 
 
-def _gradients(w, step, lo, hi, width=8):
-    """Derivatives of a view's value by the weight and by the step, as the package's training has them."""
-    import torch  # chapters 1 to 7 do without
+def barrier_kernel(function):
+    """function(): text of a kernel share_sum(x, out): every thread receives the sum of 128 codes."""
+    codes = np.random.default_rng(20).integers(0, 256, 128).astype(np.uint8)
+    expected = np.full(128, codes.sum(dtype=np.int32))
+    cases = [("128 codes", 1, (codes, np.zeros(128, np.int32)), expected, 16)]
+    return judge_kernel(emulation, function, "barrier_kernel", "share_sum", cases, "128 threads")
 
-    from dqt_core.training import straight_through
 
-    steps = torch.full(w.shape, step, requires_grad=True)
-    leaf = torch.tensor(w, dtype=torch.float32, requires_grad=True)
-    codes = straight_through.switch(
-        straight_through.quantize(leaf, steps.log(), lo, hi), width, signed=lo < 0
+def gemv_bytes(function):
+    """function(outputs, length, vectors, b): bytes of planes, inputs and results of gemv_planes."""
+    cases = []
+    for outputs, length, vectors in ((1, 8, 1), (3, 9, 1), (40, 1000, 2), (64, 33, 8)):
+        planes = nested.to_planes(np.zeros((outputs, length), np.int8))
+        for b in range(1, 9):
+            moved = planes[:b].nbytes + vectors * (length + outputs * np.int32().nbytes)
+            arguments = outputs, length, vectors, b
+            cases.append((f"gemv_bytes{arguments}", arguments, moved, 24))
+    return judge(function, cases, f"{len(cases)} products")
+
+
+def bank_passes(function):
+    """function(stride): passes in which a warp reads four words of each of eight rows of shared memory."""
+    cases = []
+    for stride in range(4, 260, 4):
+        banks = {}
+        for lane in range(32):
+            word = (lane // 4 * stride + lane % 4 * 4) // 4
+            banks.setdefault(word % 32, set()).add(word)
+        cases.append((f"bank_passes({stride})", (stride,), max(map(len, banks.values())), 6))
+    return judge(function, cases, f"{len(cases)} strides")
+
+
+def owner(function):
+    """function(row, term): lane, register and byte that hold elements of the left operand of an mma."""
+    place = np.arange(512)
+    lane, register, byte = place // 16, place // 4 % 4, place % 4
+    row, term = lane // 4 + 8 * (register % 2), 4 * (lane % 4) + 16 * (register // 2) + byte
+    order = np.random.default_rng(21).permutation(512)
+    row, term, expected = row[order], term[order], np.stack([lane, register, byte])[:, order]
+    return judge(
+        function,
+        [("owner(row, term)", (row, term), expected, 5)],
+        "512 elements",
+        lambda i: f"{('lane', 'register', 'byte')[i // 512]} of row {row[i % 512]}, term {term[i % 512]}",
     )
-    gradients = torch.autograd.grad((codes * 2.0 ** (8 - width) * steps).sum(), (leaf, steps))
-    return [gradient.numpy() for gradient in gradients]

@@ -1,69 +1,81 @@
-"""Checkers for the exercises of chapter 9, the controller."""
+"""Checkers for the exercises of chapter 9, training through the shift."""
 
 import numpy as np
 
-from dqt_book.exercises.judging import judge
+from dqt_book.exercises.judging import bits, judge, judge_reals
+from dqt_core import nested
 
 
-def channel_sums(function):
-    """function(codes): sums of codes (N, H, W, C) over height and width, (N, C)."""
-    rng = np.random.default_rng(13)
+def gradient_mask(function):
+    """function(w, step, lo, hi): 1 where the straight-through gradient reaches a weight, else 0."""
     cases = []
-    for dtype, size in ((np.uint8, 32), (np.int8, 8), (np.uint8, 1)):
-        codes = rng.integers(0, 256, (3, size, size, 5)).astype(np.uint8).view(dtype)
-        name = f"channel_sums({np.dtype(dtype)} codes, {size} x {size})"
-        cases.append((name, (codes,), codes.sum((1, 2), dtype=np.int64), 20))
-    return judge(function, cases, "3 kinds of codes", lambda i: f"image {i // 5}, channel {i % 5}")
+    for step, lo, hi in ((0.25, -128, 127), (0.01, -128, 127), (0.02, 0, 255), (0.5, -8, 7)):
+        w = np.random.default_rng(10).uniform(1.5 * lo - 9, 1.5 * hi, 60) * step
+        expected, _ = _gradients(w, step, lo, hi)
+        cases.append((f"gradient_mask(w, {step}, {lo}, {hi})", (w, step, lo, hi), expected != 0, 1))
+    return judge(function, cases, "60 weights in 4 ranges", lambda i: f"weight {i}")
 
 
-def choose(function):
-    """function(logits, layers): index of the chosen width, (N, layers), ties to the narrower."""
-    rng = np.random.default_rng(14)
+def updates_until_jump(function):
+    """function(q, rate, width): updates until the view of a latent weight changes; 0 if it never does."""
     cases = []
-    for layers, choices in ((4, 5), (3, 3), (19, 5)):
-        tied = rng.integers(-3, 4, (20, layers, choices))
-        for name, logits in (("small", tied), ("large", 2**50 + tied)):
-            call = f"choose({name} logits, {layers})"
-            arguments = logits.reshape(20, -1), layers
-            cases.append((call, arguments, (logits == logits.max(-1, keepdims=True)).argmax(-1), 3))
-    return judge(function, cases, f"20 images, {len(cases)} networks", lambda i: f"entry {i}")
+    for width in (2, 3, 4, 6, 8):
+        for rate in (1, 3, 10):
+            for q in range(-128, 128):
+                path = np.minimum(q + rate * np.arange(257), 127).astype(np.int8)
+                views = nested.switch(path, width)
+                call = f"updates_until_jump({q} ({bits(q, 8)}), {rate}, {width})"
+                cases.append((call, (q, rate, width), int((views != views[0]).argmax()), 8))
+    return judge(function, cases, f"{len(cases):,} starts")
 
 
-def image_bitops(function):
-    """function(macs, widths, fixed_macs): BitOPs of each image, fixed layers at 8 bits."""
-    rng = np.random.default_rng(15)
+def exact_terms(function):
+    """function(b_w, b_a, significant): products that surely add up exactly in a float."""
     cases = []
-    for layers in (2, 19):
-        macs = rng.integers(10**6, 10**9, layers)
-        widths = rng.choice([2, 3, 4, 6, 8], (6, layers))
-        expected = (macs * widths**2).sum(1) + 64 * 12_345
-        call = f"image_bitops(macs of {layers} layers, widths, 12345)"
-        cases.append((call, (macs, widths, 12_345), expected, 48))
-    return judge(function, cases, "6 images of 2 networks", lambda i: f"image {i}")
+    for significant in (8, 11, 24, 53):
+        for b_w, b_a in ((8, 8), (4, 4), (2, 2), (4, 8), (1, 1)):
+            largest = -nested.code_range(b_w, True)[0] * nested.code_range(b_a, False)[1]
+            arguments = (b_w, b_a, significant)
+            cases.append((f"exact_terms{arguments}", arguments, 2**significant // largest, 54))
+    return judge(function, cases, f"{len(cases)} pairs of widths and floats")
 
 
-def not_dominated(function):
-    """function(cost, correct): ascending indices of the settings that no other setting beats."""
-    rng = np.random.default_rng(16)
-    cases = [("not_dominated(two equal settings)", (np.array([3, 3]), np.array([5, 5])), np.arange(2), 5)]
-    for count in (6, 30):
-        cost, correct = rng.integers(1, 12, count), rng.integers(300, 309, count)
-        no_worse = (cost[:, None] <= cost) & (correct[:, None] >= correct)
-        better = (cost[:, None] < cost) | (correct[:, None] > correct)
-        expected = np.flatnonzero(~(no_worse & better).any(0))
-        cases.append((f"not_dominated({count} settings)", (cost, correct), expected, 5))
-    return judge(function, cases, f"{len(cases)} sets of settings", lambda i: f"entry {i}")
-
-
-def best_static(function):
-    """function(loss, cost, budget): the choice of every layer with the least loss within the budget."""
-    rng = np.random.default_rng(17)
+def step_pull(function):
+    """function(w, step, width): derivative of a view's value by the master step, straight-through."""
     cases = []
-    for layers, budget in ((3, 90), (4, 90), (4, 60), (5, 150)):
-        loss = -np.sort(-rng.choice(1000, (layers, 3), replace=False), axis=1)
-        cost = rng.integers(1, 4, (layers, 1)) * np.array([4, 16, 64]) // 4
-        picks = np.stack(np.meshgrid(*[range(3)] * layers, indexing="ij"), -1).reshape(-1, layers)
-        totals = [table[np.arange(layers), picks].sum(1) for table in (loss, cost)]
-        expected = picks[np.where(totals[1] <= budget, totals[0], 10**6).argmin()]
-        cases.append((f"best_static({layers} layers, budget {budget})", (loss, cost, budget), expected, 2))
-    return judge(function, cases, f"{len(cases)} networks", lambda i: f"layer {i}")
+    for step in (0.25, 0.03):
+        w = np.random.default_rng(11).uniform(-170, 170, 40) * step
+        for width in range(1, 9):
+            expected = _gradients(w, step, -128, 127, width)[1]
+            cases.append((f"step_pull(w, {step}, {width})", (w, step, width), expected))
+    masters = nested.quantize(w / step, step=1.0)[0]
+    return judge_reals(
+        function, cases, "40 weights at 8 widths", lambda i: f"master {masters[i]} ({bits(masters[i], 8)})"
+    )
+
+
+def common_statistics(function):
+    """function(means, variances): mean and variance of equally many values from each width."""
+    rng = np.random.default_rng(12)
+    cases = []
+    for count in (2, 5):
+        means, variances = rng.normal(size=count), rng.uniform(0.5, 2, count)
+        square = (variances + means**2).mean()
+        expected = np.array([means.mean(), square - means.mean() ** 2])
+        cases.append((f"common_statistics of {count} widths", (means, variances), expected))
+    return judge_reals(function, cases, "2 channels", lambda i: ("the mean", "the variance")[i])
+
+
+def _gradients(w, step, lo, hi, width=8):
+    """Derivatives of a view's value by the weight and by the step, as the package's training has them."""
+    import torch  # the exercises of other chapters do without
+
+    from dqt_core.training import straight_through
+
+    steps = torch.full(w.shape, step, requires_grad=True)
+    leaf = torch.tensor(w, dtype=torch.float32, requires_grad=True)
+    codes = straight_through.switch(
+        straight_through.quantize(leaf, steps.log(), lo, hi), width, signed=lo < 0
+    )
+    gradients = torch.autograd.grad((codes * 2.0 ** (8 - width) * steps).sum(), (leaf, steps))
+    return [gradient.numpy() for gradient in gradients]

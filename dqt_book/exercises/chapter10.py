@@ -1,51 +1,69 @@
-"""Checkers for the exercises of chapter 10, CIFAR-10."""
-
-import math
-from fractions import Fraction
+"""Checkers for the exercises of chapter 10, the controller."""
 
 import numpy as np
 
 from dqt_book.exercises.judging import judge
-from dqt_core import results, statistics
 
 
-def count_hits(function):
-    """function(text, n): how many of the first n bits of a base64 text are 1."""
-    rng = np.random.default_rng(10)
+def channel_sums(function):
+    """function(codes): sums of codes (N, H, W, C) over height and width, (N, C)."""
+    rng = np.random.default_rng(13)
     cases = []
-    for n in (1, 7, 8, 100, 1001):
-        hits = rng.random(n + 5) < 0.8
-        cases.append((f"count_hits(text, {n})", (results.packed(hits), n), int(hits[:n].sum()), 16))
-    return judge(function, cases, f"{len(cases)} texts")
+    for dtype, size in ((np.uint8, 32), (np.int8, 8), (np.uint8, 1)):
+        codes = rng.integers(0, 256, (3, size, size, 5)).astype(np.uint8).view(dtype)
+        name = f"channel_sums({np.dtype(dtype)} codes, {size} x {size})"
+        cases.append((name, (codes,), codes.sum((1, 2), dtype=np.int64), 20))
+    return judge(function, cases, "3 kinds of codes", lambda i: f"image {i // 5}, channel {i % 5}")
 
 
-def images_needed(function):
-    """function(p, points): fewest images so that two standard deviations are at most that many points."""
+def choose(function):
+    """function(logits, layers): index of the chosen width, (N, layers), ties to the narrower."""
+    rng = np.random.default_rng(14)
     cases = []
-    for p in (0.5, 0.77, 0.93, 0.995):
-        for points in (0.13, 0.7, 3.1):
-            share = Fraction(points) / 100
-            fewest = math.ceil(4 * Fraction(p) * (1 - Fraction(p)) / share**2)
-            cases.append((f"images_needed({p}, {points})", (p, points), fewest, 24))
-    return judge(function, cases, f"{len(cases)} accuracies and precisions")
+    for layers, choices in ((4, 5), (3, 3), (19, 5)):
+        tied = rng.integers(-3, 4, (20, layers, choices))
+        for name, logits in (("small", tied), ("large", 2**50 + tied)):
+            call = f"choose({name} logits, {layers})"
+            arguments = logits.reshape(20, -1), layers
+            cases.append((call, arguments, (logits == logits.max(-1, keepdims=True)).argmax(-1), 3))
+    return judge(function, cases, f"20 images, {len(cases)} networks", lambda i: f"entry {i}")
 
 
-def dividing_images(function):
-    """function(first, second): images that the first alone, and the second alone, gets right."""
-    rng = np.random.default_rng(11)
+def image_bitops(function):
+    """function(macs, widths, fixed_macs): BitOPs of each image, fixed layers at 8 bits."""
+    rng = np.random.default_rng(15)
     cases = []
-    for n, a, b in ((1, 0.9, 0.1), (50, 0.5, 0.5), (1000, 0.9, 0.88), (1000, 0.6, 0.95)):
-        first, second = rng.random(n) < a, rng.random(n) < b
-        test = statistics.paired(first, second)
-        expected = np.array([test["only_first"], test["only_second"]])
-        cases.append((f"dividing_images({n} images)", (first, second), expected, 12))
-    return judge(function, cases, f"{len(cases)} pairs of networks")
+    for layers in (2, 19):
+        macs = rng.integers(10**6, 10**9, layers)
+        widths = rng.choice([2, 3, 4, 6, 8], (6, layers))
+        expected = (macs * widths**2).sum(1) + 64 * 12_345
+        call = f"image_bitops(macs of {layers} layers, widths, 12345)"
+        cases.append((call, (macs, widths, 12_345), expected, 48))
+    return judge(function, cases, "6 images of 2 networks", lambda i: f"image {i}")
 
 
-def tail_count(function):
-    """function(a, n): outcomes of n fair coins at least as uneven as a heads, on either side."""
+def not_dominated(function):
+    """function(cost, correct): ascending indices of the settings that no other setting beats."""
+    rng = np.random.default_rng(16)
+    cases = [("not_dominated(two equal settings)", (np.array([3, 3]), np.array([5, 5])), np.arange(2), 5)]
+    for count in (6, 30):
+        cost, correct = rng.integers(1, 12, count), rng.integers(300, 309, count)
+        no_worse = (cost[:, None] <= cost) & (correct[:, None] >= correct)
+        better = (cost[:, None] < cost) | (correct[:, None] > correct)
+        expected = np.flatnonzero(~(no_worse & better).any(0))
+        cases.append((f"not_dominated({count} settings)", (cost, correct), expected, 5))
+    return judge(function, cases, f"{len(cases)} sets of settings", lambda i: f"entry {i}")
+
+
+def best_static(function):
+    """function(loss, cost, budget): the choice of every layer with the least loss within the budget."""
+    rng = np.random.default_rng(17)
     cases = []
-    for a, n in ((0, 1), (1, 2), (3, 7), (5, 10), (4, 10), (9, 10), (20, 50), (31, 60)):
-        uneven = (k for k in range(n + 1) if abs(2 * k - n) >= abs(2 * a - n))
-        cases.append((f"tail_count({a}, {n})", (a, n), sum(math.comb(n, k) for k in uneven), 62))
-    return judge(function, cases, f"{len(cases)} counts")
+    for layers, budget in ((3, 90), (4, 90), (4, 60), (5, 150)):
+        loss = -np.sort(-rng.choice(1000, (layers, 3), replace=False), axis=1)
+        cost = rng.integers(1, 4, (layers, 1)) * np.array([4, 16, 64]) // 4
+        picks = np.stack(np.meshgrid(*[range(3)] * layers, indexing="ij"), -1).reshape(-1, layers)
+        totals = [table[np.arange(layers), picks].sum(1) for table in (loss, cost)]
+        expected = picks[np.where(totals[1] <= budget, totals[0], 10**6).argmin()]
+        cases.append((f"best_static({layers} layers, budget {budget})", (loss, cost, budget), expected, 2))
+    return judge(function, cases, f"{len(cases)} networks", lambda i: f"layer {i}")

@@ -1,65 +1,48 @@
-"""Checkers for the exercises of chapter 11, ImageNet."""
+"""Checkers for the exercises of chapter 11, where it pays."""
 
 import numpy as np
 
-from dqt_book.exercises.judging import SIGNED, judge, judge_reals
+from dqt_book.exercises.judging import judge
+from dqt_core.evaluation.cascade import margins
 
 
-def tie_count(function):
-    """function(codes, drop): how many int8 master codes the switch rounds up by exactly half of its step."""
-    rng = np.random.default_rng(31)
+def affordable_width(function):
+    """function(prices, charge, batches): the widest width that the charge affords for all batches left."""
+    prices = {2: 40, 3: 90, 4: 160, 8: 640}
     cases = []
-    for drop in range(1, 8):
-        for codes in (SIGNED, np.sort(rng.integers(-60, 90, 500).astype(np.int8))):
-            ties = sum(int(q) % 2**drop * 2 == 2**drop for q in codes)
-            cases.append((f"tie_count(codes, {drop})", (codes, drop), ties, 10))
-    return judge(function, cases, f"{len(cases)} sets of codes")
+    for charge in (0, 39, 400, 799, 800, 1599, 1600, 6400, 9000):
+        for batches in (1, 10):
+            within = [width for width in prices if prices[width] * batches <= charge]
+            expected = np.array(max(within) if within else 2)
+            cases.append(
+                (f"affordable_width(prices, {charge}, {batches})", (prices, charge, batches), expected, 4)
+            )
+    shuffled = {3: 90, 4: 160, 2: 40}
+    cases.append(("affordable_width of unsorted prices", (shuffled, 900, 10), np.array(3), 4))
+    return judge(function, cases, f"{len(cases)} charges")
 
 
-def single_rounding(function):
-    """function(x, drop): codes whose view is x rounded directly; next to x or one lower."""
-    rng = np.random.default_rng(32)
-    x = np.concatenate([np.arange(-400, 401) / 4, rng.uniform(-100, 100, 600)])
-    for drop in (1, 2, 3, 5):
-        nearest = np.floor(x + 0.5).astype(int)
-        lower = np.floor(np.floor(2 * x / 2**drop + 1) / 2).astype(int) < (nearest + 2 ** (drop - 1)) >> drop
-        case = (f"single_rounding(x, {drop})", (x, drop), nearest - lower, 8)
-        verdict = judge(function, [case], f"{len(x)} weights at 4 widths", lambda i: f"x = {x[i]:.4f}")
-        if not verdict:
-            return verdict
-    return verdict
-
-
-def corrected_table(function):
-    """function(old, wide, own): mean and variance under which `own` leaves as `wide` does under `old`."""
-    rng = np.random.default_rng(33)
+def cost_of_looks(function):
+    """function(logits, threshold, narrow, wide): the price of each image, second looks counted."""
+    rng = np.random.default_rng(41)
     cases = []
-    for channels in (1, 6):
-        old, wide, own = (
-            np.stack([rng.normal(0, 3, channels), rng.uniform(0.2, 5, channels)]) for _ in range(3)
-        )
-        gain = np.sqrt(own[1] / wide[1])
-        expected = np.stack([own[0] - (wide[0] - old[0]) * gain, old[1] * gain * gain])
-        cases.append((f"corrected_table of {channels} channels", (old, wide, own), expected.ravel()))
-
-    def flat(*tables):
-        got = function(*tables)
-        return got if got is None or got is Ellipsis else np.concatenate([np.ravel(row) for row in got])
-
-    def name(i):
-        half = len(cases[-1][2]) // 2
-        return f"the {('mean', 'variance')[i // half]} of channel {i % half}" if i >= 2 else "channel 0"
-
-    return judge_reals(flat, cases, "7 channels", name)
+    for n in (1, 200):
+        logits = rng.integers(-(2**40), 2**40, (n, 10))
+        logits[0, 3] = logits[0, 7] = 2**41  # two largest
+        for threshold in (0, 1, int(np.median(margins(logits))), 2**39):
+            expected = 40 + 160 * (margins(logits) < threshold)
+            cases.append(
+                (f"cost_of_looks of {n} images, {threshold}", (logits, threshold, 40, 160), expected, 9)
+            )
+    return judge(function, cases, f"{len(cases)} sets of logits", lambda i: f"image {i}")
 
 
-def one_sided_kernel(function):
-    """function(weight): 3x3 weights as 4x4 ones that, with padding 1 on all sides, pad below and right."""
-    rng = np.random.default_rng(34)
+def most_looks(function):
+    """function(n, narrow, middle, wide): second looks that cost no more than one look at `middle`."""
     cases = []
-    for outputs, inputs in ((1, 1), (4, 3)):
-        weight = rng.integers(-128, 128, (outputs, 3, 3, inputs)).astype(np.int8)
-        expected = np.zeros((outputs, 4, 4, inputs), np.int8)
-        expected[:, 1:, 1:] = weight
-        cases.append((f"one_sided_kernel({outputs} x 3 x 3 x {inputs})", (weight,), expected, 8))
-    return judge(function, cases, f"{len(cases)} layers", lambda i: f"element {i}")
+    for n in (16, 1000, 10_000):
+        for narrow, middle, wide in ((4, 9, 16), (40, 91, 160), (4, 4, 16), (9, 4, 16), (1, 64, 4)):
+            looks = [k for k in range(n + 1) if n * narrow + k * wide <= n * middle]
+            call = f"most_looks({n}, {narrow}, {middle}, {wide})"
+            cases.append((call, (n, narrow, middle, wide), np.array(max(looks, default=0)), 14))
+    return judge(function, cases, f"{len(cases)} budgets")

@@ -1,90 +1,51 @@
-"""Checkers for the exercises of chapter 12, simulated or real."""
+"""Checkers for the exercises of chapter 12, CIFAR-10."""
 
+import math
 from fractions import Fraction
 
 import numpy as np
 
-from dqt_book.exercises.judging import judge, judge_each
-from dqt_core import integer
+from dqt_book.exercises.judging import judge
+from dqt_core import results, statistics
 
 
-def tool_bias(function):
-    """function(B, M, drop): offsets rounded to whole accumulator units, M << drop, ties to even."""
-    rng = np.random.default_rng(20)
+def count_hits(function):
+    """function(text, n): how many of the first n bits of a base64 text are 1."""
+    rng = np.random.default_rng(10)
     cases = []
-    for drop in (0, 8, 12):
-        multipliers = 2 * rng.integers(2**28, 2**30, 40)  # even: half a unit is an integer
-        units = [int(m) << drop for m in multipliers]
-        whole = rng.integers(-(2**14), 2**14, 40)
-        beyond = [0, 1, -1, *rng.integers(-(2**27), 2**27, 17)] + [0] * 20
-        half = [0] * 20 + [1] * 20  # ties, even and odd
-        offsets = [
-            int(w) * u + h * u // 2 + int(b) for w, u, h, b in zip(whole, units, half, beyond, strict=True)
-        ]
-        expected = [round(Fraction(b, u)) * u for b, u in zip(offsets, units, strict=True)]
-        arguments = np.array(offsets), multipliers, drop
-        cases.append((f"tool_bias(B, M, {drop})", arguments, np.array(expected), 64))
-    return judge_each(function, cases, f"40 offsets, ties among them, at {len(cases)} widths", "B =")
+    for n in (1, 7, 8, 100, 1001):
+        hits = rng.random(n + 5) < 0.8
+        cases.append((f"count_hits(text, {n})", (results.packed(hits), n), int(hits[:n].sum()), 16))
+    return judge(function, cases, f"{len(cases)} texts")
 
 
-def float32_multiplier(function):
-    """function(M): positive integers below 2**31 rounded to 24 significant bits, ties to even."""
-    rng = np.random.default_rng(21)
-    edges = [
-        1,
-        2**24 - 1,
-        2**24,
-        2**24 + 1,
-        2**24 + 3,
-        2**25 + 2,
-        2**25 + 6,
-        2**31 - 1,
-        2**31 - 65,
-        2**31 - 64,
-    ]
-    sizes = rng.integers(1, 31, 100)
-    given = np.concatenate([edges, rng.integers(2**sizes, 2 ** (sizes + 1))])
-    expected = given.astype(np.float32).astype(np.int64)
-    return judge_each(
-        function, [("float32_multiplier(M)", (given,), expected, 32)], f"{len(given)} multipliers", "M ="
-    )
-
-
-def unsigned_shift(function):
-    """function(t, r): t >> r of int64, of magnitude below 2**62."""
-    rng = np.random.default_rng(22)
-    edges = [0, 1, -1, 2**61, -(2**61), 2**62 - 1, 1 - 2**62, 2**53 + 1, -(2**53) - 1]
-    given = np.concatenate([np.arange(-20, 20), edges, rng.integers(-(2**62) + 1, 2**62, 60)])
-    cases = [(f"unsigned_shift(t, {r})", (given, r), given >> r, 64) for r in (1, 2, 8, 31, 40, 61)]
-    return judge_each(function, cases, f"{len(given)} numbers at {len(cases)} shifts", "t =")
-
-
-def spread(function):
-    """function(wrong, kernel, stride, padding): output pixels whose window holds a wrong pixel."""
-    rng = np.random.default_rng(23)
+def images_needed(function):
+    """function(p, points): fewest images so that two standard deviations are at most that many points."""
     cases = []
-    for kernel, stride, padding in ((1, 1, 0), (1, 2, 0), (3, 1, 1), (3, 2, 1), (3, 1, 0), (5, 2, 2)):
-        wrong = rng.random((9, 12)) < 0.04
-        ones = np.ones((1, kernel, kernel, 1), np.int8)
-        sums = integer.conv2d(wrong.astype(np.uint8)[None, ..., None], ones, stride, padding)
-        expected = sums[0, :, :, 0] > 0
-        call = f"spread(wrong, kernel={kernel}, stride={stride}, padding={padding})"
-        cases.append((call, (wrong, kernel, stride, padding), expected, 1))
-    return judge(
-        function, cases, f"{len(cases)} convolutions", lambda i: f"element {i} of the flattened output"
-    )
+    for p in (0.5, 0.77, 0.93, 0.995):
+        for points in (0.13, 0.7, 3.1):
+            share = Fraction(points) / 100
+            fewest = math.ceil(4 * Fraction(p) * (1 - Fraction(p)) / share**2)
+            cases.append((f"images_needed({p}, {points})", (p, points), fewest, 24))
+    return judge(function, cases, f"{len(cases)} accuracies and precisions")
 
 
-def first_disagreement(function):
-    """function(ours, theirs): for each image the first layer that differs, or the number of layers."""
-    rng = np.random.default_rng(24)
-    shapes = [(40, 6, 6, 3), (40, 3, 3, 5), (40, 10)]
+def dividing_images(function):
+    """function(first, second): images that the first alone, and the second alone, gets right."""
+    rng = np.random.default_rng(11)
     cases = []
-    for rate in (0.002, 0.02, 0.0):
-        ours = [rng.integers(0, 256, shape).astype(np.uint8) for shape in shapes]
-        moved = [rng.random(shape) < rate for shape in shapes]
-        theirs = [np.where(m, codes ^ 128, codes) for m, codes in zip(moved, ours, strict=True)]
-        hit = [[bool(m[i].any()) for m in moved] + [True] for i in range(40)]
-        expected = np.array([layers.index(True) for layers in hit])
-        cases.append(("first_disagreement(ours, theirs)", (ours, theirs), expected, 3))
-    return judge(function, cases, f"40 images in {len(cases)} pairs of runs", lambda i: f"image {i}")
+    for n, a, b in ((1, 0.9, 0.1), (50, 0.5, 0.5), (1000, 0.9, 0.88), (1000, 0.6, 0.95)):
+        first, second = rng.random(n) < a, rng.random(n) < b
+        test = statistics.paired(first, second)
+        expected = np.array([test["only_first"], test["only_second"]])
+        cases.append((f"dividing_images({n} images)", (first, second), expected, 12))
+    return judge(function, cases, f"{len(cases)} pairs of networks")
+
+
+def tail_count(function):
+    """function(a, n): outcomes of n fair coins at least as uneven as a heads, on either side."""
+    cases = []
+    for a, n in ((0, 1), (1, 2), (3, 7), (5, 10), (4, 10), (9, 10), (20, 50), (31, 60)):
+        uneven = (k for k in range(n + 1) if abs(2 * k - n) >= abs(2 * a - n))
+        cases.append((f"tail_count({a}, {n})", (a, n), sum(math.comb(n, k) for k in uneven), 62))
+    return judge(function, cases, f"{len(cases)} counts")

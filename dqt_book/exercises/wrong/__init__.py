@@ -16,6 +16,8 @@ from dqt_book.exercises.wrong import (
     chapter10,
     chapter11,
     chapter12,
+    chapter13,
+    chapter14,
 )
 
 CHAPTERS = (
@@ -31,5 +33,7 @@ CHAPTERS = (
     chapter10,
     chapter11,
     chapter12,
+    chapter13,
+    chapter14,
 )
 WRONG = {exercise: answers for chapter in CHAPTERS for exercise, answers in chapter.WRONG.items()}

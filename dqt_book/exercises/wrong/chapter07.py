@@ -1,104 +1,78 @@
 """Wrong answers to the exercises of chapter 7: each checker must reject its own."""
 
-import re
-
 import numpy as np
 
-from dqt_book.places import ROOT
-
-# The kernels that the exercises ask to mend.
-CHAPTER = (ROOT / "book" / "07-kernels.md").read_text()
-BROKEN = dict(re.findall(r'^(broken_\w+) = r"""(.*?)"""', CHAPTER, re.S | re.M))
+from dqt_core import nested
 
 
-def kernel(text, *replacements):
-    """A solution that returns a kernel's text with some words replaced."""
-    for old, new in replacements:
-        assert text.count(old) == 1, (old, text)
-        text = text.replace(old, new)
-    return lambda: text
+def clamped(numbers, width):
+    return np.clip(numbers, -(2 ** (width - 1)), 2 ** (width - 1) - 1)
 
 
-FLOOR_SWITCH = r"""
-extern "C" __global__ void floor_switch(const unsigned char* codes, unsigned char* out, int n, int width) {
-    int i = blockIdx.x * blockDim.x + threadIdx.x;
-    if (i < n) out[i] = codes[i] >> (8 - width);
-}
-"""
-
-
-ADDITION, BARRIER, ROUND = "parts[i] += parts[i + apart];", "__syncthreads();", "if (i < apart)"
+def serial(x_planes, w_planes, sign=-1, x_sign=1, ones=lambda bits: int(np.bitwise_count(bits).sum())):
+    worth = [np.array([2**i for i in range(len(planes))][::-1]) for planes in (x_planes, w_planes)]
+    worth[0][0] *= x_sign
+    worth[1][0] *= sign
+    return sum(
+        int(i * j) * ones(x & w)
+        for i, x in zip(worth[0], x_planes, strict=True)
+        for j, w in zip(worth[1], w_planes, strict=True)
+    )
 
 
 WRONG = {
-    "floor_kernel": {
-        "half up": kernel(FLOOR_SWITCH, ("codes[i] >>", "(codes[i] + (1 << (8 - width) >> 1)) >>")),
-        "shifts by the width": kernel(FLOOR_SWITCH, ("(8 - width)", "width")),
-        "no end": kernel(FLOOR_SWITCH, ("if (i < n) ", "")),
-        "one too many": kernel(FLOOR_SWITCH, ("i < n", "i <= n")),
-        "one block": kernel(FLOOR_SWITCH, ("blockIdx.x * blockDim.x + ", "")),
-        "another name": kernel(FLOOR_SWITCH, ("floor_switch", "floor")),
-        "not C": kernel(FLOOR_SWITCH, ("int i =", "i =")),
-        "signed codes": kernel(FLOOR_SWITCH, ("codes[i] >>", "(signed char)codes[i] >>")),
-    },
-    "tail_kernel": {
-        "as it was": kernel(BROKEN["broken_tail"]),
-        "too early": kernel(BROKEN["broken_tail"], ("first + 3 <= n", "first + 2 <= n")),
-        "one behind the end": kernel(BROKEN["broken_tail"], ("first + 3", "first + 4"), ("i < n", "i <= n")),
-        "no rest": kernel(BROKEN["broken_tail"], ("first + 3", "first + 4"), ("i < n", "i < n - 1")),
-        "half the threads": kernel(BROKEN["broken_tail"], ("first + 3", "first + 4"), ("4 * (", "8 * (")),
-        "neighbours' bits": kernel(BROKEN["broken_tail"], ("first + 3", "first + 4"), (" & 0x01010101", "")),
-    },
-    "barrier_kernel": {
-        "as it was": kernel(BROKEN["broken_sum"]),
-        "at the start of a round": kernel(BROKEN["broken_sum"], (ROUND, BARRIER + ROUND)),
-        "not for all": kernel(BROKEN["broken_sum"], (ADDITION, f"{{ {ADDITION} {BARRIER} }}")),
-        "after the rounds": kernel(BROKEN["broken_sum"], ("out[i] =", BARRIER + "out[i] =")),
-        "moved": kernel(BROKEN["broken_sum"], (BARRIER, ""), (ADDITION, ADDITION + BARRIER)),
-    },
-    "gemv_bytes": {
-        "rows not whole": lambda outputs, length, vectors, b: (
-            b * outputs * length // 8 + vectors * (length + 4 * outputs)
-        ),
-        "planes alone": lambda outputs, length, vectors, b: b * outputs * -(-length // 8),
-        "results of a byte": lambda outputs, length, vectors, b: (
-            b * outputs * -(-length // 8) + vectors * (length + outputs)
-        ),
-        "planes for every vector": lambda outputs, length, vectors, b: (
-            vectors * (b * outputs * -(-length // 8) + length + 4 * outputs)
-        ),
-        "all planes": lambda outputs, length, vectors, b: (
-            8 * outputs * -(-length // 8) + vectors * (length + 4 * outputs)
+    "network_bitops": {
+        "all at the width": lambda macs, width: sum(macs) * width**2,
+        "without first and last": lambda macs, width: sum(macs[1:-1]) * width**2,
+        "the last at the width": lambda macs, width: 64 * macs[0] + sum(macs[1:]) * width**2,
+        "one factor": lambda macs, width: 64 * (macs[0] + macs[-1]) + sum(macs[1:-1]) * width,
+        "first and last at 8 by the width": lambda macs, width: (
+            8 * width * (macs[0] + macs[-1]) + sum(macs[1:-1]) * width**2
         ),
     },
-    "bank_passes": {
-        "rows alone": lambda stride: np.bincount(np.arange(8) * stride // 4 % 32).max(),
-        "same words queue": lambda stride: np.bincount(
-            (np.arange(32) // 4 * stride // 4 + np.arange(32) % 4) % 32
-        ).max(),
-        "banks of bytes": lambda stride: np.bincount(
-            np.unique(np.arange(32) // 4 * stride + np.arange(32) % 4) % 32
-        ).max(),
-        "banks in use": lambda stride: len(
-            np.unique((np.arange(32) // 4 * stride // 4 + np.arange(32) % 4) % 32)
+    "switched_elements": {
+        "all": lambda layers, widths: sum(map(sum, layers)),
+        "both or none": lambda layers, widths: sum(
+            sum(layer) for layer, pair in zip(layers, widths, strict=True) if min(pair) < 8
         ),
-        "always one": lambda stride: 1,
+        "weights alone": lambda layers, widths: sum(
+            layer[0] for layer, pair in zip(layers, widths, strict=True) if pair[0] < 8
+        ),
+        "widths swapped": lambda layers, widths: sum(
+            layer[0] * (a < 8) + layer[1] * (w < 8) for layer, (w, a) in zip(layers, widths, strict=True)
+        ),
+        "halves and below": lambda layers, widths: sum(
+            layer[0] * (w <= 4) + layer[1] * (a <= 4) for layer, (w, a) in zip(layers, widths, strict=True)
+        ),
     },
-    "owner": {
-        "lanes along columns": lambda row, term: np.stack(
-            [row % 8 + term % 16 // 4 * 8, row // 8 + 2 * (term // 16), term % 4]
+    "plane_bytes": {
+        "no plane for epsilon": lambda count, width, rounding: width * -(-count // 8),
+        "nine planes": lambda count, width, rounding: (width + (rounding == "half_up")) * -(-count // 8),
+        "packed across planes": lambda count, width, rounding: (
+            -(-count * min(width + (rounding == "half_up"), 8) // 8)
         ),
-        "registers exchanged": lambda row, term: np.stack(
-            [4 * (row % 8) + term % 16 // 4, 2 * (row // 8) + term // 16, term % 4]
+        "last byte lost": lambda count, width, rounding: (
+            min(width + (rounding == "half_up"), 8) * (count // 8)
         ),
-        "eight terms a lane": lambda row, term: np.stack(
-            [4 * (row % 8) + term // 8, row // 8 + 2 * (term % 8 // 4), term % 4]
+        "the master": lambda count, width, rounding: count,
+    },
+    "rescale": {
+        "no half": lambda codes, M, r, width: clamped(codes.astype(int) * M >> r, width),
+        "no clamp": lambda codes, M, r, width: (codes.astype(int) * M + 2 ** (r - 1)) >> r,
+        "product in 32 bits": lambda codes, M, r, width: clamped(
+            ((codes.astype(np.int32) * np.int32(M)).astype(int) + 2 ** (r - 1)) >> r, width
         ),
-        "bytes in reverse": lambda row, term: np.stack(
-            [4 * (row % 8) + term % 16 // 4, row // 8 + 2 * (term // 16), 3 - term % 4]
+        "half to even": lambda codes, M, r, width: clamped(np.rint(codes * (M / 2**r)), width),
+        "ignores the ratio": lambda codes, M, r, width: nested.switch(codes, width),
+        "symmetric": lambda codes, M, r, width: np.maximum(
+            clamped((codes.astype(int) * M + 2 ** (r - 1)) >> r, width), 1 - 2 ** (width - 1)
         ),
-        "no byte": lambda row, term: np.stack(
-            [4 * (row % 8) + term % 16 // 4, row // 8 + 2 * (term // 16), 0 * term]
-        ),
+    },
+    "bit_serial": {
+        "no sign": lambda x, w: serial(x, w, sign=1),
+        "sign on both": lambda x, w: serial(x, w, x_sign=-1),
+        "lowest plane first": lambda x, w: serial(x[::-1], w[::-1]),
+        "counts bytes": lambda x, w: serial(x, w, ones=np.count_nonzero),
+        "no place value": lambda x, w: sum(int(np.bitwise_count(p & q).sum()) for p in x for q in w),
     },
 }

@@ -1,64 +1,104 @@
 """Wrong answers to the exercises of chapter 8: each checker must reject its own."""
 
+import re
+
 import numpy as np
 
-from dqt_core import nested
+from dqt_book.places import ROOT
+
+# The kernels that the exercises ask to mend.
+CHAPTER = (ROOT / "book" / "08-kernels.md").read_text()
+BROKEN = dict(re.findall(r'^(broken_\w+) = r"""(.*?)"""', CHAPTER, re.S | re.M))
 
 
-def jump_edge(q, width):
-    """Master codes from `q` to the next edge of its half_up view."""
-    half = 1 << (8 - width) >> 1
-    return (((q + half) >> (8 - width)) + 1 << (8 - width)) - half - q
+def kernel(text, *replacements):
+    """A solution that returns a kernel's text with some words replaced."""
+    for old, new in replacements:
+        assert text.count(old) == 1, (old, text)
+        text = text.replace(old, new)
+    return lambda: text
 
 
-def pull(w, step, width):
-    q = np.floor(w / step + 0.5).clip(-128, 127).astype(np.int8)
-    return nested.switch(q, width) * 2.0 ** (8 - width)
+FLOOR_SWITCH = r"""
+extern "C" __global__ void floor_switch(const unsigned char* codes, unsigned char* out, int n, int width) {
+    int i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < n) out[i] = codes[i] >> (8 - width);
+}
+"""
 
 
-def inside(w, step):
-    return (w / step > -128) & (w / step < 127)
+ADDITION, BARRIER, ROUND = "parts[i] += parts[i + apart];", "__syncthreads();", "if (i < apart)"
 
 
 WRONG = {
-    "gradient_mask": {
-        "all": lambda w, step, lo, hi: np.ones(len(w)),
-        "magnitude alone": lambda w, step, lo, hi: np.abs(w / step) < hi,
-        "rounded first": lambda w, step, lo, hi: (np.rint(w / step) >= lo) & (np.rint(w / step) <= hi + 1),
-        "clamped first": lambda w, step, lo, hi: np.clip(w / step, lo, hi) <= hi,
-        "forgets the step": lambda w, step, lo, hi: (lo < w) & (w < hi),
-        "inside out": lambda w, step, lo, hi: (w / step < lo) | (w / step > hi),
+    "floor_kernel": {
+        "half up": kernel(FLOOR_SWITCH, ("codes[i] >>", "(codes[i] + (1 << (8 - width) >> 1)) >>")),
+        "shifts by the width": kernel(FLOOR_SWITCH, ("(8 - width)", "width")),
+        "no end": kernel(FLOOR_SWITCH, ("if (i < n) ", "")),
+        "one too many": kernel(FLOOR_SWITCH, ("i < n", "i <= n")),
+        "one block": kernel(FLOOR_SWITCH, ("blockIdx.x * blockDim.x + ", "")),
+        "another name": kernel(FLOOR_SWITCH, ("floor_switch", "floor")),
+        "not C": kernel(FLOOR_SWITCH, ("int i =", "i =")),
+        "signed codes": kernel(FLOOR_SWITCH, ("codes[i] >>", "(signed char)codes[i] >>")),
     },
-    "updates_until_jump": {
-        "to the next master code": lambda q, rate, width: 1,
-        "a whole bin": lambda q, rate, width: -(-(2 ** (8 - width)) // rate),
-        "floor": lambda q, rate, width: -(((q >> (8 - width)) + 1 << (8 - width)) - q) // -rate,
-        "rounds down": lambda q, rate, width: jump_edge(q, width) // rate,
-        "no top code": lambda q, rate, width: -(-jump_edge(q, width) // rate),
+    "tail_kernel": {
+        "as it was": kernel(BROKEN["broken_tail"]),
+        "too early": kernel(BROKEN["broken_tail"], ("first + 3 <= n", "first + 2 <= n")),
+        "one behind the end": kernel(BROKEN["broken_tail"], ("first + 3", "first + 4"), ("i < n", "i <= n")),
+        "no rest": kernel(BROKEN["broken_tail"], ("first + 3", "first + 4"), ("i < n", "i < n - 1")),
+        "half the threads": kernel(BROKEN["broken_tail"], ("first + 3", "first + 4"), ("4 * (", "8 * (")),
+        "neighbours' bits": kernel(BROKEN["broken_tail"], ("first + 3", "first + 4"), (" & 0x01010101", "")),
     },
-    "exact_terms": {
-        "no lowest code": lambda b_w, b_a, bits: 2**bits // max((2 ** (b_w - 1) - 1) * (2**b_a - 1), 1),
-        "unsigned weights": lambda b_w, b_a, bits: 2**bits // (2**b_w * 2**b_a),
-        "signed activations": lambda b_w, b_a, bits: 2**bits // (2 ** (b_w - 1) * 2 ** (b_a - 1)),
-        "a bit for the sign": lambda b_w, b_a, bits: 2 ** (bits - 1) // (2 ** (b_w - 1) * (2**b_a - 1)),
-        "one product": lambda b_w, b_a, bits: 1,
+    "barrier_kernel": {
+        "as it was": kernel(BROKEN["broken_sum"]),
+        "at the start of a round": kernel(BROKEN["broken_sum"], (ROUND, BARRIER + ROUND)),
+        "not for all": kernel(BROKEN["broken_sum"], (ADDITION, f"{{ {ADDITION} {BARRIER} }}")),
+        "after the rounds": kernel(BROKEN["broken_sum"], ("out[i] =", BARRIER + "out[i] =")),
+        "moved": kernel(BROKEN["broken_sum"], (BARRIER, ""), (ADDITION, ADDITION + BARRIER)),
     },
-    "step_pull": {
-        "clamp forgotten": lambda w, step, width: pull(w, step, width) - w / step,
-        "clamped is flat": lambda w, step, width: inside(w, step) * (pull(w, step, width) - w / step),
-        "the code alone": lambda w, step, width: pull(w, step, width),
-        "in view steps": lambda w, step, width: (
-            (pull(w, step, width) - inside(w, step) * w / step) / 2 ** (8 - width)
+    "gemv_bytes": {
+        "rows not whole": lambda outputs, length, vectors, b: (
+            b * outputs * length // 8 + vectors * (length + 4 * outputs)
         ),
-        "in real units": lambda w, step, width: pull(w, step, width) * step - inside(w, step) * w,
-        "8 bits always": lambda w, step, width: pull(w, step, 8) - inside(w, step) * w / step,
+        "planes alone": lambda outputs, length, vectors, b: b * outputs * -(-length // 8),
+        "results of a byte": lambda outputs, length, vectors, b: (
+            b * outputs * -(-length // 8) + vectors * (length + outputs)
+        ),
+        "planes for every vector": lambda outputs, length, vectors, b: (
+            vectors * (b * outputs * -(-length // 8) + length + 4 * outputs)
+        ),
+        "all planes": lambda outputs, length, vectors, b: (
+            8 * outputs * -(-length // 8) + vectors * (length + 4 * outputs)
+        ),
     },
-    "common_statistics": {
-        "mean of variances": lambda means, variances: (means.mean(), variances.mean()),
-        "means alone": lambda means, variances: (means.mean(), means.var()),
-        "unbiased": lambda means, variances: (means.mean(), variances.mean() + means.var(ddof=1)),
-        "of the last width": lambda means, variances: (means[-1], variances[-1]),
-        "deviation": lambda means, variances: (means.mean(), (variances.mean() + means.var()) ** 0.5),
-        "one number": lambda means, variances: means.mean(),
+    "bank_passes": {
+        "rows alone": lambda stride: np.bincount(np.arange(8) * stride // 4 % 32).max(),
+        "same words queue": lambda stride: np.bincount(
+            (np.arange(32) // 4 * stride // 4 + np.arange(32) % 4) % 32
+        ).max(),
+        "banks of bytes": lambda stride: np.bincount(
+            np.unique(np.arange(32) // 4 * stride + np.arange(32) % 4) % 32
+        ).max(),
+        "banks in use": lambda stride: len(
+            np.unique((np.arange(32) // 4 * stride // 4 + np.arange(32) % 4) % 32)
+        ),
+        "always one": lambda stride: 1,
+    },
+    "owner": {
+        "lanes along columns": lambda row, term: np.stack(
+            [row % 8 + term % 16 // 4 * 8, row // 8 + 2 * (term // 16), term % 4]
+        ),
+        "registers exchanged": lambda row, term: np.stack(
+            [4 * (row % 8) + term % 16 // 4, 2 * (row // 8) + term // 16, term % 4]
+        ),
+        "eight terms a lane": lambda row, term: np.stack(
+            [4 * (row % 8) + term // 8, row // 8 + 2 * (term % 8 // 4), term % 4]
+        ),
+        "bytes in reverse": lambda row, term: np.stack(
+            [4 * (row % 8) + term % 16 // 4, row // 8 + 2 * (term // 16), 3 - term % 4]
+        ),
+        "no byte": lambda row, term: np.stack(
+            [4 * (row % 8) + term % 16 // 4, row // 8 + 2 * (term // 16), 0 * term]
+        ),
     },
 }

@@ -2,62 +2,63 @@
 
 import numpy as np
 
+from dqt_core import nested
 
-def pareto(cost, correct, equal=False):
-    beats = (cost[:, None] <= cost) & (correct[:, None] >= correct)
-    if equal:
-        return np.flatnonzero(~(beats & ~np.tri(len(cost), k=0, dtype=bool).T).any(0))
-    strictly = (cost[:, None] < cost) | (correct[:, None] > correct)
-    return np.flatnonzero(~(beats & strictly).any(0))
+
+def jump_edge(q, width):
+    """Master codes from `q` to the next edge of its half_up view."""
+    half = 1 << (8 - width) >> 1
+    return (((q + half) >> (8 - width)) + 1 << (8 - width)) - half - q
+
+
+def pull(w, step, width):
+    q = np.floor(w / step + 0.5).clip(-128, 127).astype(np.int8)
+    return nested.switch(q, width) * 2.0 ** (8 - width)
+
+
+def inside(w, step):
+    return (w / step > -128) & (w / step < 127)
 
 
 WRONG = {
-    "channel_sums": {
-        "overflows a byte": lambda codes: codes.sum((1, 2), dtype=codes.dtype),
-        "overflows 16 bits": lambda codes: codes.sum((1, 2), dtype=np.int16),
-        "means": lambda codes: codes.mean((1, 2)).round().astype(int),
-        "over the channels": lambda codes: codes.sum((2, 3), dtype=int),
-        "over the images": lambda codes: codes.sum((0, 1, 2), dtype=int),
+    "gradient_mask": {
+        "all": lambda w, step, lo, hi: np.ones(len(w)),
+        "magnitude alone": lambda w, step, lo, hi: np.abs(w / step) < hi,
+        "rounded first": lambda w, step, lo, hi: (np.rint(w / step) >= lo) & (np.rint(w / step) <= hi + 1),
+        "clamped first": lambda w, step, lo, hi: np.clip(w / step, lo, hi) <= hi,
+        "forgets the step": lambda w, step, lo, hi: (lo < w) & (w < hi),
+        "inside out": lambda w, step, lo, hi: (w / step < lo) | (w / step > hi),
     },
-    "choose": {
-        "ties to the wider": lambda logits, layers: (
-            logits.reshape(len(logits), layers, -1).shape[-1]
-            - 1
-            - logits.reshape(len(logits), layers, -1)[..., ::-1].argmax(-1)
-        ),
-        "in float32": lambda logits, layers: (
-            logits.astype(np.float32).reshape(len(logits), layers, -1).argmax(-1)
-        ),
-        "choices before layers": lambda logits, layers: logits.reshape(len(logits), -1, layers).argmax(1),
-        "one width for all": lambda logits, layers: np.repeat(
-            logits.reshape(len(logits), layers, -1).sum(1).argmax(-1)[:, None], layers, 1
-        ),
-        "the smallest": lambda logits, layers: logits.reshape(len(logits), layers, -1).argmin(-1),
+    "updates_until_jump": {
+        "to the next master code": lambda q, rate, width: 1,
+        "a whole bin": lambda q, rate, width: -(-(2 ** (8 - width)) // rate),
+        "floor": lambda q, rate, width: -(((q >> (8 - width)) + 1 << (8 - width)) - q) // -rate,
+        "rounds down": lambda q, rate, width: jump_edge(q, width) // rate,
+        "no top code": lambda q, rate, width: -(-jump_edge(q, width) // rate),
     },
-    "image_bitops": {
-        "one width": lambda macs, widths, fixed: (macs * widths).sum(1) + 64 * fixed,
-        "no fixed layers": lambda macs, widths, fixed: (macs * widths**2).sum(1),
-        "fixed MACs": lambda macs, widths, fixed: (macs * widths**2).sum(1) + fixed,
-        "mean over the images": lambda macs, widths, fixed: (macs * widths**2).sum(1).mean() + 64 * fixed,
-        "int32": lambda macs, widths, fixed: (macs * widths**2).sum(1).astype(np.int32) + 64 * fixed,
-        "mean width": lambda macs, widths, fixed: (macs.sum() * widths.mean(1) ** 2).astype(int) + 64 * fixed,
+    "exact_terms": {
+        "no lowest code": lambda b_w, b_a, bits: 2**bits // max((2 ** (b_w - 1) - 1) * (2**b_a - 1), 1),
+        "unsigned weights": lambda b_w, b_a, bits: 2**bits // (2**b_w * 2**b_a),
+        "signed activations": lambda b_w, b_a, bits: 2**bits // (2 ** (b_w - 1) * 2 ** (b_a - 1)),
+        "a bit for the sign": lambda b_w, b_a, bits: 2 ** (bits - 1) // (2 ** (b_w - 1) * (2**b_a - 1)),
+        "one product": lambda b_w, b_a, bits: 1,
     },
-    "not_dominated": {
-        "all": lambda cost, correct: np.arange(len(cost)),
-        "the best alone": lambda cost, correct: correct.argmax()[None],
-        "dear is good": lambda cost, correct: pareto(-cost, correct),
-        "one of equals": lambda cost, correct: np.unique(pareto(cost, correct, equal=True)),
-        "by cost": lambda cost, correct: pareto(cost, correct)[np.argsort(cost[pareto(cost, correct)])][::-1],
-    },
-    "best_static": {
-        "no budget": lambda loss, cost, budget: loss.argmin(1),
-        "narrowest": lambda loss, cost, budget: cost.argmin(1),
-        "an equal share for each": lambda loss, cost, budget: np.where(
-            cost <= budget / len(cost), loss, 10**6
-        ).argmin(1),
-        "one width": lambda loss, cost, budget: np.full(
-            len(loss), np.where(cost.sum(0) <= budget, loss.sum(0), 10**6).argmin()
+    "step_pull": {
+        "clamp forgotten": lambda w, step, width: pull(w, step, width) - w / step,
+        "clamped is flat": lambda w, step, width: inside(w, step) * (pull(w, step, width) - w / step),
+        "the code alone": lambda w, step, width: pull(w, step, width),
+        "in view steps": lambda w, step, width: (
+            (pull(w, step, width) - inside(w, step) * w / step) / 2 ** (8 - width)
         ),
-        "cheapest loss": lambda loss, cost, budget: (loss * cost).argmin(1),
+        "in real units": lambda w, step, width: pull(w, step, width) * step - inside(w, step) * w,
+        "8 bits always": lambda w, step, width: pull(w, step, 8) - inside(w, step) * w / step,
+    },
+    "common_statistics": {
+        "mean of variances": lambda means, variances: (means.mean(), variances.mean()),
+        "means alone": lambda means, variances: (means.mean(), means.var()),
+        "unbiased": lambda means, variances: (means.mean(), variances.mean() + means.var(ddof=1)),
+        "of the last width": lambda means, variances: (means[-1], variances[-1]),
+        "deviation": lambda means, variances: (means.mean(), (variances.mean() + means.var()) ** 0.5),
+        "one number": lambda means, variances: means.mean(),
     },
 }

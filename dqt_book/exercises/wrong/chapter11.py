@@ -3,50 +3,47 @@
 import numpy as np
 
 
-def on_ties(x, drop, lowered):
-    codes = np.floor(x + 0.5).astype(int)
-    return codes - ((codes % 2**drop == 2 ** (drop - 1)) & lowered)
-
-
-def moved(old, wide, own, gain, ratio):
-    return np.stack([own[0] + (old[0] - wide[0]) * gain, old[1] * ratio])
+def priced(logits, threshold, narrow, wide, again=None):
+    second, first = np.sort(logits, axis=1)[:, -2:].T
+    return narrow + wide * (first - second < threshold if again is None else again(first - second))
 
 
 WRONG = {
-    "tie_count": {
-        "negative codes": lambda codes, drop: int(
-            (np.fmod(codes.astype(int), 2**drop) == 2 ** (drop - 1)).sum()
+    "affordable_width": {
+        "one batch": lambda prices, charge, batches: max(
+            (width for width in prices if prices[width] <= charge), default=min(prices)
         ),
-        "top dropped bit": lambda codes, drop: int((codes.astype(int) >> (drop - 1) & 1).sum()),
-        "multiples": lambda codes, drop: int((codes.astype(int) % 2 ** (drop - 1) == 0).sum()),
-        "one bit too many": lambda codes, drop: int((codes.astype(int) % 2 ** (drop + 1) == 2**drop).sum()),
-        "not a tie": lambda codes, drop: int((codes.astype(int) % 2**drop != 2 ** (drop - 1)).sum()),
-    },
-    "single_rounding": {
-        "nearest": lambda x, drop: np.floor(x + 0.5).astype(int),
-        "every tie": lambda x, drop: on_ties(x, drop, x == x),
-        "ties of x too": lambda x, drop: on_ties(x, drop, x <= np.floor(x + 0.5)),
-        "above the tie": lambda x, drop: on_ties(x, drop, x > np.floor(x + 0.5)),
-        "rounded down": lambda x, drop: np.floor(x).astype(int),
-        "the view": lambda x, drop: np.floor(x / 2**drop + 0.5).astype(int),
-    },
-    "corrected_table": {
-        "deviations": lambda old, wide, own: moved(old, wide, own, own[1] / wide[1], own[1] / wide[1]),
-        "mean alone": lambda old, wide, own: np.stack([own[0] + old[0] - wide[0], old[1]]),
-        "own table": lambda old, wide, own: own,
-        "upside down": lambda old, wide, own: moved(
-            old, wide, own, np.sqrt(wide[1] / own[1]), wide[1] / own[1]
+        "narrowest": lambda prices, charge, batches: min(prices),
+        "last of the table": lambda prices, charge, batches: [
+            min(prices),
+            *(width for width in prices if prices[width] * batches <= charge),
+        ][-1],
+        "not the last drop": lambda prices, charge, batches: max(
+            (width for width in prices if prices[width] * batches < charge), default=min(prices)
         ),
-        "other sign": lambda old, wide, own: moved(
-            wide, old, own, np.sqrt(own[1] / wide[1]), own[1] / wide[1]
-        ),
-        "mean not scaled": lambda old, wide, own: moved(old, wide, own, 1.0, own[1] / wide[1]),
     },
-    "one_sided_kernel": {
-        "other side": lambda weight: np.pad(weight, ((0, 0), (0, 1), (0, 1), (0, 0))),
-        "rows alone": lambda weight: np.pad(weight, ((0, 0), (1, 0), (0, 0), (0, 0))),
-        "both sides": lambda weight: np.pad(weight, ((0, 0), (1, 1), (1, 1), (0, 0))),
-        "mirrored": lambda weight: np.pad(weight[:, ::-1, ::-1], ((0, 0), (1, 0), (1, 0), (0, 0))),
-        "repeated": lambda weight: np.pad(weight, ((0, 0), (1, 0), (1, 0), (0, 0)), "edge"),
+    "cost_of_looks": {
+        "second look alone": lambda logits, threshold, narrow, wide: np.where(
+            priced(logits, threshold, 0, 1) == 1, wide, narrow
+        ),
+        "at the threshold too": lambda logits, threshold, narrow, wide: priced(
+            logits, threshold, narrow, wide, lambda margin: margin <= threshold
+        ),
+        "sure ones again": lambda logits, threshold, narrow, wide: priced(
+            logits, threshold, narrow, wide, lambda margin: margin >= threshold
+        ),
+        "largest logit": lambda logits, threshold, narrow, wide: narrow + wide * (logits.max(1) < threshold),
+        "unequal second": lambda logits, threshold, narrow, wide: (
+            narrow + wide * np.array([np.diff(np.unique(row)[-2:])[0] < threshold for row in logits])
+        ),
+    },
+    "most_looks": {
+        "first look is free": lambda n, narrow, middle, wide: min(n, n * middle // wide),
+        "difference of a look": lambda n, narrow, middle, wide: max(
+            0, min(n, n * (middle - narrow) // (wide - narrow))
+        ),
+        "below zero": lambda n, narrow, middle, wide: min(n, n * (middle - narrow) // wide),
+        "more than all": lambda n, narrow, middle, wide: max(0, n * (middle - narrow) // wide),
+        "rounded up": lambda n, narrow, middle, wide: max(0, min(n, -(-n * (middle - narrow) // wide))),
     },
 }
