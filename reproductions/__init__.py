@@ -1,1 +1,1 @@
-"""Runs that the records come from: CIFAR-10, ImageNet, exported files. The notebooks show what they recorded."""
+"""Runs that the records come from: digits, CIFAR-10, ImageNet, exported files. The notebooks show what they recorded."""

@@ -11,6 +11,7 @@ import pytest
 
 from dqt_core import data, results
 from dqt_core.evaluation.verification import verify
+from reproductions.digits import lenet5
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "reproductions"
@@ -37,6 +38,12 @@ def test_the_recorded_programs_are_shipped(name, shipped):
 def test_the_embedded_record_holds_on_both_backends(shipped):
     check("embedded", data.embedded(), shipped, 100, "numpy")
     check("embedded", data.embedded(), shipped, None, "torch")
+
+
+def test_a_lenet_trains_to_a_program_of_grey_images():
+    program = lenet5.trained(float_epochs=0.1, nested_epochs=0.1)
+    assert program.image_shape == (32, 32, 1)
+    assert len(program.run(data.embedded(channels=1).test_images[:2], 2).logits) == 2
 
 
 def test_the_cifar10_record_holds_on_the_reference(cifar10, shipped):

@@ -1,0 +1,1 @@
+"""LeNet-5 on grey digits: trained, lowered, recorded."""
