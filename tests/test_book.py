@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from dqt_book.pages import build as builder
+from dqt_book.pages import reading
 from dqt_book.pages.browser import pages
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -107,6 +108,17 @@ def cell_faults(text):
     folded = cells(text.replace("hide-input", ""))
     faults += [f"wider than 74: {line}" for cell in folded for line in cell if len(line) > 74]
     return faults
+
+
+def test_words_code_and_pictures_take_time_and_exercises_do_not():
+    page = "---\nkernelspec:\n---\n" + "word " * 200
+    shown, folded = "\n```{code-cell} ipython3\n%s\n```\n", ":tags: [hide-input]\n"
+    code = "x\n" * 14 + "x"
+    assert reading.minutes(page) == pytest.approx(1)
+    assert reading.minutes(page + shown % code) == pytest.approx(2, abs=0.15)
+    assert reading.minutes(page + shown % (folded + code)) == pytest.approx(1)
+    assert reading.minutes(page + "\n```{figure} a.svg\n```") > 1.3
+    assert reading.minutes(page + "\n## Exercises\n" + "word " * 200) == pytest.approx(1)
 
 
 @pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda path: path.stem)

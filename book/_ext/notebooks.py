@@ -20,6 +20,8 @@ from docutils import nodes
 from pybtex.database import parse_file
 from sphinx.application import Sphinx
 
+from dqt_book.pages import reading
+
 FOLDER = "_notebooks"  # in the built book
 BRANCH = "notebooks"  # where `make publish-notebooks` puts that folder
 ARCHIVE = "nested-integers.zip"
@@ -231,6 +233,8 @@ def _words(app: Sphinx, name: str) -> Callable[[str, str], str]:
             return str(values[content]["data"]["text/plain"]).strip("'\"")
         if role in ("cite:p", "cite:t"):
             return "(" + "; ".join(sources[key.strip()] for key in content.split(",")) + ")"
+        if role == "reading-time":
+            return reading.said(Path(name).name)
         if role == "numref":
             number = app.env.toc_fignumbers[labels[content][0]]["figure"][labels[content][1]]
             return "Fig. " + ".".join(map(str, number))
