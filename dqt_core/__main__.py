@@ -59,7 +59,7 @@ def _normalisation(given: argparse.Namespace, module: Any) -> tuple[list[float],
 def verify(given: argparse.Namespace) -> int:
     """Say whether a program is as its record says; the exit code is 0 if so."""
     program, record = load(given.program), results.read(given.record)
-    dataset = None if given.costs_alone else verification.dataset_of(record)
+    dataset = None if given.costs_alone else verification.dataset_of(record, program.image_shape[2])
     found = verification.verify(program, record, dataset, given.limit or None)
     print(f"{program.name}-{program.digest[:12]} is a program of record {record['name']!r}, by its digest")
     print(f"BitOPs and transitions worked out again: widths {', '.join(found.costs) or 'none'}")

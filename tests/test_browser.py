@@ -13,9 +13,12 @@ import workshop
 
 import dqt_core
 from dqt_book.pages.browser import THEMES, browser, chromium, pages, served, visit
+from dqt_book.places import ROOT, network
 from dqt_book.records import exports as export_records
 from dqt_book.widgets import controller_explorer, live_demo
-from dqt_core import cost, data, integer, nested
+from dqt_core import cost, data, integer, nested, results
+
+GREY = ROOT / "reproductions" / "results" / "lenet5_digits" / "embedded.json"
 
 
 @pytest.fixture(scope="session")
@@ -187,7 +190,7 @@ def test_live_demo_prints_the_recorded_digest(running, address):
         told = opened.page.locator("[data-role=checked]")
         told.get_by_text("sha256").wait_for(timeout=120_000)
         assert recorded["controller"] in told.inner_text()
-        assert "Python recorded the same." in told.inner_text()
+        assert "Python's is the same." in told.inner_text()
         assert opened.problems == []
 
 
@@ -260,6 +263,53 @@ def test_live_demo_takes_test_images_and_files(running, address, tmp_path):
         (tmp_path / "no.png").write_text("no picture")
         page.set_input_files("input[type=file]", tmp_path / "no.png")
         page.get_by_text("no.png is not a picture").wait_for()
+
+
+def test_live_demo_looks_twice_with_the_grey_network(running, address):
+    """By the keyboard: LeNet-5 looks at a digit that it is sure of, at one that it is not, then at all."""
+    digits, record = data.embedded(channels=1), results.read(GREY)
+    program = dqt_core.load(network(record, "trained"))
+    row = next(row for row in record["rows"] if "steps" in row)
+    twice = dqt_core.cascade(program, digits.test_images, row["steps"], row["thresholds"])
+    with visit(running, f"{address}/book/live-demo.html", width=390) as opened:
+        page = opened.page
+        page.locator("[data-role=network]").focus()
+        page.keyboard.press("ArrowDown")
+        page.locator("[data-role=once]").focus()
+        page.keyboard.press("ArrowDown")
+        assert opened.axe() == []
+        for passes in (1, 2):
+            image = int(np.flatnonzero(twice.passes == passes)[0])
+            page.locator("[data-role=test-image]").fill(str(image))
+            state = state_of(page)[2]
+            assert (state["network"], state["passes"]) == (program.name, passes)
+            assert state_of(page)[1] == twice.logits[image].tolist()
+            assert state["bitops"] == twice.bitops[image]
+            assert page.locator("[data-role=look-2]").count() == passes - 1
+        assert page.evaluate("document.scrollingElement.scrollWidth - innerWidth") <= 0
+        page.get_by_role("button", name="Check all").click()
+        told = page.locator("[data-role=checked]")
+        told.get_by_text("sha256").wait_for(timeout=120_000)
+        assert f"{row['correct']} correct, {row['passes'][1]} looked at twice" in told.inner_text()
+        assert f"{row['bitops'] / 1e6:.2f} M BitOPs an image" in told.inner_text()
+        assert f"here: {row['logits']}. Python's is the same." in told.inner_text()
+
+
+def test_live_demo_reads_an_upload_again_as_the_box_says(running, address, tmp_path):
+    sheet = np.full((160, 160, 3), 255, np.uint8)
+    sheet[10:42, 100:132] = 255 - data.embedded().test_images[3]
+    plt.imsave(tmp_path / "corner.png", sheet)
+    with visit(running, f"{address}/book/live-demo.html") as opened:
+        page, box = opened.page, opened.page.get_by_label("centre it")
+        page.set_input_files("input[type=file]", tmp_path / "corner.png")
+        page.get_by_text("corner.png").first.wait_for()
+        centred = state_of(page)[0]
+        box.uncheck()
+        whole = state_of(page)[0]
+        assert np.count_nonzero(whole) < np.count_nonzero(centred) / 4
+        assert np.array_equal(pad_of(page)[::4, ::4], whole[0]), "the pad shows what is judged"
+        box.check()
+        assert np.array_equal(state_of(page)[0], centred)
 
 
 def test_live_demo_works_from_disk(running, book):

@@ -11,16 +11,32 @@ from hypothesis import given, settings
 from program_checks import CHOICES, LAYERS, joined_program, mixed_choices, small_images, small_program, tied
 from strategies import runs
 
+import dqt_core
+from dqt_book.places import network
 from dqt_book.widgets import controller_explorer, live_demo
-from dqt_core import cost, data
-from dqt_core.program import Requantize, Result
+from dqt_core import cascade, cost, data
+from dqt_core.evaluation.cascade import margins, thresholds_for
+from dqt_core.program import Result
 from reproductions.exports import record as exports
 
-DRAWING = exports.SCRIPT.with_name("live-demo.js")
+STATIC = exports.SCRIPT.parent
+DRAWING = STATIC / "digit-picture.js"
 
 needs_node = pytest.mark.skipif(
     shutil.which("node") is None, reason="needs node on the PATH to run the widgets' JavaScript"
 )
+
+
+@pytest.fixture(scope="module")
+def demo_network():
+    """A network of the demo by the folder of its record, and the digits as it takes them."""
+
+    def found(folder):
+        record = exports.results.read(STATIC.parents[1] / f"reproductions/results/{folder}/embedded.json")
+        program = dqt_core.load(network(record, "trained"))
+        return program, data.embedded(channels=program.image_shape[2])
+
+    return found
 
 
 def javascript_widths(program, images, widths):
@@ -75,6 +91,73 @@ def test_shipped_program_at_every_width(shipped):
     program, images = shipped("embedded"), data.embedded().test_images[::20]
     for width, _ in program.choices:
         assert is_same(program, images, width)
+
+
+# Looking twice
+
+CASCADE = "runner.cascade(Uint8Array.from(image), given.steps, given.thresholds.map(BigInt))"
+
+
+def looked_twice(program, images, steps, thresholds, script=exports.SCRIPT):
+    """Logits of the last pass, and the passes, of every image, by the script."""
+    given = {
+        "program": live_demo.program_data(program),
+        "steps": steps,
+        "thresholds": list(map(str, thresholds)),
+    }
+    given["images"] = images.reshape(len(images), -1).tolist()
+    passes = f"(runner => given.images.map(image => {CASCADE}))(new widget.Runner(given.program))"
+    found = node(f"{passes}.map(p => [p.length, p.at(-1).logits.map(String)])", script, given)
+    return [([int(logit) for logit in logits], count) for count, logits in found]
+
+
+def is_cascade(program, images, steps, thresholds, script=exports.SCRIPT):
+    expected = cascade(program, images, steps, thresholds, "numpy")
+    rows = zip(expected.logits.tolist(), expected.passes.tolist(), strict=True)
+    return looked_twice(program, images, steps, thresholds, script) == list(rows)
+
+
+@needs_node
+@pytest.mark.parametrize("folder", ["resnet18_cifar", "lenet5_digits"])
+def test_a_cascade_is_that_of_the_package(demo_network, folder):
+    program, digits = demo_network(folder)
+    images = digits.test_images[:40]
+    gap = int(margins(program.run(images[:1], 2).logits)[0])
+    for thresholds in (
+        (gap,),
+        (gap + 1,),
+    ):  # the first image is at the brink: it is not looked at again, then it is
+        assert is_cascade(program, images, (2, 4), thresholds)
+    thresholds = thresholds_for(program, images, (2, 3, 8), (0.5, 0.2))
+    assert set(cascade(program, images, (2, 3, 8), thresholds).passes) == {1, 2, 3}
+    assert is_cascade(program, images, (2, 3, 8), thresholds)
+
+
+CASCADE_MUTANTS = {
+    "at the brink again": (
+        "margin(passes[passes.length - 1].logits) < thresholds",
+        "margin(passes[passes.length - 1].logits) <= thresholds",
+    ),
+    "the first threshold for all": ("< thresholds[passes.length - 1])", "< thresholds[0])"),
+    "the last width first": ("steps[passes.length]", "steps[steps.length - 1 - passes.length]"),
+    "ahead of the last": ("behind < least) ? behind", "behind > least) ? behind"),
+    "a class behind itself": ("return i !== best && ", "return "),
+}
+
+
+@needs_node
+@pytest.mark.parametrize("name", CASCADE_MUTANTS)
+def test_a_planted_error_of_the_cascade_is_seen(demo_network, name, tmp_path):
+    old, new = CASCADE_MUTANTS[name]
+    source = exports.SCRIPT.read_text()
+    assert source.count(old) == 1
+    (tmp_path / "wrong.js").write_text(source.replace(old, new))
+    program, digits = demo_network("lenet5_digits")
+    images = digits.test_images[:40]
+    first, second = thresholds_for(program, images, (2, 3, 8), (0.5, 0.2))
+    brink = int(margins(program.run(images[:1], 2).logits)[0])
+    runs = ((first, second), (brink, second))
+    assert not all(is_cascade(program, images, (2, 3, 8), run, tmp_path / "wrong.js") for run in runs)
 
 
 @needs_node
@@ -171,8 +254,10 @@ def test_the_digest_is_that_of_the_package():
 def test_a_picture_is_the_networks_input():
     grey = live_demo.grey(data.embedded().test_images[:3])
     given = grey.reshape(3, -1).tolist()
-    found = node("given.map(g => Array.from(widget.asImage(g)))", exports.SCRIPT, given)
-    assert np.array_equal(np.reshape(found, (3, 32, 32, 3)), data.embedded().test_images[:3])
+    for channels in 1, 3:
+        found = node(f"given.map(g => Array.from(widget.asImage(g, {channels})))", exports.SCRIPT, given)
+        images = data.embedded(channels).test_images[:3]
+        assert np.array_equal(np.reshape(found, images.shape), images)
     assert np.array_equal(controller_explorer.as_images(grey), data.embedded().test_images[:3])
 
 
@@ -227,19 +312,47 @@ def test_the_ink_of_a_picture_is_found(dark):
 # The data
 
 
-def test_the_data_holds_the_program_the_images_and_the_record(shipped):
-    record, digits = live_demo.demo_data(), data.embedded()
-    assert record["program"]["digest"] == shipped("embedded").digest
-    images = np.frombuffer(base64.b64decode(record["images"]), np.uint8).reshape(-1, 8, 8)
+@pytest.fixture(scope="module")
+def demo_data():
+    return live_demo.demo_data()
+
+
+def test_the_data_holds_the_images_and_their_labels(demo_data):
+    digits = data.embedded()
+    images = np.frombuffer(base64.b64decode(demo_data["images"]["base64"]), np.uint8).reshape(-1, 8, 8)
     assert np.array_equal(controller_explorer.as_images(images), digits.test_images)
-    assert record["labels"] == digits.test_labels.tolist()
-    assert set(record["digests"]) == {"2", "3", "4", "6", "8", "controller"}
-    kinds = [op["kind"] for op in record["program"]["ops"]]
-    assert kinds == [type(op).__name__ for op in shipped("embedded").ops]
-    assert any(isinstance(op, Requantize) for op in shipped("embedded").ops)
+    assert demo_data["labels"] == digits.test_labels.tolist()
 
 
-def test_the_page_is_light():
-    files = [exports.SCRIPT, DRAWING]
-    weight = sum(file.stat().st_size for file in files) + len(live_demo.as_script(live_demo.demo_data()))
+@pytest.mark.parametrize(
+    ("number", "folder", "settings"),
+    [(0, "resnet18_cifar", {"controller"}), (1, "lenet5_digits", {"2, then 4"})],
+)
+def test_the_data_holds_each_network_and_what_it_answers(demo_data, demo_network, number, folder, settings):
+    program, digits = demo_network(folder)
+    found = demo_data["networks"][number]
+    assert found["program"]["digest"] == program.digest
+    assert [op["kind"] for op in found["program"]["ops"]] == [type(op).__name__ for op in program.ops]
+    assert set(found["digests"]) == {"2", "3", "4", "6", "8", "cascade"} | settings
+    assert found["digests"]["4"] == program.run(digits.test_images, 4).digest
+    (threshold,) = map(int, found["cascade"]["thresholds"])
+    twice = cascade(program, digits.test_images, found["cascade"]["steps"], threshold)
+    assert found["digests"]["cascade"] == twice.digest
+    assert 0 < (twice.passes == 2).mean() < 0.5
+
+
+def test_the_recorded_cascade_of_the_grey_network_is_the_demos(demo_data):
+    digests = demo_data["networks"][1]["digests"]
+    assert digests["cascade"] == digests["2, then 4"]
+
+
+def test_the_page_is_light(demo_data):
+    files = [
+        exports.SCRIPT,
+        DRAWING,
+        STATIC / "drawing-pad.js",
+        STATIC / "live-demo.js",
+        STATIC / "live-demo.css",
+    ]
+    weight = sum(file.stat().st_size for file in files) + len(live_demo.as_script(demo_data))
     assert weight < 500_000

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import dqt_core
+from dqt_book.places import network
 from dqt_core import data, results
 from dqt_core.evaluation import verification
 
@@ -68,6 +69,14 @@ def test_a_row_of_the_controller_is_compared_by_its_logits(program, digits, reco
     row(record, "controller")["first"]["100"]["logits"] = "ab"
     (difference,) = verification.verify(program, record, digits).differences
     assert difference.startswith("widths controller, 100 images: logits is")
+
+
+def test_a_program_of_grey_images_is_as_recorded():
+    record = results.read(RESULTS / "lenet5_digits" / "embedded.json")
+    program = dqt_core.load(network(record, "trained"))
+    found = verification.verify(program, record, verification.dataset_of(record, channels=1))
+    assert found.differences == ()
+    assert found.logits == WIDTHS
 
 
 def test_another_program_is_refused(program, record):

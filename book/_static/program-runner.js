@@ -82,6 +82,16 @@
     };
   };
 
+  /* Looks at one width after the other, until the largest logit is ahead by a step's threshold: all passes. */
+  Runner.prototype.cascade = function (image, steps, thresholds) {
+    var passes = [];
+    do {
+      var width = steps[passes.length];
+      passes.push(this.run(image, this.data.layers.map(function () { return width; })));
+    } while (passes.length < steps.length && margin(passes[passes.length - 1].logits) < thresholds[passes.length - 1]);
+    return passes;
+  };
+
   Runner.prototype.choiceOf = function (width) {
     var pair = Array.isArray(width) ? width : [width, width];
     if (pair[0] === 0 && pair[1] === 0) return -1;
@@ -285,6 +295,15 @@
     return logits.reduce(function (best, value, i) { return value > logits[best] ? i : best; }, 0);
   }
 
+  /* The largest logit minus the second largest. */
+  function margin(logits) {
+    var best = classOf(logits);
+    return logits.reduce(function (least, value, i) {
+      var behind = logits[best] - value;
+      return i !== best && (least === null || behind < least) ? behind : least;
+    }, null);
+  }
+
   /* BitOPs of one image: MACs * width * width, with fixed layers at 8 bits and the controller where it ran. */
   function bitops(data, widths, withController) {
     var fixed = data.fixedMacs + (withController ? data.controllerMacs : 0);
@@ -293,11 +312,11 @@
     }, fixed * MASTER * MASTER);
   }
 
-  /* Pictures of the embedded digits: 8x8 bytes of grey as 32x32 of red, green and blue. */
-  function asImage(grey) {
-    var image = new Uint8Array(32 * 32 * 3);
+  /* Pictures of the embedded digits: 8x8 bytes of grey as 32x32 of some channels. */
+  function asImage(grey, channels) {
+    var image = new Uint8Array(32 * 32 * channels);
     for (var i = 0; i < image.length; i++) {
-      var pixel = Math.floor(i / 3);
+      var pixel = Math.floor(i / channels);
       image[i] = grey[8 * (Math.floor(pixel / 32) >> 2) + ((pixel % 32) >> 2)];
     }
     return image;
@@ -347,7 +366,8 @@
   }
 
   var all = {
-    Runner: Runner, asImage: asImage, bitops: bitops, classOf: classOf, decode: decode, digest: digest, sha256: sha256
+    Runner: Runner, asImage: asImage, bitops: bitops, classOf: classOf, decode: decode, digest: digest, margin: margin,
+    sha256: sha256
   };
   if (typeof module !== "undefined" && module.exports) module.exports = all;
   else window.programRunner = all;

@@ -1,9 +1,9 @@
-"""The data of the live demo: the shipped network for digits, its test images, and what was recorded of them.
+"""The data of the live demo: two networks for digits, their test images, and the digests of what they answer.
 
     python -m dqt_book.widgets.live_demo FILE
 
 writes one assignment in JavaScript, so that a page opened from disk can load it, as building the book does.
-Nothing of it is kept in the repository: it follows from the checkpoint and from scikit-learn's digits.
+Nothing of it is kept in the repository: it follows from the checkpoints and from scikit-learn's digits.
 """
 
 import base64
@@ -15,11 +15,17 @@ from pathlib import Path
 import numpy as np
 
 import dqt_core
-from dqt_book.places import ROOT
-from dqt_core import cost, data, results
+from dqt_book.places import ROOT, network
+from dqt_core import cascade, cost, data, results
+from dqt_core.evaluation.cascade import thresholds_for
 
-RECORD = ROOT / "reproductions" / "results" / "resnet18_cifar" / "embedded.json"
 NAME = "live-demo-data.js"
+STEPS, SHARE = (2, 4), 0.2  # of the cascade, and of the training images that may be looked at twice
+# its title, and its record in `reproductions/results`
+NETWORKS = (
+    ("ResNet-18, 8 channels, with a controller", "resnet18_cifar"),
+    ("LeNet-5, for grey images", "lenet5_digits"),
+)
 
 
 def program_data(program):
@@ -51,19 +57,34 @@ def _plain(value):
 
 
 def grey(images):
-    """The 8x8 bytes that each 32x32 RGB picture of the embedded set repeats."""
+    """The 8x8 bytes that each 32x32 picture of the embedded set repeats."""
     return np.ascontiguousarray(images[:, ::4, ::4, 0])
+
+
+def network_data(title, folder):
+    """A network with the digests of its logits: at each width as recorded, looking twice as computed now."""
+    record = results.read(ROOT / "reproductions" / "results" / folder / "embedded.json")
+    program = dqt_core.load(network(record, "trained"))
+    digits = data.embedded(channels=program.image_shape[2])
+    thresholds = thresholds_for(program, digits.train_images, STEPS, SHARE)
+    twice = cascade(program, digits.test_images, STEPS, thresholds)
+    recorded = {row["widths"]: row["logits"] for row in record["rows"]}
+    return {
+        "title": title,
+        "program": program_data(program),
+        "digests": recorded | {"cascade": twice.digest},
+        # as text: a double does not hold every int64
+        "cascade": {"steps": STEPS, "thresholds": [str(threshold) for threshold in thresholds]},
+    }
 
 
 def demo_data():
     """Everything the page needs."""
-    digits, record = data.embedded(), results.read(RECORD)
+    digits = data.embedded()
     return {
-        "program": program_data(dqt_core.load("digits")),
-        "images": base64.b64encode(grey(digits.test_images).tobytes()).decode(),
+        "networks": [network_data(title, folder) for title, folder in NETWORKS],
+        "images": _plain(grey(digits.test_images)),
         "labels": digits.test_labels.tolist(),
-        "digests": {row["widths"]: row["logits"] for row in record["rows"]},
-        "bitops": {row["widths"]: row["bitops"] for row in record["rows"]},
     }
 
 

@@ -87,12 +87,14 @@ def verify(
     return Verification(tuple(costs), tuple(row["widths"] for row, _ in rows), count, tuple(differences))
 
 
-def dataset_of(record: Record) -> Dataset | None:
+def dataset_of(record: Record, channels: int = 3) -> Dataset | None:
     """The data set that a record was made on, where it is at hand.
 
     Parameters
     ----------
     record : dict
+    channels : int
+        Of the program's images; the digits are there in colour and in grey.
 
     Returns
     -------
@@ -104,7 +106,7 @@ def dataset_of(record: Record) -> Dataset | None:
     if name not in ("embedded", "cifar10"):
         return None
     try:
-        return data.load(name)
+        return data.embedded(channels) if name == "embedded" else data.load(name)
     except (ImportError, data.DataError):
         return None
 
