@@ -2,7 +2,6 @@
 
 import functools
 import math
-import re
 import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -32,7 +31,14 @@ from dqt_core.program import (
 
 TEMPLATES = Path(__file__).with_name("templates")
 COLUMNS = 110
-OPTIONAL = ("requantize", "max_pool", "copy_channels", "choose")  # functions that some programs do not call
+STEPS = (
+    "requantize",
+    "scale",
+    "lookup",
+    "copy_channels",
+    "max_pool",
+    "choose",
+)  # written where they are called
 UNSTORED = Conv | SumPool | Product  # a requantize computes them where it reads them
 C_TYPES = {"int8": "int8_t", "int32": "int32_t", "int64": "int64_t"}
 NO_LAYER = -1
@@ -152,11 +158,12 @@ class _Writer:
         return Sizes(self.weights, self.constants, self.memory + buffers + 8 * self._scores())
 
     def text(self) -> str:
-        operations, calls = (TEMPLATES / "operations.c").read_text(), self._calls()
-        for name in OPTIONAL:
-            if f"    {name}(" not in calls:
-                operations = _without(operations, name)
-        parts = [self._head(), operations, self.tables, calls, (TEMPLATES / "main.c").read_text()]
+        calls = self._calls()
+        called = [name for name in STEPS if f"    {name}(" in calls]
+        operations = [
+            (TEMPLATES / f"{name}.c").read_text() for name in ("operations", *called, "given_choices")
+        ]
+        parts = [self._head(), *operations, self.tables, calls, (TEMPLATES / "main.c").read_text()]
         return "\n".join(part.strip("\n") + "\n" for part in parts)
 
     def _head(self) -> str:
@@ -188,7 +195,7 @@ class _Writer:
                 *(f"#define DQT_{name} {value}" for name, value in defines.items()),
                 "#define UNDECIDED 255",
                 "",
-                f"{self._without_layers(PROTOTYPE)};",
+                f"{self._prototype()};",
                 "",
                 _array("static const uint8_t choices[DQT_CHOICES][2]", [_braced(row) for row in self.bits]),
                 f"static uint8_t memory[{self.memory}];",
@@ -308,14 +315,17 @@ class _Writer:
         for number, op in enumerate(self.steps):
             call = self._call(number, op, is_last=op is last)
             lines += ["    if (undecided)", f"        {call}"] if op.controller else [f"    {call}"]
-        return self._without_layers("\n".join([PROTOTYPE, *BEGIN, *lines, *END]))
+        unread = "" if self.program.layers else " = {0}"  # what nothing writes to is taken for unwritten
+        begin = (line.format(unread=unread) for line in BEGIN)
+        return "\n".join([self._prototype(), "{", *begin, *lines, *END])
 
-    def _without_layers(self, text: str) -> str:
-        """C knows no array of nothing, and takes what nothing writes to for unwritten."""
-        if self.program.layers:
-            return text
-        text = re.sub(r"uint8_t (widths|chosen)\[[^\]]*\]", r"uint8_t *\1", text)
-        return text.replace("choice[DQT_LAYERS + 1];", "choice[DQT_LAYERS + 1] = {0};")
+    def _prototype(self) -> str:
+        """C knows no array of nothing: without layers both are pointers that nobody follows."""
+        many = "[DQT_LAYERS * DQT_WIDTHS]"
+        widths, chosen = (
+            f"{name}{many}" if self.program.layers else f"*{name}" for name in ("widths", "chosen")
+        )
+        return PROTOTYPE.format(widths=widths, chosen=chosen)
 
     def _call(self, number: int, op: Op, is_last: bool) -> str:
         match op:
@@ -351,10 +361,10 @@ class _Writer:
 
 PROTOTYPE = """\
 int dqt_run(const uint8_t image[DQT_HEIGHT * DQT_WIDTH * DQT_CHANNELS],
-            const uint8_t widths[DQT_LAYERS * DQT_WIDTHS], int64_t logits[DQT_CLASSES],
-            uint8_t chosen[DQT_LAYERS * DQT_WIDTHS])"""
+            const uint8_t {widths}, int64_t logits[DQT_CLASSES],
+            uint8_t {chosen})"""
 BEGIN = (
-    *("{", "    uint8_t choice[DQT_LAYERS + 1];"),
+    "    uint8_t choice[DQT_LAYERS + 1]{unread};",
     "    int32_t i, undecided = given_choices(widths, choice);",
     *("    if (undecided < 0)", "        return -1;"),
 )
@@ -363,11 +373,6 @@ END = (
     "        chosen[i] = choices[choice[i / DQT_WIDTHS]][i % DQT_WIDTHS];",
     *("    return 0;", "}"),
 )
-
-
-def _without(text: str, name: str) -> str:
-    """C text without one function and the comment before it."""
-    return re.sub(rf"\n/\*(?:(?!\*/).)*\*/\nstatic \w+ {name}\(.*?\n}}\n", "", text, flags=re.S)
 
 
 def _braced(items: Sequence[Any] | NDArray[Any]) -> str:
