@@ -8,10 +8,12 @@ import jupytext
 import numpy as np
 import papermill
 import pytest
+import torch
 
 from dqt_core import data, results
 from dqt_core.evaluation.verification import verify
-from reproductions.digits import lenet5
+from dqt_core.training.layers import Quantizer, Selection
+from reproductions.digits import floored, lenet5
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "reproductions"
@@ -44,6 +46,15 @@ def test_a_lenet_trains_to_a_program_of_grey_images():
     program = lenet5.trained(float_epochs=0.1, nested_epochs=0.1)
     assert program.image_shape == (32, 32, 1)
     assert len(program.run(data.embedded(channels=1).test_images[:2], 2).logits) == 2
+
+
+def test_a_floored_master_is_floored():
+    quantizer = Quantizer(signed=False)
+    quantizer.log_step.data = torch.tensor(0.25).log()
+    x = torch.tensor([-1.0, 0.1, 0.24, 0.26, 0.49, 70.0])
+    (copied,) = floored.floored(torch.nn.Sequential(quantizer))
+    assert copied(x, Selection()).codes.tolist() == [0, 0, 0, 1, 1, 255]
+    assert quantizer(x, Selection()).codes.tolist() == [0, 0, 1, 1, 2, 255]
 
 
 def test_the_cifar10_record_holds_on_the_reference(cifar10, shipped):

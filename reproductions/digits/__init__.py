@@ -1,1 +1,1 @@
-"""LeNet-5 on grey digits: trained, lowered, recorded."""
+"""Networks on the embedded digits: LeNet-5 in grey, and floored masters beside rounded ones."""
