@@ -27,9 +27,8 @@ import torch
 from benchmarks.gpu import networks
 from dqt_core import cost, load, nested, results
 from dqt_core.backends import numba_cpu
-from dqt_core.evaluation.consistency import signed
+from dqt_core.evaluation.consistency import write_signed
 from dqt_core.program import Conv
-from dqt_core.program.storage import write_whole
 
 ROOT = Path(__file__).resolve().parents[1]
 SCHEMA = "dqt-cpu-1"
@@ -101,9 +100,7 @@ class Bench:
         self.write()
 
     def write(self):
-        out = self.options.out
-        out.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(out, f"{json.dumps(signed(self.data), indent=1, sort_keys=True)}\n".encode())
+        write_signed(self.data, self.options.out)
 
 
 def machine():

@@ -6,12 +6,10 @@ A record whose figures contradict one another, or whose digest is another one's,
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
 from dqt_core.evaluation import consistency
-from dqt_core.program.storage import write_whole
 
 
 def sign(path: Path) -> bool:
@@ -21,7 +19,7 @@ def sign(path: Path) -> bool:
         raise ValueError(f"{path}: {'; '.join(problems)}")
     if consistency.DIGEST in record:
         return False
-    write_whole(path, f"{json.dumps(consistency.signed(record), indent=1, sort_keys=True)}\n".encode())
+    consistency.write_signed(record, path)
     return True
 
 

@@ -1,12 +1,10 @@
 """The record of a run on a GPU: written after every step, so that a run that is cut keeps what it has."""
 
-import json
 import re
 from pathlib import Path
 
 from dqt_core import results
-from dqt_core.evaluation.consistency import signed
-from dqt_core.program.storage import write_whole
+from dqt_core.evaluation.consistency import write_signed
 
 SCHEMA = "dqt-gpu-1"
 
@@ -48,8 +46,7 @@ class Record:
 
     def write(self):
         """Replace the file at once."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(self.path, f"{json.dumps(signed(self.data), indent=1, sort_keys=True)}\n".encode())
+        write_signed(self.data, self.path)
 
 
 def machine(cupy):

@@ -6,10 +6,13 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from dqt_core.program.storage import write_whole
 
 DIGEST = "digest"
 
@@ -54,6 +57,32 @@ def signed(record: Mapping[str, Any]) -> dict[str, Any]:
     """
     content = json.loads(json.dumps(record))  # names that are numbers become text, and sort as text
     return {**content, DIGEST: digest(content)}
+
+
+def write_signed(record: Mapping[str, Any], path: Path) -> None:
+    """Write a record with its digest, whole or not at all; folders are created.
+
+    Parameters
+    ----------
+    record : mapping
+    path : Path
+        Of the JSON file.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written; what was there is there still.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     write_signed({"rows": [1]}, Path(folder) / "record.json")
+    ...     problems(parse((Path(folder) / "record.json").read_text()))
+    []
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, f"{json.dumps(signed(record), indent=1, sort_keys=True)}\n".encode())
 
 
 def parse(text: str) -> Any:

@@ -3,7 +3,6 @@
 import base64
 import datetime
 import hashlib
-import json
 import os
 import platform
 import subprocess
@@ -20,7 +19,6 @@ from dqt_core.data import Dataset
 from dqt_core.evaluation import consistency, cost
 from dqt_core.evaluation.cascade import Step, cascade
 from dqt_core.program import BackendName, Program, Result, Widths
-from dqt_core.program.storage import write_whole
 
 SCHEMA = "dqt-result-1"
 PREFIXES = (100, 1000)  # also counted on the first images alone, so that a short run can be checked
@@ -239,9 +237,7 @@ def write(record: Mapping[str, Any], path: str | Path) -> Path:
     """
     path = Path(path)
     content = {key: value for key, value in record.items() if key != consistency.DIGEST}
-    record = consistency.signed(_require({"schema": SCHEMA, **content}, path))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, f"{json.dumps(record, indent=1, sort_keys=True)}\n".encode())
+    consistency.write_signed(_require({"schema": SCHEMA, **content}, path), path)
     return path
 
 

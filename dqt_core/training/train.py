@@ -4,6 +4,7 @@ Every random number of a step is drawn from (seed, step, microbatch), so a run t
 takes the same steps as one that was not, with the same number of processes or another; see `distributed`.
 """
 
+import copy
 import itertools
 import math
 import os
@@ -260,21 +261,48 @@ def recalibrate(
     )
     if (first := next(parts, None)) is None:
         raise ValueError("there are no images to take statistics from; give at least one")
-    norms = [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # torch's sign for a plain average over the batches
     device = next(net.parameters()).device
-    net.train()
-    try:
+    with fresh_statistics(net):
         for part in itertools.chain([first], parts):
             x = normalized(part, net.mean, net.std).to(device)
             for choice in net.choices:
                 net(x, [choice] * len(net.switch_layers))
+
+
+@contextmanager
+def fresh_statistics(net: nn.Module) -> Iterator[None]:
+    """Batch-norm statistics from the passes that are run inside: plain averages over their batches.
+
+    Parameters
+    ----------
+    net : nn.Module
+        In training mode inside, in evaluation mode afterwards. A batch norm that no pass reaches keeps its
+        table; all do where a pass raises.
+
+    Examples
+    --------
+    >>> net = nn.BatchNorm2d(1)
+    >>> with fresh_statistics(net):
+    ...     _ = net(torch.tensor([1.0, 3.0]).reshape(2, 1, 1, 1))
+    >>> float(net.running_mean)
+    2.0
+    """
+    norms = [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
+    before = [copy.deepcopy(norm.state_dict()) for norm in norms]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # torch's sign for a plain average over the batches
+    net.train()
+    finished = False
+    try:
+        yield
+        finished = True
     finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
+        for norm, table, momentum in zip(norms, before, momenta, strict=True):
             norm.momentum = momentum
+            if not (finished and norm.num_batches_tracked):
+                norm.load_state_dict(table)
         net.eval()
 
 

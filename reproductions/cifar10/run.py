@@ -251,16 +251,6 @@ def estimate_norms(net: nn.Module, passes: Sequence[Callable[[Tensor], Any]], ba
 
     `passes` has one entry for every batch, or one for all.
     """
-    norms = [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
-    before = [{name: buffer.clone() for name, buffer in norm.named_buffers()} for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # torch's sign for a plain average over the batches
-    net.train()
-    for i, x in enumerate(batches):
-        passes[i % len(passes)](x)
-    for norm, buffers in zip(norms, before, strict=True):
-        norm.momentum = 0.1
-        if not norm.num_batches_tracked:
-            norm.load_state_dict(buffers, strict=False)
-    net.eval()
+    with train.fresh_statistics(net):
+        for i, x in enumerate(batches):
+            passes[i % len(passes)](x)
