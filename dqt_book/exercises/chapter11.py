@@ -6,20 +6,16 @@ from dqt_book.exercises.judging import judge
 from dqt_core.evaluation.cascade import margins
 
 
-def affordable_width(function):
-    """function(prices, charge, batches): the widest width that the charge affords for all batches left."""
-    prices = {2: 40, 3: 90, 4: 160, 8: 640}
+def usable_width(function):
+    """function(received, weights): the widest width that runs with the planes that are there, or 0."""
     cases = []
-    for charge in (0, 39, 400, 799, 800, 1599, 1600, 6400, 9000):
-        for batches in (1, 10):
-            within = [width for width in prices if prices[width] * batches <= charge]
-            expected = np.array(max(within) if within else 2)
-            cases.append(
-                (f"affordable_width(prices, {charge}, {batches})", (prices, charge, batches), expected, 4)
-            )
-    shuffled = {3: 90, 4: 160, 2: 40}
-    cases.append(("affordable_width of unsorted prices", (shuffled, 900, 10), np.array(3), 4))
-    return judge(function, cases, f"{len(cases)} charges")
+    for weights in (1, 8, 9, 1000):
+        plane = -(-weights // 8)
+        for received in sorted({k * plane + more for k in range(10) for more in (0, plane - 1)}):
+            able = [b for b in range(1, 9) if min(b + 1, 8) * plane <= received]
+            call = f"usable_width({received}, {weights})"
+            cases.append((call, (received, weights), np.array(max(able, default=0)), 4))
+    return judge(function, cases, f"{len(cases)} amounts")
 
 
 def cost_of_looks(function):

@@ -8,19 +8,21 @@ def priced(logits, threshold, narrow, wide, again=None):
     return narrow + wide * (first - second < threshold if again is None else again(first - second))
 
 
+def widest(planes):
+    return 8 if planes >= 8 else max(0, planes - 1)
+
+
 WRONG = {
-    "affordable_width": {
-        "one batch": lambda prices, charge, batches: max(
-            (width for width in prices if prices[width] <= charge), default=min(prices)
+    "usable_width": {
+        "floor": lambda received, weights: min(8, received // -(-weights // 8)),
+        "a plane more at 8 bits too": lambda received, weights: max(
+            0, min(8, received // -(-weights // 8) - 1)
         ),
-        "narrowest": lambda prices, charge, batches: min(prices),
-        "last of the table": lambda prices, charge, batches: [
-            min(prices),
-            *(width for width in prices if prices[width] * batches <= charge),
-        ][-1],
-        "not the last drop": lambda prices, charge, batches: max(
-            (width for width in prices if prices[width] * batches < charge), default=min(prices)
+        "half a byte of weights": lambda received, weights: widest(received * 8 // weights),
+        "below none": lambda received, weights: (
+            8 if (planes := received // -(-weights // 8)) >= 8 else planes - 1
         ),
+        "begun planes": lambda received, weights: widest(-(-received // -(-weights // 8))),
     },
     "cost_of_looks": {
         "second look alone": lambda logits, threshold, narrow, wide: np.where(
