@@ -12,10 +12,10 @@ def checkout():
     """
     here = Path.cwd()
     for folder in (here, *here.parents, *Path(__file__).resolve().parents):
-        if (folder / "reproductions" / "results").is_dir():
+        if (folder / "reproductions" / "expected").is_dir():
             return folder
     raise FileNotFoundError(
-        f"found no reproductions/results at or above {here}: run this in a checkout of the project"
+        f"found no reproductions/expected at or above {here}: run this in a checkout of the project"
     )
 
 

@@ -21,26 +21,25 @@ from pybtex.database import parse_file
 from sphinx.application import Sphinx
 
 from dqt_book.pages import reading
+from dqt_book.places import CHECKPOINTS, ROOT
 
 FOLDER = "_notebooks"  # in the built book
 BRANCH = "notebooks"  # where `make publish-notebooks` puts that folder
-ARCHIVE = "nested-integers.zip"
-PACKAGES = '"..[train,export]" matplotlib'  # what chapters import; the path is that of the unpacked archive
-FILES = (
-    "pyproject.toml",
-    "README.md",
-    "LICENSE",
-    "requirements.txt",
-    "dqt_core/**/*",
-    "dqt_book/**/*",
-    "book/[0-9]*.md",
+UNPACKED = "nested-integers"  # the folder that archives unpack into, of all chapters the same
+FILES = ("pyproject.toml", "README.md", "LICENSE", "dqt_core/**/*", "dqt_book/**/*")
+FILES += ("reproductions/*.json", "reproductions/expected/*")
+RECORDS = "reproductions/results/**/*"
+
+TRAINS = (
+    r"(import |from dqt_core import [^\n]*\b|dqt_core\.)"
+    r"(torch|convert|lower|models|objective|quantize|training|train)\b"
 )
-FILES += (
-    "reproductions/*.json",
-    "reproductions/expected/*",
-    "reproductions/results/**/*",
-)
-FILES += ("reproductions/checkpoints/*",)
+# what of a chapter's code asks for it, what pip is given, and the module that shows that it is there
+EXTRAS = ((TRAINS, "train", "torch"), (r"\bimport onnx|dqt_core\.export", "export", "onnxruntime"))
+DIGITS = (r"load\(\"embedded\"\)", "scikit-learn", "sklearn")
+# Without it pip takes PyTorch for CUDA, gigabytes of it.
+FOR_CPUS = "--extra-index-url https://download.pytorch.org/whl/cpu "
+BINDER = "numpy\nsafetensors\nmatplotlib\nscikit-learn\n"  # of its image; the notebooks install the rest
 
 SETUP = """\
 # Gets the book's files and installs the package, unless they are here already.
@@ -51,7 +50,7 @@ import zipfile
 from pathlib import Path
 
 ARCHIVE, ADDRESS = Path({archive!r}), {address!r}
-if not Path("../reproductions/results").exists():
+if not Path("../reproductions/expected").exists():
     if not ARCHIVE.exists() and not ADDRESS:
         raise FileNotFoundError(f"no {{ARCHIVE}} beside this notebook: save it from the chapter's page")
     if not ARCHIVE.exists():
@@ -59,14 +58,40 @@ if not Path("../reproductions/results").exists():
     with zipfile.ZipFile(ARCHIVE) as archive:
         archive.extractall()
     os.chdir(Path({folder!r}, "book"))
-if not all(map(importlib.util.find_spec, ("dqt_core", "dqt_book", "torch", "onnxruntime", "matplotlib"))):
+if not all(map(importlib.util.find_spec, {modules!r})):
     %pip install --quiet {packages}
 """
 
 
-def address(repository: str) -> str:
-    """Where the archive can be fetched; empty where no repository is configured."""
-    return f"{repository}/raw/{BRANCH}/{ARCHIVE}" if repository else ""
+def code_of(chapter: Path) -> str:
+    """The code cells of a chapter."""
+    cells = jupytext.read(chapter, fmt="md:myst").cells
+    return "\n".join(cell.source for cell in cells if cell.cell_type == "code")
+
+
+def needs(code: str) -> tuple[str, tuple[str, ...]]:
+    """What pip is given for a chapter's code, and the modules that must be there."""
+    found = [entry for entry in EXTRAS if re.search(entry[0], code)]
+    extras = [extra for _, extra, _ in found]
+    modules = ["dqt_core", "dqt_book", "matplotlib", *(module for *_, module in found)]
+    packages = [f'"..[{",".join(extras)}]"' if extras else '".."', "matplotlib"]
+    if "train" not in extras and re.search(DIGITS[0], code):
+        packages.append(DIGITS[1])
+        modules.append(DIGITS[2])
+    return FOR_CPUS * ("train" in extras) + " ".join(packages), tuple(modules)
+
+
+def files(code: str) -> list[Path]:
+    """What a chapter imports and reads: the package, records if it names any, the networks that it names."""
+    patterns = [*FILES, *([RECORDS] if re.search(r"/results|\"results\"|dqt_book\.records", code) else [])]
+    found = {path for pattern in patterns for path in ROOT.glob(pattern) if path.is_file()}
+    found |= {path for path in CHECKPOINTS.glob("*") if path.name.rpartition("-")[0] + "-" in code}
+    return sorted(path for path in found if "__pycache__" not in path.parts)
+
+
+def address(repository: str, name: str) -> str:
+    """Where a chapter's archive can be fetched; empty where no repository is configured."""
+    return f"{repository}/raw/{BRANCH}/{name}.zip" if repository else ""
 
 
 def launches(repository: str, name: str) -> list[tuple[str, str]]:
@@ -180,9 +205,14 @@ def _cells(found: Any, folder: Path, words: Callable[[str, str], str]) -> Iterat
 
 def notebook(chapter: Path, words: Callable[[str, str], str], repository: str = "") -> Any:
     """The notebook of a chapter."""
-    made = jupytext.read(chapter, fmt="md:myst")
+    made, name = jupytext.read(chapter, fmt="md:myst"), chapter.stem
+    packages, modules = needs(code_of(chapter))
     source = SETUP.format(
-        archive=ARCHIVE, address=address(repository), folder=Path(ARCHIVE).stem, packages=PACKAGES
+        archive=f"{name}.zip",
+        address=address(repository, name),
+        folder=UNPACKED,
+        packages=packages,
+        modules=modules,
     )
     install = {"cell_type": "code", "metadata": {}, "execution_count": None, "outputs": []}
     made.cells = [type(made.cells[0])(install, source=source), *_cells(made.cells, chapter.parent, words)]
@@ -194,14 +224,12 @@ def notebook(chapter: Path, words: Callable[[str, str], str], repository: str = 
     return made
 
 
-def write_archive(root: Path, path: Path) -> None:
-    """Pack what chapters import and read; equal files give an equal archive."""
-    files = sorted({file for pattern in FILES for file in root.glob(pattern) if file.is_file()})
+def write_archive(chapter: Path, path: Path) -> None:
+    """Pack what a chapter imports and reads, and itself; equal files give an equal archive."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for file in files:
-            if "__pycache__" not in file.parts:
-                name = f"{path.stem}/{file.relative_to(root).as_posix()}"
-                archive.writestr(zipfile.ZipInfo(name), file.read_bytes(), zipfile.ZIP_DEFLATED)
+        for file in [*files(code_of(chapter)), chapter.resolve()]:
+            name = f"{UNPACKED}/{file.relative_to(ROOT).as_posix()}"
+            archive.writestr(zipfile.ZipInfo(name), file.read_bytes(), zipfile.ZIP_DEFLATED)
 
 
 # In the build
@@ -233,13 +261,13 @@ def _words(app: Sphinx, name: str) -> Callable[[str, str], str]:
             return str(values[content]["data"]["text/plain"]).strip("'\"")
         if role in ("cite:p", "cite:t"):
             return "(" + "; ".join(sources[key.strip()] for key in content.split(",")) + ")"
-        if role == "reading-time":
-            return reading.said(Path(name).name)
         if role == "numref":
             number = app.env.toc_fignumbers[labels[content][0]]["figure"][labels[content][1]]
             return "Fig. " + ".".join(map(str, number))
         if role == "doc":
             return f"*{app.env.titles[posixpath.normpath(posixpath.join('book', content))].astext()}*"
+        if role == "reading-time":
+            return reading.said(Path(name).name)
         return f"*{content}*"
 
     return words
@@ -250,13 +278,12 @@ def write_notebooks(app: Sphinx, exception: Exception | None) -> None:
         return
     folder = Path(app.outdir) / FOLDER
     folder.mkdir(exist_ok=True)
-    root, repository = Path(app.confdir), app.config.notebook_repository
     for name in _chapters(app):
-        made = notebook(root / f"{name}.md", _words(app, name), repository)
-        jupytext.write(made, folder / f"{Path(name).name}.ipynb")
-    write_archive(root, folder / ARCHIVE)
-    (folder / "requirements.txt").write_text((root / "requirements.txt").read_text())
-    (folder / "runtime.txt").write_text("python-3.11\n")  # Binder's
+        chapter, repository = Path(app.confdir) / f"{name}.md", app.config.notebook_repository
+        jupytext.write(notebook(chapter, _words(app, name), repository), folder / f"{chapter.stem}.ipynb")
+        write_archive(chapter, folder / f"{chapter.stem}.zip")
+    (folder / "requirements.txt").write_text(BINDER)
+    (folder / "runtime.txt").write_text("python-3.11\n")
 
 
 def add_links(app: Sphinx, tree: nodes.document, name: str) -> None:
@@ -265,7 +292,7 @@ def add_links(app: Sphinx, tree: nodes.document, name: str) -> None:
     here, chapter = f"../{FOLDER}", Path(name).name
     links = [
         f'Run it yourself: <a href="{here}/{chapter}.ipynb" download>notebook</a>',
-        f'<a href="{here}/{ARCHIVE}" download>files it reads</a> (save both in one folder)',
+        f'<a href="{here}/{chapter}.zip" download>files it reads</a> (save both in one folder)',
         *(f'<a href="{url}">{label}</a>' for label, url in launches(app.config.notebook_repository, chapter)),
     ]
     title = next(iter(tree.findall(nodes.title)))
