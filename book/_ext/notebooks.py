@@ -36,7 +36,7 @@ TRAINS = (
 )
 # what of a chapter's code asks for it, what pip is given, and the module that shows that it is there
 EXTRAS = ((TRAINS, "train", "torch"), (r"\bimport onnx|dqt_core\.export", "export", "onnxruntime"))
-DIGITS = (r"load\(\"embedded\"\)", "scikit-learn", "sklearn")
+DIGITS = (r"load\(\"embedded\"\)|import sklearn|from sklearn", "scikit-learn", "sklearn")
 # Without it pip takes PyTorch for CUDA, gigabytes of it.
 FOR_CPUS = "--extra-index-url https://download.pytorch.org/whl/cpu "
 BINDER = "numpy\nsafetensors\nmatplotlib\nscikit-learn\n"  # of its image; the notebooks install the rest
