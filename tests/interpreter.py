@@ -13,12 +13,14 @@ def run(program, image, choices=None):
     """Every value by name, and the choices, of an image (H, W, C); without choices the controller decides."""
     values = {"image": image.tolist()}
     by_controller = choices is None
+    if by_controller:  # those of the layers before its decision
+        choices = next((op.before for op in program.ops if type(op).__name__ == "Choose"), None)
     for op in program.ops:
         kind = type(op).__name__
         if op.controller and not by_controller:
             continue
         if kind == "Choose":
-            choices = chosen(values[op.x][0][0], op.layers, len(program.choices))
+            choices = [*op.before, *chosen(values[op.x][0][0], op.layers, len(program.choices))]
         else:
             values[op.out] = OPERATIONS[kind](program, op, values, choices)
     return values, list(choices)

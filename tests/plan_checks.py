@@ -4,7 +4,7 @@ import itertools
 from dataclasses import replace
 
 import numpy as np
-from program_checks import CHOICES, R, mixed_choices, small_images, small_program
+from program_checks import CHOICES, R, late_program, mixed_choices, small_images, small_program
 
 from dqt_core.program import Conv, Lookup, MaxPool, Program, Requantize, Scale, SumPool, Term
 
@@ -81,7 +81,7 @@ def by_name(program):
 
 def check_fused_programs(module):
     """Convolutions joined with requantizes: of codes, of sums with a choice of their own, of nothing."""
-    for make in (small_program, grouped_program, tangled_program, wide_program):
+    for make in (small_program, late_program, grouped_program, tangled_program, wide_program):
         for rounding in ROUNDINGS:
             program, images = make(rounding), small_images(7)
             picks = mixed_choices(7)[:, : len(program.layers)]
@@ -100,8 +100,8 @@ def assert_runs(module, program, images, picks):
 
 def check_batches_of_every_size(module):
     """One backend, sizes up and down, the controller, other images and choices in between."""
-    for rounding in ROUNDINGS:
-        program, images, picks = small_program(rounding), small_images(9), mixed_choices(9)
+    for program in (*map(small_program, ROUNDINGS), late_program()):
+        images, picks = small_images(9), mixed_choices(9)
         given = program.run(images, np.array(CHOICES)[picks], "numpy").logits
         chosen = program.run(images, "controller", "numpy").logits
         backend = module.Backend(program)

@@ -177,14 +177,15 @@ def check_scale(engine):
 
 def check_choose(engine):
     rng = np.random.default_rng(5)
-    for n, layers, choices in ((7, 5, 4), (40, 9, 1), (3, 2, 33)):
+    for n, layers, choices, before in ((7, 5, 4, 0), (40, 9, 1, 2), (3, 2, 33, 1)):
         logits = (
             rng.integers(-3, 3, (n, layers, choices)) * 2**40
         )  # many ties; they differ in the high word alone
         logits[0] = np.iinfo(np.int64).min
-        picks = np.full((n, layers), -7, np.int32)
-        run(engine, "choose", picks.size, logits, picks, n, layers, choices)
-        equal(picks, logits.argmax(axis=-1), n, layers, choices)
+        picks = np.full((n, before + layers), -7, np.int32)
+        run(engine, "choose", n * layers, logits, picks, n, layers, choices, before + layers)
+        equal(picks[:, before:], logits.argmax(axis=-1), n, layers, choices)
+        assert (picks[:, :before] == -7).all()
 
 
 def check_group_images(engine):

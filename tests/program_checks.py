@@ -60,6 +60,14 @@ def small_program(rounding="half_up", controller=True, seed=0):
     return Program("small", (*stem, *chooser, *body), CHOICES, names, (5, 4, 3), rounding)
 
 
+def late_program(rounding="half_up"):
+    """`small_program` with a controller that reads what two layers made, and decides for the other two."""
+    program = small_program(rounding, controller=False)
+    at = 1 + next(i for i, op in enumerate(program.ops) if op.out == "a")
+    chooser = _controller(np.random.default_rng(4), "a", 6, LAYERS - 2, before=(3, 1))
+    return replace(program, ops=(*program.ops[:at], *chooser, *program.ops[at:]))
+
+
 def joined_program(rounding="half_up"):
     """Tables of both types, for all channels and for each; concatenations; products with all and with one."""
     rng = np.random.default_rng(3)
@@ -129,15 +137,15 @@ def requantize(rng, out, terms, lo, hi, rows=K):
     return Requantize(tuple(_term(rng, *term, rows=rows) for term in terms), R, lo, hi, out)
 
 
-def _controller(rng):
+def _controller(rng, x="stem:codes", channels=4, layers=LAYERS, before=()):
     ops = [
-        SumPool("stem:codes", "means:sum"),
-        requantize(rng, "means", [("means:sum", None, 4, None)], 0, 255),
-        conv(rng, "hidden", "means", (8, 1, 1, 4)),
-        requantize(rng, "hidden:codes", [("hidden:sum", 4, 8, None)], 0, 255),
-        conv(rng, "choice", "hidden:codes", (LAYERS * K, 1, 1, 8)),
-        Scale(_term(rng, "choice:sum", 8, LAYERS * K, None), R, "choice:logits"),
-        Choose(LAYERS, "choice:logits"),
+        SumPool(x, "means:sum"),
+        requantize(rng, "means", [("means:sum", None, channels, None)], 0, 255),
+        conv(rng, "hidden", "means", (8, 1, 1, channels)),
+        requantize(rng, "hidden:codes", [("hidden:sum", channels, 8, None)], 0, 255),
+        conv(rng, "choice", "hidden:codes", (layers * K, 1, 1, 8)),
+        Scale(_term(rng, "choice:sum", 8, layers * K, None), R, "choice:logits"),
+        Choose(layers, "choice:logits", before=before),
     ]
     return [replace(op, controller=True) for op in ops]
 
@@ -209,6 +217,13 @@ def check_controller(module):
         assert_equals_python(module, small_program(rounding), small_images(), None)
 
 
+def check_late_controller(module):
+    """Layers in front of the decision have choices of their own, which no given widths need."""
+    for rounding in ("half_up", "floor"):
+        assert_equals_python(module, late_program(rounding), small_images(), None)
+        assert_equals_python(module, late_program(rounding), small_images(), mixed_choices())
+
+
 def check_ties_of_the_controller(module):
     """Equal logits everywhere: the narrowest choice."""
     _, choices = recorded(module, tied(small_program()), small_images(2), None)
@@ -254,6 +269,7 @@ BACKEND_CHECKS = [
     check_mixed_choices,
     check_joined_values,
     check_controller,
+    check_late_controller,
     check_ties_of_the_controller,
     check_saturated_sums,
 ]

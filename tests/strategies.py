@@ -129,16 +129,18 @@ class _Builder:
         height, width = (self.draw(st.integers(2, self.max_size)) for _ in range(2))
         shape = height, width, self.draw(st.sampled_from([3, 1, 4, 2]))
         stem = self.codes([self.conv(self.lookup(_Value(IMAGE, shape, 255)), switchable=False)])
-        after_stem = len(self.ops)
+        places = [(len(self.ops), stem, 0)]  # of a controller: where, what it reads, layers before it
         x = stem
         for _ in range(self.draw(st.integers(1, max_blocks))):
             x = self.block(x)
+            places.append((len(self.ops), x, self.layers))
         if not self.layers:
             x = self.codes([self.conv(x)])
         features = self.codes([self.draw(st.sampled_from([self.sum_pool, self.whole_map]))(x)])
         self.logits(features, self.draw(st.integers(1, 4)), "logits")
         if self.draw(st.booleans()):
-            self.insert_controller(after_stem, stem)
+            places = [place for place in places if place[2] < self.layers]
+            self.insert_controller(*self.draw(st.sampled_from(places)))
         names = tuple(f"layer{i}" for i in range(self.layers))
         return Program("random", tuple(self.ops), self.choices, names, shape, self.rounding)
 
@@ -273,13 +275,15 @@ class _Builder:
         self.ops.append(Scale(term, r, out))
         return _Value(out, (1, 1, classes), SUM_LIMIT)
 
-    def insert_controller(self, at, stem):
-        """A controller before the first switchable layer."""
+    def insert_controller(self, at, x, layers):
+        """A controller after some layers, which it does not decide."""
         body, self.ops = self.ops, []
-        x = self.codes([self.sum_pool(stem)])
+        before = tuple(self.draw(st.integers(0, len(self.choices) - 1)) for _ in range(layers))
+        x = self.codes([self.sum_pool(x)])
         x = self.codes([self.conv(x, kernel=1, stride=1, padding=0, switchable=False)])
-        logits = self.logits(x, self.layers * len(self.choices), "choice-logits")
-        self.ops.append(Choose(self.layers, logits.name))
+        left = self.layers - layers
+        logits = self.logits(x, left * len(self.choices), "choice-logits")
+        self.ops.append(Choose(left, logits.name, before=before))
         body[at:at] = [replace(op, controller=True) for op in self.ops]
         self.ops = body
 

@@ -11,8 +11,9 @@ from torch import nn
 
 from dqt_book.records import comparison
 from dqt_core import allocate, cost, lower, results
+from dqt_core.training import agreement, calibration
 from dqt_core.training.layers import SwitchLayer
-from reproductions.cifar10 import compare, decisions, foresight, looking_rows, run, static_rows
+from reproductions.cifar10 import compare, decisions, foresight, later, looking_rows, run, static_rows
 
 # Statistics and budgets
 
@@ -167,6 +168,28 @@ def test_the_controllers_opponents_spend_the_same(tmp_path):
     assert set(looks["fewest"]).isdisjoint(looks["most"])
 
 
+def test_a_quiet_training_has_no_noise_and_a_growing_price():
+    net, labels = nested_net().train(), torch.arange(8) % 10
+    quiet = looking_rows.Quiet(alpha=0.0, beta=4.0, target_bitops=1.0)
+    cheap, dear = (quiet(net, tensors(8), labels, progress) for progress in (0.25, 0.75))
+    for (loss, figures), weight in ((cheap, 1.0), (dear, 3.0)):
+        assert loss.item() == pytest.approx(figures["task"] + weight * figures["cost"], rel=1e-4)
+    assert cheap[1] == dear[1], "nothing is drawn"
+
+
+def test_a_quiet_controller_begins_at_the_widest_and_ends_at_the_budget(tmp_path):
+    net = nested_net()
+    looking_rows.widest_first(net.controller)
+    probabilities, picks = looking_rows._picks(net, tensors(16))
+    assert (picks.argmax(-1) == 2).all()
+    assert 0.6 < probabilities.exp()[..., 2].mean() < 0.95, "and the others are within reach"
+    settings = embedded(tmp_path, calibration=128)
+    assert compare.make_all(settings, ["quiet-3"]) == 0
+    looks, dealt, usual = results.read(settings.record("quiet-3"))["rows"]
+    assert looks["budget"] * 0.7 < looks["bitops"] < looks["budget"] * 1.1
+    assert (dealt["bitops"], usual["widths"]) == (looks["bitops"], "each layer's usual width")
+
+
 def test_the_further_training_of_the_float_network_is_a_row(tmp_path):
     settings = embedded(tmp_path)
     assert compare.make_all(settings, ["float", "float-further"]) == 0
@@ -260,6 +283,60 @@ def test_prices_meet_the_budget():
     prices = decisions.prices_for(scores, net, batches, costs, 6.0)
     picked = torch.cat([(scores(net, x)[0] - prices).argmax(1) for x in batches])
     assert 5.0 < costs[picked].mean().item() <= 6.0
+
+
+def later_net():
+    """With a controller behind the second layer, which runs at 4 bits there, and a will of its own."""
+    net = nested_net()
+    later.place_controller(net, "relu_1_codes", 4, tensors(16))
+    torch.nn.init.normal_(net.controller.fc2.weight, std=2.0, generator=torch.Generator().manual_seed(1))
+    return net
+
+
+def test_a_later_controller_reads_means_and_spreads_in_integers():
+    net, pictures = later_net(), images(32, seed=3)
+    x = calibration.inputs(net, pictures)
+    scores = decisions.Scores.of([(4, 2), (4, 4), (4, 8)])
+    scores.settle(net.eval(), scores(net, x)[0].mean(0))
+    program = lower(net)
+    result, (_, selection) = program.run(pictures, "controller", "numpy"), net.run(x, "controller")
+    assert set(result.widths[:, 0]) == {4}
+    assert set(result.widths[:, 1]) == {2, 4, 8}
+    assert np.array_equal(selection.per_layer.argmax(-1).numpy(), result.choices)
+    assert agreement.differences(net, program, pictures, "controller") == []
+    spent = [net.bitops(selection.per_layer).tolist(), cost.bitops(program, result.widths).tolist()]
+    assert spent[0] == pytest.approx(spent[1])
+    other = lower(nested_net())
+    assert program.run(pictures, 2).digest == other.run(pictures, 2).digest, "the layers are what they were"
+
+
+def test_a_controller_is_placed_behind_codes():
+    with pytest.raises(
+        ValueError, match=r"behind='conv2' makes no codes .* one of \['x_codes', 'relu_codes'"
+    ):
+        later.place_controller(nested_net(), "conv2", 4, tensors(4))
+
+
+def test_layers_behind_a_later_controller_follow_its_speaker():
+    net = later_net().eval()
+    scores = decisions.Scores.of([(4, 2), (4, 4), (4, 8)])
+    seen = scores(net, tensors(32))[0]
+    scores.settle(net, seen.mean(0))
+    picked = looking_rows._picks(net, tensors(32))[1].argmax(2)
+    assert torch.equal(picked[:, 1], (seen - seen.mean(0)).argmax(1))
+    assert len(picked[:, 1].unique()) > 1
+    assert (picked[:, 0] == 1).all()
+
+
+def test_a_later_decision_is_a_row(tmp_path):
+    settings = embedded(tmp_path, calibration=128, looking=128)
+    assert compare.make_all(settings, ["stage1-3"]) == 0
+    rows = {row["widths"]: row for row in results.read(settings.record("stage1-3"))["rows"]}
+    assert rows["controller"]["bitops"] == rows["another image's widths"]["bitops"]
+    assert rows["controller"]["patterns"] <= 5
+    allocated = [rows[f"allocation {i}"]["run"] for i in range(5)]
+    assert all(widths[:4] == [3] * 4 and len(set(widths[4:])) == 1 for widths in allocated)
+    assert rows["allocation 1"]["bitops"] < rows["controller"]["budget"] * 1.001
 
 
 def test_a_decision_is_a_row_with_its_controls(tmp_path):

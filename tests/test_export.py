@@ -7,7 +7,17 @@ import onnx
 import onnxruntime
 import pytest
 from hypothesis import given, settings
-from program_checks import CHOICES, LAYERS, K, R, mixed_choices, saturated, small_images, small_program
+from program_checks import (
+    CHOICES,
+    LAYERS,
+    K,
+    R,
+    late_program,
+    mixed_choices,
+    saturated,
+    small_images,
+    small_program,
+)
 from strategies import runs
 
 from dqt_core import data
@@ -64,6 +74,8 @@ def test_small_program(folder, rounding):
         assert_same(program, session, images, [pair] * LAYERS)
     assert_same(program, session, images, np.array(CHOICES)[mixed_choices()])
     assert_same(program, session, images, "controller")
+    late = late_program(rounding)
+    assert_same(late, session_of(late, folder), images, "controller")
 
 
 @pytest.mark.parametrize("terms", [1, 2, 64, 600, 32_896])

@@ -13,6 +13,7 @@ from program_checks import (
     CHOICES,
     LAYERS,
     joined_program,
+    late_program,
     mixed_choices,
     saturated,
     small_images,
@@ -238,6 +239,8 @@ MUTANTS = {
     "max-pool without its stride": ("left += stride", "left += stride + 1"),
     "last of equal scores": ("if (row[k] > row[best])", "if (row[k] >= row[best])"),
     "one layer's scores for all": ("scores + layer * DQT_CHOICES", "scores + 0 * layer"),
+    "the first early choice for all": ("early[layer]", "early[0]"),
+    "given early widths overruled": ("choice[layer] == UNDECIDED && layer <", "layer <"),
     "given widths overruled": ("if (choice[layer] == UNDECIDED)\n            choice", "choice"),
     "tables of the colours mixed up": ("256 * (i % rows)", "256 * (rows - 1 - i % rows)"),
     "pixels of a part's channels": ("out[i * depth + c]", "out[i * channels + c]"),
@@ -285,7 +288,7 @@ def cases():
     images = np.concatenate([small_images(), rng.integers(0, 256, (4, 5, 4, 3)).astype(np.uint8)])
     mixed = np.array(CHOICES)[mixed_choices(len(images))]
     some = np.where(rng.random((*mixed.shape[:2], 1)) < 0.5, 0, mixed)
-    programs = finer(small_program("half_up")), small_program("floor"), tied(small_program())
+    programs = finer(small_program("half_up")), small_program("floor"), tied(small_program()), late_program()
     made = [case(program, images, asked) for program in programs for asked in (mixed, mixed * 0, some)]
     return [*made, case(joined_program(), images, mixed[:, :2])]
 

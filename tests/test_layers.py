@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from dqt_core import convert, cost, lower, nested
 from dqt_core.training import steps, straight_through
+from dqt_core.training.controller import Controller
 from dqt_core.training.layers import (
     Coded,
     Quantizer,
@@ -521,6 +522,14 @@ def test_ties_go_to_the_narrower_choice(best):
     assert (decided(net, tensors()) == min(best, default=0)).all()
 
 
+def test_a_controller_may_read_the_spread_of_every_channel():
+    controller = Controller(2, 1, ((2, 2), (8, 8)), "half_up", spread=True)
+    codes = torch.tensor([[[60.0, 60.0], [60.0, 60.0]], [[0.0, 120.0], [120.0, 0.0]]])[None]
+    means_and_squares = controller._features(Coded(codes, torch.tensor(0.5), signed=False))
+    assert means_and_squares.tolist() == [[30.0, 30.0, 4 * 0.5 * 14, 4 * 0.5 * 28]]
+    assert controller.fc1.weight.shape == (64, 4)
+
+
 def test_no_gradient_reaches_the_stem_through_the_controller():
     net = nested_net().train()
     _, selection = net.run(tensors(), "controller")
@@ -540,6 +549,18 @@ def test_training_picks_one_choice_with_a_gradient_to_every_logit():
     assert not torch.equal(picked.argmax(-1), logits.argmax(-1)), "drawn, not the best"
     (picked * torch.randn(50, 2, 3)).sum().backward()
     assert (logits.grad != 0).all()
+
+
+def test_training_without_noise_picks_the_best_with_a_gradient_to_every_logit():
+    net = nested_net().train()
+    net.controller.is_noisy, net.controller.temperature = False, 0.5
+    logits = torch.randn(50, 2, 3, requires_grad=True)
+    picked, weights = net.controller._choose(logits), torch.randn(50, 2, 3)
+    assert torch.equal(picked.argmax(-1), logits.argmax(-1))
+    torch.testing.assert_close(picked, picked.round(), rtol=0, atol=1e-6)
+    soft = (logits / 0.5).softmax(-1)
+    gradients = (torch.autograd.grad((weights * chosen).sum(), logits) for chosen in (picked, soft))
+    torch.testing.assert_close(*gradients)
 
 
 @pytest.mark.parametrize("temperature", [0.5, 2.0])

@@ -8,7 +8,16 @@ import subprocess
 import numpy as np
 import pytest
 from hypothesis import given, settings
-from program_checks import CHOICES, LAYERS, joined_program, mixed_choices, small_images, small_program, tied
+from program_checks import (
+    CHOICES,
+    LAYERS,
+    joined_program,
+    late_program,
+    mixed_choices,
+    small_images,
+    small_program,
+    tied,
+)
 from strategies import runs
 
 import dqt_core
@@ -73,6 +82,7 @@ def test_small_program(rounding):
     program, images = small_program(rounding), small_images()
     for widths in ([CHOICES[1]] * LAYERS, np.array(CHOICES)[mixed_choices()], "controller"):
         assert is_same(program, images, widths)
+        assert is_same(late_program(rounding), images, widths)
     assert is_same(joined_program(rounding), images, np.array(CHOICES)[mixed_choices()[:, :2]])
 
 
@@ -193,6 +203,8 @@ MUTANTS = {
         "if (scores[layer * count + k] > scores[layer * count + best])",
         "if (scores[layer * count + k] >= scores[layer * count + best])",
     ),
+    "the first early choice for all": ("choices[layer] = choice;", "choices[layer] = decision.before[0];"),
+    "scores of other layers": ("choices.length - op.layers", "0"),
     "logits as doubles": ("BigInt(a) * BigInt(m)", "BigInt(Math.fround(a * m))"),
     "first group for all": ("+ group * inputs;", ";"),
     "first table for all": ("256 * (i % rows)", "0"),
@@ -213,6 +225,7 @@ def test_a_planted_error_is_seen(name, tmp_path):
     script.write_text(source.replace(old, new))
     programs = small_program("half_up"), small_program("floor"), tied(small_program())
     runs = [(program, widths) for program in programs for widths in (MIXED, "controller")]
+    runs.append((late_program(), "controller"))
     runs.append((joined_program(), MIXED[:, :2]))
     assert not all(is_same(program, small_images(), widths, script) for program, widths in runs)
 

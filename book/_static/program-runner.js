@@ -63,14 +63,18 @@
     var data = this.data, self = this;
     var choices = data.layers.map(function (_, i) { return widths ? self.choiceOf(widths[i]) : -1; });
     var undecided = choices.indexOf(-1) >= 0, values = {}, last;
-    if (undecided && !data.ops.some(function (op) { return op.kind === "Choose"; })) {
+    var decision = data.ops.find(function (op) { return op.kind === "Choose"; });
+    if (undecided && !decision) {
       throw new RangeError("this program has no controller: give every layer a width");
     }
+    (decision && decision.before || []).forEach(function (choice, layer) {
+      if (choices[layer] < 0) choices[layer] = choice;
+    });
     values.image = { shape: data.imageShape, values: image, isSigned: false };
     this.ops.forEach(function (op) {
       if (op.controller && !undecided) return;
       if (op.kind === "Choose") {
-        decide(values[op.x].values, choices, data.choices.length);
+        decide(values[op.x].values, choices, data.choices.length, choices.length - op.layers);
         return;
       }
       last = values[op.out] = self[op.kind](op, values, choices);
@@ -100,14 +104,14 @@
     return k;
   };
 
-  /* The first of the largest scores, for the layers that are left to the controller. */
-  function decide(scores, choices, count) {
-    for (var layer = 0; layer < choices.length; layer++) {
+  /* The first of the largest scores, for those of its layers that are left to the controller. */
+  function decide(scores, choices, count, first) {
+    for (var layer = 0; layer < choices.length - first; layer++) {
       var best = 0;
       for (var k = 1; k < count; k++) {
         if (scores[layer * count + k] > scores[layer * count + best]) best = k;
       }
-      if (choices[layer] < 0) choices[layer] = best;
+      if (choices[first + layer] < 0) choices[first + layer] = best;
     }
   }
 

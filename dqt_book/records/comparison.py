@@ -43,10 +43,13 @@ SHUFFLED = "another image's widths"
 REMEDIES = {
     "paths": "random mixed paths in the consistency term",
     "rates": "a rate of two widths in each layer",
+    "quiet": "no noise, from the widest on",
     "right": "the narrowest width that is right",
     "losses": "the loss at each width",
     "offset": "the loss around learned widths",
     "margin": "a cascade's second look",
+    "stage1": "the loss at each width, decided behind stage 1",
+    "stage2": "the loss at each width, decided behind stage 2",
 }
 PLACES = (
     "nothing (dealt)",

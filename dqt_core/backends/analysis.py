@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dqt_core.program.contract import Value
 from dqt_core.program.operations import IMAGE, Choose, Conv, Op, Requantize, Term, inputs
 
 ALIGNMENT = 256  # bytes; a whole number of every vector load, and of a line of the cache
 Names: TypeAlias = tuple[str, ...]
+Picks: TypeAlias = NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,3 +183,28 @@ def last_reads(steps: Sequence[Step]) -> list[Names]:
 def sizes(values: Mapping[str, Value], names: Iterable[str], images: int) -> dict[str, int]:
     """Bytes of some values of a batch."""
     return {name: images * int(np.prod(values[name].shape)) * values[name].dtype.itemsize for name in names}
+
+
+def early_choices(ops: Sequence[Step]) -> tuple[int, ...]:
+    """Choices of the layers before the controller's decision, as they are where the controller decides."""
+    return next((op.before for op in ops if isinstance(op, Choose)), ())
+
+
+def undecided(ops: Sequence[Op], images: int) -> Picks | None:
+    """Choices (N, L) as they are before the controller's decision; None where no layer comes before it."""
+    decision = next((op for op in ops if isinstance(op, Choose)), None)
+    if decision is None or not decision.before:
+        return None
+    return of_all_layers(decision, np.zeros((images, decision.layers), np.int64))
+
+
+def of_all_layers(op: Choose, picks: Picks) -> Picks:
+    """Choices (N, L): of the layers before the decision, and those that it made (N, `op.layers`).
+
+    Examples
+    --------
+    >>> of_all_layers(Choose(2, "scores", before=(1,)), np.array([[0, 2]]))
+    array([[1, 0, 2]])
+    """
+    before = np.tile(np.array(op.before, np.int64), (len(picks), 1))
+    return np.concatenate([before, picks], axis=1)

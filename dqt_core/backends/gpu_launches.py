@@ -284,8 +284,8 @@ class Launches:
         )
 
     def _choose(self, op: Choose, values: Values, batch: Batch) -> Launch:
-        sizes = np.int32(batch.images), np.int32(batch.layers), np.int32(batch.choices)
-        return self._each("choose", batch.picks.size, values[op.x], batch.picks, *sizes)
+        sizes = np.int32(batch.images), np.int32(op.layers), np.int32(batch.choices), np.int32(batch.layers)
+        return self._each("choose", batch.images * op.layers, values[op.x], batch.picks, *sizes)
 
     def _each(self, name: str, count: int, *args: Any, **defines: int) -> Launch:
         """A kernel in which one thread makes one value."""

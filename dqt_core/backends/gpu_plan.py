@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dqt_core.backends.analysis import Step, fused, lives, places, sizes
+from dqt_core.backends.analysis import Step, early_choices, fused, lives, places, sizes
 from dqt_core.backends.gpu_launches import Batch, Launch, Launches, Series
 from dqt_core.kernels.engine import Engine
 from dqt_core.program import IMAGE, Choose, Program
@@ -67,7 +67,9 @@ class Plan:
     def _compile(self, launches: Launches, steps: Sequence[Step], group: Batch) -> list[Launch | Series]:
         """The launches in order; the images are grouped by choice as soon as the choices are known."""
         grouping = [launches.group_images(group)] if group.layers else []
-        made: list[Launch | Series] = list(grouping) if self.given else []
+        early = early_choices(steps)
+        group.picks[:, : len(early)] = self._engine.xp.asarray(np.array(early, np.int32))
+        made: list[Launch | Series] = list(grouping) if self.given or early else []
         for step in steps:
             made.append(launches.of(step, self.values, group))
             made += grouping if isinstance(step, Choose) else []

@@ -6,7 +6,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from dqt_core.backends.analysis import last_reads
+from dqt_core.backends.analysis import Picks, last_reads, of_all_layers, undecided
 from dqt_core.program.operations import (
     IMAGE,
     Choose,
@@ -21,7 +21,6 @@ from dqt_core.program.operations import (
     SumPool,
 )
 
-Picks: TypeAlias = NDArray[np.int64]
 Values: TypeAlias = dict[str, Any]
 
 
@@ -72,11 +71,13 @@ def walk(
     """
     forgotten = last_reads(ops)
     is_given = choices is not None
+    if not is_given:
+        choices = undecided(ops, len(values[IMAGE]))
     for op, names in zip(ops, forgotten, strict=True):
         if op.controller and is_given:
             continue
         if isinstance(op, Choose):
-            made = choices = executor.choose(op, values[op.x], count)
+            made = choices = of_all_layers(op, executor.choose(op, values[op.x], count))
         else:
             made = values[op.out] = _made(executor, op, values, choices)
         yield op, made

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dqt_core.backends.analysis import lives, places
+from dqt_core.backends.analysis import early_choices, lives, places
 from dqt_core.program import (
     IMAGE,
     Choose,
@@ -146,6 +146,7 @@ class _Writer:
         self.shapes = {name: value.shape for name, value in program.values.items()}
         self.is_floor = program.rounding == "floor"
         self.steps = [op for op in program.ops if not isinstance(op, UNSTORED)]
+        self.early = early_choices(program.ops)
         self.bits = np.array(program.choices)
         self.widths = 1 + int((self.bits[:, 0] != self.bits[:, 1]).any())
         self.offsets, self.memory = self._places()
@@ -178,6 +179,7 @@ class _Writer:
             "CHOICES": len(self.bits),
             "WIDTHS": f"{self.widths} /* numbers for a layer: {self._meaning()} */",
             "CONTROLLER": int(self.program.has_controller),
+            "EARLY": f"{len(self.early)} /* layers before the controller, which it does not decide */",
             "FLOOR": f"{int(self.is_floor)} /* codes are switched by floor, not half_up */",
         }
         rows, filters = self._buffer("row"), self._buffer("filter")
@@ -198,6 +200,7 @@ class _Writer:
                 f"{self._prototype()};",
                 "",
                 _array("static const uint8_t choices[DQT_CHOICES][2]", [_braced(row) for row in self.bits]),
+                *([_array("static const uint8_t early[DQT_EARLY]", self.early)] if self.early else []),
                 f"static uint8_t memory[{self.memory}];",
                 f"static int16_t row_buffer[{rows[0]}][{rows[1]}];",
                 f"static int16_t filter_buffer[{filters[0]}][{filters[1]}];",
@@ -340,7 +343,7 @@ class _Writer:
             case Scale():
                 return f"scale(&step_{number}, choice, {'logits' if is_last else 'scores'});"
             case Choose():
-                return "choose(scores, choice);"
+                return "choose(scores, choice + DQT_EARLY);"
             case MaxPool():
                 window = op.kernel, op.stride, op.padding, *self.shapes[op.out][:2]
                 shape = *self.shapes[op.x], int(self._is_signed(op.x)), *window

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dqt_core.backends.analysis import early_choices
 from dqt_core.export import _onnx_graph
 from dqt_core.nested import MASTER_WIDTH
 from dqt_core.program import (
@@ -182,6 +183,9 @@ class _Exporter:
         shape = self.program.image_shape
         planes = self.add("Transpose", "image", perm=[2, 0, 1])
         self.values[IMAGE] = _Value(self.add("Unsqueeze", planes, self.constant([0], np.int64)))
+        if early := early_choices(self.program.ops):
+            left = len(self.program.layers) - len(early)
+            self._decide(self.constant([*early, *[DECIDED] * left], np.int64))
         for op in self.program.ops:
             if isinstance(op, Choose):
                 self._choose(op)
@@ -323,5 +327,11 @@ class _Exporter:
         one = self.constant([1], np.int64)
         _, first = self.writer.add_all("TopK", (logits, one), ["largest score", "first choice"], axis=1)
         first = self.add("Squeeze", first, one)
-        decided = self.add("Less", self.chosen, self.constant(0, np.int64))
-        self.chosen = self.add("Where", decided, first, self.chosen)
+        if op.before:
+            first = self.add("Concat", self.constant(list(op.before), np.int64), first, axis=0)
+        self._decide(first)
+
+    def _decide(self, choices: str) -> None:
+        """Choices of all layers, for those that are left to the controller."""
+        is_left = self.add("Less", self.chosen, self.constant(0, np.int64))
+        self.chosen = self.add("Where", is_left, choices, self.chosen)

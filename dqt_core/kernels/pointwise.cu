@@ -159,15 +159,16 @@ extern "C" __global__ void scale(const int* __restrict__ x, const int* __restric
     if (i < count) out[i] = scaled(x[i], 0, multiplier[i % C]) + offset[i % C];
 }
 
-// The controller's decision: the largest logit of every layer, the first of equals, which is the narrowest.
+// The controller's decision for the last of all L layers: the largest logit, the first of equals, which is the
+// narrowest.
 extern "C" __global__ void choose(const long long* __restrict__ logits, int* __restrict__ picks, int N, int layers,
-                                  int K) {
+                                  int K, int L) {
     long long i = global_thread();
     if (i >= (long long)N * layers) return;
     int best = 0;
     for (int k = 1; k < K; k++)
         if (logits[i * K + k] > logits[i * K + best]) best = k;
-    picks[i] = best;
+    picks[i / layers * L + L - layers + i % layers] = best;
 }
 
 // Sort the images of a layer by choice, equal ones in their order. A thread counts the images of its choice, adds up

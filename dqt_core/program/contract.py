@@ -8,7 +8,7 @@ every backend and reads nothing outside its arrays; what is refused is named in 
 - Convolutions, pools, look-ups, concatenations and products read codes, a requantize codes and sums of one
   shape, a scale the sums of one pixel.
 - A switchable layer is one convolution, called as the program's list of layers says.
-- The controller's values are read by the controller alone. Its one `Choose` comes before any layer is used.
+- The controller's values are read by the controller alone. Its one `Choose` comes before what it decides.
 - No sum leaves 32 bits, and none of a requantize or a scale 62, at any choice of widths.
 - No array is larger than a network needs: a number that was mistyped ends in an error, not in the swap.
 """
@@ -138,7 +138,9 @@ class _Walk:
         self.unread = {IMAGE}
         self.names: set[str] = set()  # of convolutions
         self.left = set(range(len(layers)))  # layers without a convolution so far
-        self.is_undecided = any(type(op) is Choose for op in ops)
+        decision = next((op for op in ops if type(op) is Choose), None)
+        self.is_undecided = decision is not None
+        self.early = len(decision.before) if decision and type(decision.before) is tuple else 0  # layers
         for number, op in enumerate(ops):
             self.add(place(number, op), op, number == 0, number == len(ops) - 1)
         self.finish(place(len(ops) - 1, ops[-1]), ops[-1])
@@ -212,12 +214,12 @@ class _Walk:
         self.unread.discard(name)
         return value
 
-    def use(self, at: Place, layer: int | None) -> None:
+    def use(self, at: Place, op: Op, layer: int | None) -> None:
         """A layer whose choice must be known here."""
         if layer is None:
             return
         at.integer("layer", layer, 0, len(self.layers) - 1)
-        if self.is_undecided:
+        if op.controller or (self.is_undecided and layer >= self.early):
             at.refuse("layer", layer, "none before the controller has chosen", "move the controller up")
 
     def lookup(self, at: Place, op: Lookup) -> Value:
@@ -257,7 +259,7 @@ class _Walk:
         if op.name in self.names:
             at.refuse("name", op.name, "another name for every convolution", "rename it")
         self.names.add(op.name)
-        self.use(at, op.layer)
+        self.use(at, op, op.layer)
         if op.layer is None:
             return
         if op.layer not in self.left:
@@ -326,13 +328,12 @@ class _Walk:
         scores = self.read(at, op, op.x, "logits")
         if not scores.controller:
             at.refuse("a name it reads", op.x, "scores of the controller's own")
+        at.integers("before", op.before, 0, len(self.choices) - 1)
         at.integer("layers", op.layers, 1, len(self.layers))
-        count = len(self.layers) * len(self.choices)
-        if op.layers != len(self.layers) or scores.shape[2] != count:
-            got = op.layers, scores.shape[2]
-            at.refuse(
-                "(layers, scores)", got, f"{(len(self.layers), count)}, a score for every layer and choice"
-            )
+        left = len(self.layers) - self.early
+        got, wanted = (op.layers, scores.shape[2]), (left, left * len(self.choices))
+        if got != wanted:
+            at.refuse("(layers, scores)", got, f"{wanted}, a score for every layer and choice")
         self.is_undecided = False
 
     def sum_of(self, at: Place, op: Op, terms: tuple[Term, ...], half: int, *kinds: str) -> Shape:
@@ -343,7 +344,7 @@ class _Walk:
             if type(term) is not Term:
                 at.refuse("a term", term, "a Term")
             x = self.read(at, op, term.x, *kinds)
-            self.use(at, term.layer)
+            self.use(at, op, term.layer)
             self._require_tables(at, term, x.shape[2])
             shapes.append(x.shape)
             # Two numbers below 2**62 add up to less than 2**63

@@ -130,11 +130,16 @@ class Scale:
 
 @dataclass(frozen=True, eq=False)
 class Choose:
-    """The controller's decision: argmax over the choices for every layer, ties to the narrower."""
+    """The controller's decision: argmax over the choices for every layer, ties to the narrower.
+
+    layers : how many it decides, the last ones
+    before : for every layer in front of them, the choice that it has where the controller decides
+    """
 
     layers: int
     x: str
     controller: bool = True
+    before: tuple[int, ...] = dataclasses.field(default=(), metadata=LATER)
 
 
 Op: TypeAlias = Lookup | Conv | Requantize | MaxPool | SumPool | Concat | Product | Scale | Choose

@@ -45,6 +45,13 @@ class Place:
         if type(value) is not int or not lowest <= value <= highest:
             self.refuse(what, value, f"an int in {lowest}..{highest}")
 
+    def integers(self, what: str, values: object, lowest: int, highest: int) -> None:
+        """A tuple of such ints."""
+        if type(values) is not tuple:
+            self.refuse(what, values, "a tuple of ints")
+        for value in values:
+            self.integer(f"one of {what}", value, lowest, highest)
+
     def name(self, what: str, value: object) -> None:
         """Text that can stand in a file of C, in JSON and in ONNX."""
         if type(value) is not str or not value.isprintable() or not 1 <= len(value.encode()) <= NAME_BYTES:

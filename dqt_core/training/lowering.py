@@ -27,7 +27,7 @@ from dqt_core.program import (
 )
 from dqt_core.program.operations import Shape, inputs, out_shape
 from dqt_core.training import straight_through
-from dqt_core.training.controller import Controller
+from dqt_core.training.controller import SPREAD_GAIN, Controller, squared
 from dqt_core.training.inputs import in_float32
 from dqt_core.training.layers import Quantizer, SwitchLayer
 from dqt_core.training.network import NestedNet
@@ -229,12 +229,12 @@ class _Lowering:
         self._append(Lookup(table.numpy().astype(np.int8 if module.signed else np.uint8), name, x.x.name))
         return _CodedValue(name, _step(module.log_step).item(), module.signed, x.x.shape)
 
-    def _joined(self, name: str, module: Quantizer, x: _Joined) -> _CodedValue:
+    def _joined(self, name: str, module: Quantizer, x: _Joined, controller: bool = False) -> _CodedValue:
         """Each part rounded to the common step, then side by side."""
         if len(x.parts) == 1:
-            return self._codes(name, module, x.parts[0])
-        parts = [self._codes(f"{name}:{i}", module, terms) for i, terms in enumerate(x.parts)]
-        self._append(Concat(tuple(part.name for part in parts), name))
+            return self._codes(name, module, x.parts[0], controller)
+        parts = [self._codes(f"{name}:{i}", module, terms, controller) for i, terms in enumerate(x.parts)]
+        self._append(Concat(tuple(part.name for part in parts), name, controller))
         return replace(parts[0], name=name)
 
     def _affine(self, gain: Reals, bias: Reals, x: _Value) -> _Value:
@@ -303,12 +303,21 @@ class _Lowering:
         return _RealTerm(out, ratio, np.zeros((1, 1)), pixels * x.largest)
 
     def _controller(self, name: str, module: Controller, stem: _CodedValue) -> _CodedValue:
-        x = self._codes(f"{name}.input", module.input, [self._sum_pool(f"{name}.pool", stem, True)], True)
+        features = [[self._sum_pool(f"{name}.pool", stem, True)]]
+        if module.spread:
+            features.append([self._sum_pool(f"{name}.squares:pool", self._squares(name, stem), True)])
+        x = self._joined(f"{name}.input", module.input, _Joined(features), True)
         hidden = self._conv(f"{name}.fc1", module.fc1, x, True)
         x = self._codes(f"{name}.hidden", module.hidden, [hidden], True)
         self._logits([self._conv(f"{name}.fc2", module.fc2, x, True)], f"{name}.logits", True)
-        self._append(Choose(module.shape[0], f"{name}.logits"))
+        self._append(Choose(module.shape[0], f"{name}.logits", before=module.before))
         return stem
+
+    def _squares(self, name: str, x: _CodedValue) -> _CodedValue:
+        codes = torch.arange(256).to(torch.int8 if x.signed else torch.uint8)
+        table = squared(codes).numpy().astype(np.uint8)[None]
+        self._append(Lookup(table, f"{name}.squares", x.name, True))
+        return _CodedValue(f"{name}.squares", SPREAD_GAIN * x.step, False, x.shape)
 
     def _logits(self, terms: list[_RealTerm], name: str, controller: bool = False) -> None:
         if len(terms) != 1:

@@ -109,7 +109,7 @@ class NestedNet(nn.Module):
                 f"(N, {self.image_shape[2]}, H, W), normalised; see calibration.inputs(net, images)"
             )
         per_layer = self._per_layer(widths)
-        is_uniform = isinstance(per_layer, list) and len(set(per_layer)) == 1
+        is_uniform = isinstance(per_layer, list) and len(set(per_layer)) == 1 and not isinstance(widths, str)
         is_compiled = self._compiled is not None and is_uniform and self.graph.training
         selection = Selection(per_layer, isinstance(widths, str), shared=None if is_compiled else shared)
         graph = self._compiled if self._compiled and is_compiled else self.graph
@@ -150,7 +150,7 @@ class NestedNet(nn.Module):
                 raise ValueError(
                     f"widths={widths!r}: give an int, a list, or 'controller' on a network with one"
                 )
-            return []
+            return list(self.controller.before)
         if isinstance(widths, Tensor | np.ndarray | np.generic):
             widths = widths.tolist()
         if isinstance(widths, int):

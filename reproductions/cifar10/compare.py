@@ -22,7 +22,7 @@ from typing import Any
 
 from dqt_core import results
 from reproductions.cifar10.foresight import foresight
-from reproductions.cifar10.looking_rows import dynamic, joint, looking, looking_twice
+from reproductions.cifar10.looking_rows import dynamic, joint, later, looking, looking_twice
 from reproductions.cifar10.run import RECORDS, WIDTHS, Run, Settings
 from reproductions.cifar10.static_rows import (
     baseline,
@@ -39,6 +39,7 @@ BUDGETS = (3, 4, 5)
 CONTROLLERS: dict[str, tuple[dict[str, Any], str]] = {
     "paths": ({"mixed_paths": 1}, "with a random mixed path in the consistency term"),
     "rates": ({"around": (2, 6)}, "asked for a rate of 2 and of 6 bits in each layer"),
+    "quiet": ({"is_quiet": True}, "without noise, from the widest widths on, their price growing"),
 }
 # what a decision is trained on, the uniform widths among which it is made (None: around learned widths), in words
 DECISIONS: dict[str, tuple[Any, tuple[int, ...] | None, str]] = {
@@ -84,6 +85,10 @@ def _rows() -> dict[str, Row]:
         for name, (target, uniform, learns) in DECISIONS.items():
             what = f"one decision an image at the BitOPs of uniform {bits} bits, {learns}"
             rows[f"{name}-{bits}"] = Row(looking, what, {"bits": bits, "target": target, "uniform": uniform})
+        for stages, name in ((1, "stage1"), (2, "stage2")):
+            what = f"one decision an image behind stage {stages} at the BitOPs of uniform {bits} bits"
+            what += ", for the layers that follow, trained by itself on the loss at each width"
+            rows[f"{name}-{bits}"] = Row(later, what, {"bits": bits, "stages": stages}, ablation=True)
     for bits in (4, 3):
         further = f"uniform {bits} bits, trained further as the best static widths are"
         rows[f"uniform-{bits}"] = Row(mixed, further, {"bits": bits, "uniform": True})

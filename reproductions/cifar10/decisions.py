@@ -17,6 +17,7 @@ from torch.nn import functional
 from dqt_core.training.network import NestedNet
 
 Allocation = tuple[int, ...]
+Target = Literal["right", "losses", "margin"]
 NEVER = 100.0  # below what is scored, in units of the controller's logits
 
 
@@ -50,14 +51,16 @@ class Scores:
 
     def rows(self, net: NestedNet, layer: int) -> list[int]:
         """The rows of the controller's last layer that say how good each allocation is for a layer."""
+        assert net.controller is not None
         widths = [allocation[layer] for allocation in self.allocations]
-        return [layer * len(net.choices) + net.index_of(width) for width in widths]
+        first = (layer - len(net.controller.before)) * len(net.choices)
+        return [first + net.index_of(width) for width in widths]
 
     def __call__(self, net: NestedNet, images: Tensor) -> tuple[Tensor, list[Tensor]]:
         """The controller's scores (N, D), and the logits of each allocation, which no gradient reaches."""
         controller = net.controller
         assert controller is not None
-        with torch.no_grad(), _inputs(controller) as given:
+        with torch.no_grad(), inputs_of(controller) as given:
             outputs = [net(images, list(allocation)).float() for allocation in self.allocations]
         logits = controller.logits(*given[0]).float().flatten(1)
         return logits[:, self.rows(net, self.speaker)], outputs
@@ -71,8 +74,9 @@ class Scores:
         spoken = self.rows(net, self.speaker)
         weight, step = last.weight[spoken].clone(), last.log_step[spoken].clone()
         bias = last.bias[spoken] - prices.to(last.bias)
-        for layer in range(len(net.switch_layers)):
-            every = slice(layer * choices, (layer + 1) * choices)
+        first = len(controller.before)  # a later controller has no rows for the layers in front of it
+        for layer in range(first, len(net.switch_layers)):
+            every = slice((layer - first) * choices, (layer - first + 1) * choices)
             last.weight[every], last.log_step[every] = weight[0], step[0]
             last.bias[every] = bias[0] - NEVER
             rows = self.rows(net, layer)
@@ -83,7 +87,7 @@ class Scores:
 
 
 @contextmanager
-def _inputs(module: nn.Module) -> Iterator[list[Any]]:
+def inputs_of(module: nn.Module) -> Iterator[list[Any]]:
     """Within, what a module is given, call by call."""
     seen: list[Any] = []
     handle = module.register_forward_pre_hook(lambda _, given: seen.append(given))
@@ -110,7 +114,7 @@ class Decision:
     """
 
     allocations: tuple[Allocation, ...]
-    target: Literal["right", "losses", "margin"]
+    target: Target
     share: float = 0.0
 
     @property

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import Literal
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -13,10 +13,18 @@ from torch.nn import functional
 from dqt_core import allocate, cost, lower, results, train
 from dqt_core.evaluation.cascade import thresholds_for
 from dqt_core.program import Program
+from dqt_core.training.controller import Controller
 from dqt_core.training.layers import Coded
 from dqt_core.training.network import NestedNet
 from dqt_core.training.objective import Objective
-from reproductions.cifar10.decisions import Decision, prices_for, train_only_the_controller
+from reproductions.cifar10.decisions import (
+    Allocation,
+    Decision,
+    Target,
+    prices_for,
+    train_only_the_controller,
+)
+from reproductions.cifar10.later import place_controller
 from reproductions.cifar10.run import SAMPLED, WIDTHS, Run, batches_of, estimate_norms, static_objective
 
 PAIRS = ((2, 4), (3, 4), (3, 6))  # steps of the cascades along whose shares a curve is drawn
@@ -24,6 +32,7 @@ SHARES = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5)
 RESERVE = 0.9  # of the share that a budget allows: unseen images have smaller margins than those of training
 BETA = 4.0  # of the cost term, which is zero below the target
 RATES_WEIGHT = 2.0  # of the cost term that asks for rates, as in convnet-aig
+WIDEST_FIRST = 3.0  # the widest choice's lead in every layer's logits at the start of a quiet training
 
 
 class Blind(nn.Module):
@@ -31,6 +40,19 @@ class Blind(nn.Module):
 
     def forward(self, x: Coded) -> Tensor:
         return x.codes.new_zeros(x.codes.shape[:2], dtype=torch.float32)
+
+
+@dataclass
+class Quiet(Objective):
+    """The choice without noise, and a cost term whose weight grows from 0 to `beta` (CADyQ, arXiv 2207.10345)."""
+
+    def __call__(
+        self, net: NestedNet, images: Tensor, labels: Tensor, progress: float
+    ) -> tuple[Tensor, dict[str, float]]:
+        assert net.controller is not None
+        net.controller.is_noisy = False
+        now = Objective(**vars(self) | {"beta": progress * self.beta})
+        return now(net, images, labels, progress)
 
 
 def looking_twice(run: Run) -> list[results.Record]:
@@ -76,18 +98,27 @@ def dealt(run: Run, program: Program, row: results.Record) -> results.Record:
 
 
 def dynamic(
-    run: Run, bits: int, is_blind: bool = False, mixed_paths: int = 0, around: tuple[int, int] | None = None
+    run: Run,
+    bits: int,
+    is_blind: bool = False,
+    is_quiet: bool = False,
+    mixed_paths: int = 0,
+    around: tuple[int, int] | None = None,
 ) -> list[results.Record]:
     """The controller at the BitOPs of a uniform width, from the same network as `mixed` starts from.
 
-    A blind one is trained in the same way and sees no image: it learns one static choice of widths. With two
-    widths `around` that of the budget, the cost term asks each layer for a rate of both instead of for the budget.
+    A blind one is trained in the same way and sees no image: it learns one static choice of widths. A quiet one
+    chooses without noise, at first the widest. With two widths `around` that of the budget, the cost term asks
+    each layer for a rate of both instead of for the budget.
     """
     net = run.static()
     if is_blind:
         net.controller.pool = Blind()
+    if is_quiet:
+        widest_first(net.controller)
     budget = allocate.uniform_bitops(lower(net), bits)
-    objective = Objective(beta=BETA, sampled_widths=SAMPLED, mixed_paths=mixed_paths)
+    kind = Quiet if is_quiet else Objective
+    objective = kind(beta=BETA, sampled_widths=SAMPLED, mixed_paths=mixed_paths)
     if around is None:
         objective = dataclasses.replace(objective, target_bitops=budget)
     else:
@@ -104,6 +135,11 @@ def dynamic(
     return opponents(run, program, usual, budget)
 
 
+def widest_first(controller: Controller) -> None:
+    """Before its training, a controller gives every layer its widest choice."""
+    controller.fc2.bias.data.unflatten(0, controller.shape)[:, -1] += WIDEST_FIRST
+
+
 def rates(bits: int, around: tuple[int, int]) -> tuple[float, ...]:
     """Of each width: how often, so that a narrow and a wide one cost as much as one between them."""
     narrow, wide = around
@@ -112,7 +148,7 @@ def rates(bits: int, around: tuple[int, int]) -> tuple[float, ...]:
 
 
 def looking(
-    run: Run, bits: int, target: Literal["right", "losses", "margin"], uniform: tuple[int, ...] | None = None
+    run: Run, bits: int, target: Target, uniform: tuple[int, ...] | None = None
 ) -> list[results.Record]:
     """A controller that decides once for an image, trained by itself on a finished network.
 
@@ -120,11 +156,34 @@ def looking(
     the same budget and what lies one choice below and above.
     """
     net = run.static()
-    program = lower(net, "static")
     if uniform is None:
         allocations = neighbours(results.read(run.settings.record(f"blind-{bits}")), WIDTHS)
     else:
-        allocations = tuple((width,) * len(program.layers) for width in uniform)
+        allocations = tuple((width,) * len(net.switch_layers) for width in uniform)
+    return _decided(run, net, bits, target, allocations)
+
+
+def later(run: Run, bits: int, stages: int) -> list[results.Record]:
+    """A controller behind the first stages, which run at a uniform width: one decision for the layers that follow.
+
+    Weights stay as they are. The statistics of batch norms are taken anew, as the layers that follow read what a
+    stage at that width makes.
+    """
+    net = run.static()
+    batches = batches_of(run.images, run.images.train_images[: run.settings.calibration])
+    place_controller(net, f"layer{stages}_1_relu2_codes", bits, batches[0])
+    first = len(net.controller.before)
+    rest = len(net.switch_layers) - first
+    allocations = tuple((bits,) * first + (width,) * rest for width in WIDTHS)
+    estimate_norms(net, [lambda x: [net(x, list(widths)) for widths in allocations]], batches)
+    return _decided(run, net, bits, "losses", allocations)
+
+
+def _decided(
+    run: Run, net: NestedNet, bits: int, target: Target, allocations: tuple[Allocation, ...]
+) -> list[results.Record]:
+    """The decision among allocations, trained by itself at the BitOPs of a uniform width, with its controls."""
+    program = lower(net, "static")
     spent = [float(cost.bitops(program, list(widths))[0]) for widths in allocations]
     budget = allocate.uniform_bitops(program, bits)
     share = (budget - spent[0]) / (spent[-1] - spent[0])

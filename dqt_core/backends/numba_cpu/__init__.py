@@ -27,10 +27,11 @@ from dqt_core._extras import needed
 with needed('backend "numba"', "fast"):
     from numba.core import event
 
+from dqt_core.backends.analysis import Picks
 from dqt_core.backends.numba_cpu import _buffers as buffers
 from dqt_core.backends.numba_cpu import _kernels as kernels
 from dqt_core.backends.numba_cpu import _layout as layout
-from dqt_core.backends.numba_cpu._plan import Picks, Plan
+from dqt_core.backends.numba_cpu._plan import Plan
 from dqt_core.backends.numba_cpu._processor import machine, pool, start_pool, threads
 from dqt_core.backends.numba_cpu._weights import Weights
 from dqt_core.program import IMAGE, Conv, Program

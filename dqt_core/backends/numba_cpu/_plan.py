@@ -2,14 +2,23 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dqt_core import integer
 from dqt_core.backends import drops_of, rows_of
-from dqt_core.backends.analysis import FusedConv, Step, fused, lives, places
+from dqt_core.backends.analysis import (
+    FusedConv,
+    Picks,
+    Step,
+    fused,
+    lives,
+    of_all_layers,
+    places,
+    undecided,
+)
 from dqt_core.backends.numba_cpu import _buffers as buffers
 from dqt_core.backends.numba_cpu import _kernels as kernels
 from dqt_core.backends.numba_cpu import _layout as layout
@@ -30,8 +39,6 @@ from dqt_core.program import (
     SumPool,
     Term,
 )
-
-Picks: TypeAlias = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -322,6 +329,8 @@ class Plan:
     ) -> tuple[dict[str, NDArray[np.int64]], Picks | None]:
         """Fill the arena; return what is made on the host, and the choices."""
         n, start = len(images), 0
+        if choices is None:
+            choices = undecided(self.program.ops, n)
         arena[self.places[IMAGE] :][: images.size] = images.reshape(-1)
         made: dict[str, NDArray[np.int64]] = {}
         for part, (stop, op) in enumerate(self._on_host):
@@ -334,7 +343,7 @@ class Plan:
             start = stop
             if isinstance(op, Choose):
                 logits = made[op.x].reshape(n, op.layers, len(self.program.choices))
-                choices = logits.argmax(axis=-1)
+                choices = of_all_layers(op, logits.argmax(axis=-1))
             else:
                 sums = self.value(op.term.x, n, arena)
                 made[op.out] = integer.scale(sums, op.term.multiplier[0], op.term.offset[0])

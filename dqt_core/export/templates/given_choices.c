@@ -11,6 +11,10 @@ static int32_t given_choices(const uint8_t *widths, uint8_t *choice)
                 choice[layer] = (uint8_t)k;
         if (choice[layer] == UNDECIDED && (weight || input || !DQT_CONTROLLER))
             return -1;
+#if DQT_EARLY
+        if (choice[layer] == UNDECIDED && layer < DQT_EARLY)
+            choice[layer] = early[layer];
+#endif
         undecided += choice[layer] == UNDECIDED;
     }
     return undecided;
