@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dqt_book.records import comparison, panels
+from dqt_book.records import comparison, looking, panels
 from dqt_core import results
 from reproductions.cifar10 import compare
 
@@ -199,3 +199,29 @@ def test_the_figure_can_be_drawn_of_any_row_alone(tmp_path, monkeypatch, row, la
     assert panels.panels(comparison.Records(tmp_path, 8, 1))
     assert tuple(len(axis.lines) for axis in shown[0]) == drawn  # one on the left is the line of float
     panels.plt.close("all")
+
+
+def test_second_looks_are_drawn_with_the_opponents_that_were_run(tables, monkeypatch):
+    comparison, folder = tables
+    shown = []
+    monkeypatch.setattr(looking.plt, "show", lambda: shown.append(looking.plt.gcf().axes[0]))
+    right = {"2": 60, "3": 66, "4": 70, "cascade at 3 bits, dealt to other images": 64}
+    rows = [result(label, np.arange(100) < count) for label, count in right.items()]
+    for share, hits in ((20, np.arange(100) < 68), (10, (np.arange(100) > 2) & (np.arange(100) < 65))):
+        rows.append(result(f"2 -> 4, {share}%", hits) | {"passes": [100 - share, share]})
+    record(folder, "cascade", 0, rows)
+    record(folder, "uniform-3", 1, [result("uniform", np.arange(100) < 66)])  # of another seed
+    record(folder, "blind-3", 0, [result("blind", np.arange(100) < 66)])
+    records = comparison.Records(folder, 8, 1)
+    (looked,) = looking.looked_twice(records)
+    assert looking.rescued(looked) == [(10, 5, 3), (20, 8, 0)]
+    looking.curve(records, looked)
+    looking.gains(looked)
+    looking.duels(comparison.duels(records))
+    curve, gains, duels = shown
+    names = [line.get_label() for line in curve.lines]
+    assert names == ["one width for all", "2, then 4 bits", "dealt by chance", comparison.LEARNED]
+    assert gains.lines[0].get_ydata().tolist() == [2, 8]
+    titles = [text.get_text() for text in duels.texts]
+    assert titles == ["the best static widths", "another image's widths", "each layer's usual width"]
+    looking.plt.close("all")
