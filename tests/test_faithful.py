@@ -174,6 +174,11 @@ REFUSED = {
         model(lambda m, x: m.c(m.head(x))),
     ),
     "a mean that keeps its axes": (r"returns \(1, 8, 1, 1\)", model(lambda m, x: m.mean(m.c(m.head(x))))),
+    "probabilities": ("return the logits, or log_softmax", lambda: nn.Sequential(plain(), nn.Softmax(1))),
+    "a probability": (
+        "the model returns `.*Sigmoid.*leave off",
+        lambda: nn.Sequential(plain(), nn.Sigmoid()),
+    ),
     "a dictionary": ("expected one tensor", model(lambda m, x: {"logits": m.tail(m.head(x))})),
     "images flattened too": (r"makes \(10,\)", model(lambda m, x: m.tail(m.head(x)).flatten(0))),
     "linear on a map of 1x1": (
@@ -257,6 +262,11 @@ def test_refused_by_name(name):
         ({"images": list(PIXELS)}, "got list"),
         ({"std": (0.2, 0.0, 0.2)}, "std positive"),
         ({"mean": (0.2, 0.2)}, "have 3 channels, and mean and std 2 and 3 numbers"),
+        ({"mean": 0.2}, r"mean=0.2 and .* expected a number for each channel"),
+        (
+            {"mean": (113, 115, 112), "std": (60, 55, 57)},
+            "leave 2 codes for the 256 bytes of a channel; give those of bytes divided",
+        ),
         ({"widths": 4}, "widths must be one or more ints"),
     ],
     ids=str,

@@ -141,6 +141,7 @@ def test_digits_keep_their_classes():
         ({"images": images(4)[:0]}, "there are no calibration images"),
         ({"std": (0, 1, 1)}, "std positive"),
         ({"widths": ()}, "widths must be one or more"),
+        ({"widths": 4}, "widths must be one or more"),
         ({"rules": ()}, "there is no rule of steps; give one or more of"),
         ({"rules": ("best",)}, "rule 'best' is unknown"),
         ({"model": model(lambda net, x: net.tail(net.head(x)).softmax(1))()}, "no integer form"),

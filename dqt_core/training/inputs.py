@@ -9,6 +9,8 @@ from torch import Tensor
 
 from dqt_core.data import Images, normalization_table
 
+FEWEST_CODES = 8  # of a channel's bytes; mean and std of bytes up to 255 leave one to four
+
 
 def normalized(images: Images, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """Bytes to a network's float input, by look-up.
@@ -17,7 +19,7 @@ def normalized(images: Images, mean: Sequence[float], std: Sequence[float]) -> T
     ----------
     images : uint8 array, (n, H, W, C)
     mean, std : C floats each
-        Finite, of [0, 1] images; std positive.
+        Finite, of bytes divided by 255; std positive.
 
     Returns
     -------
@@ -26,7 +28,7 @@ def normalized(images: Images, mean: Sequence[float], std: Sequence[float]) -> T
     Raises
     ------
     ValueError
-        If there are no images, or an argument is no such array or number.
+        If there are no images, an argument is no such array or number, or mean and std are those of bytes.
 
     Examples
     --------
@@ -42,6 +44,8 @@ def normalized(images: Images, mean: Sequence[float], std: Sequence[float]) -> T
     if images.size == 0:
         raise ValueError(f"there are no calibration images in {got}; give at least one")
     channels = images.shape[3]
+    if not np.ndim(mean) == np.ndim(std) == 1:
+        raise ValueError(f"mean={mean} and std={std}, expected a number for each channel, such as (0.5,)")
     if not len(mean) == len(std) == channels:
         raise ValueError(
             f"images {images.shape} have {channels} channels, and mean and std {len(mean)} and {len(std)} "
@@ -51,6 +55,11 @@ def normalized(images: Images, mean: Sequence[float], std: Sequence[float]) -> T
     if numbers.shape != (2, channels) or not np.isfinite(numbers).all() or not (numbers[1] > 0).all():
         raise ValueError(f"mean={mean} and std={std}, expected {channels} finite numbers each, std positive")
     table = normalization_table(tuple(mean), tuple(std))
+    if (codes := int(127 * np.ptp(table, axis=1).min() / np.abs(table).max()) + 1) < FEWEST_CODES:
+        raise ValueError(
+            f"mean={mean} and std={std} leave {codes} codes for the 256 bytes of a channel; give those of "
+            "bytes divided by 255"
+        )
     # values would lie as their images do in memory, and be added up in that order
     pixels = np.ascontiguousarray(images)
     return torch.from_numpy(table[np.arange(channels), pixels]).permute(0, 3, 1, 2)

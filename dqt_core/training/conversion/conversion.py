@@ -102,7 +102,7 @@ def convert(
     require_rounding(rounding)
     if batch_norm not in ("per_width", "shared"):
         raise ValueError(f"batch_norm={batch_norm!r} is unknown; choose 'per_width' or 'shared'")
-    choices, x = _choices(widths), normalized(images, mean, std)
+    choices, x = choices_of(widths), normalized(images, mean, std)
     require_ordinary(net)
     float_net = without_log_softmax(copy.deepcopy(net).to("cpu", torch.float32).eval())
     plain = in_order(x)
@@ -141,7 +141,8 @@ def _count(layer: nn.Module, arguments: tuple[Any, ...], out: Tensor) -> None:
     layer.macs = layer.weight.shape[0] * terms * out[0, 0].numel()
 
 
-def _choices(widths: Iterable[int | Choice]) -> tuple[Choice, ...]:
+def choices_of(widths: Iterable[int | Choice]) -> tuple[Choice, ...]:
+    """Widths as pairs, each once, from narrow to wide."""
     try:
         choices = {as_choice(width) for width in widths}
     except TypeError:
@@ -242,8 +243,10 @@ class _Conversion:
     def _output(self, node: fx.Node) -> None:
         result = node.args[0]
         if not isinstance(result, fx.Node) or self.new[result] in self.signed:
+            came = self.old.describe(result) if isinstance(result, fx.Node) else result
             raise ValueError(
-                f"the model returns {result}, expected one tensor; it must end with one layer or global mean"
+                f"the model returns {came}, expected one tensor, of one layer or global mean; leave off what "
+                "comes after it"
             )
         self._require_flat(result, "the model returns")
         self.graph.output(self.new[result])

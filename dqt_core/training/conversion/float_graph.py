@@ -126,7 +126,9 @@ class FloatGraph:
     def describe(self, node: fx.Node) -> str:
         """A node in words: its module, or the function and the module whose forward calls it."""
         if node.op == "call_module":
-            return f"`{node.target}: {' '.join(str(self.module_of(node)).split())}`"
+            module = self.module_of(node)
+            hint = _SOFTMAX if isinstance(module, nn.Softmax | nn.LogSoftmax) else ""
+            return f"`{node.target}: {' '.join(str(module).split())}`{hint}"
         called = getattr(node.target, "__name__", str(node.target).removeprefix("net."))
         (path, (_, kind)) = list(node.meta.get("nn_module_stack", {"": ("", "")}).items())[-1]
         inside = "" if path in ("", "net") else f" in `{path}` ({kind.__name__})"

@@ -14,7 +14,7 @@ from dqt_core.data import Images
 from dqt_core.evaluation.report import Report, labels, report, steps
 from dqt_core.program import Program
 from dqt_core.training import calibration
-from dqt_core.training.conversion.conversion import convert
+from dqt_core.training.conversion.conversion import choices_of, convert
 from dqt_core.training.inputs import in_float32, in_order, normalized
 from dqt_core.training.layers import Choice
 from dqt_core.training.lowering import lower
@@ -102,7 +102,7 @@ def quantize(
         raise ValueError("quantize needs 2 images or more: some set the steps, the others choose and compare")
     is_held_out = np.arange(len(images)) % 4 == 0
     held_out = images[is_held_out]
-    ticks = 1 + len(rules) + steps(len(set(widths)), len(held_out))
+    ticks = 1 + len(rules) + steps(len(choices_of(widths)), len(held_out))
     with tqdm(total=ticks, desc="quantize", disable=not progress) as bar:
         own, others = _batches(images[~is_held_out]), _batches(held_out)
         found = calibrate(model, own, others, mean, std, widths, rules, bar.update)
