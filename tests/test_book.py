@@ -6,8 +6,11 @@ import statistics
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+import dqt_core
+from dqt_book import inside
 from dqt_book.pages import build as builder
 from dqt_book.pages import reading
 from dqt_book.pages.browser import pages
@@ -194,6 +197,15 @@ def test_a_long_cell_is_caught(lines):
 
 def test_a_wide_cell_is_caught():
     assert cell_faults("```{code-cell} ipython3\n" + "x" * 75 + "\n```\n")
+
+
+def test_what_a_program_holds_inside_ends_in_its_logits():
+    program, images = dqt_core.load("digits"), np.full((2, 32, 32, 3), 90, np.uint8)
+    held = inside.values(program, images, 4)
+    assert (held["logits"].reshape(2, -1) == program.run(images, 4, "numpy").logits).all()
+    assert held["conv1:sum"].dtype == np.int32
+    with pytest.raises(ValueError, match="it holds 2"):
+        inside.values(program, images, 5)
 
 
 # The cache of executed cells
