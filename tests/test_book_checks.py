@@ -16,7 +16,8 @@ from dqt_book.exercises.wrong.chapter08 import BROKEN
 from dqt_core import integer, nested
 
 BOOK = Path(__file__).resolve().parents[1] / "book"
-TEXT = "\n".join(path.read_text() for path in sorted(BOOK.glob("[0-9]*.md")))
+PAGES = [*sorted(BOOK.glob("[0-9]*.md")), BOOK / "kernels-in-detail.md"]  # those with exercises
+TEXT = "\n".join(path.read_text() for path in PAGES)
 # The checkers of all chapters, by the name of their exercise.
 CHECKERS = [
     importlib.import_module(f"dqt_book.exercises.{chapter.__name__[-9:]}") for chapter in wrong.CHAPTERS

@@ -28,7 +28,10 @@ ROOMS = {
         "agreement calibration command conversion faithful layers lowering models objective quantize steps "
         "straight_through threads train",
     ),
-    "exercises": (("dqt_book/exercises/*", "book/[0-9]*.md"), "book_checks book_kernels"),
+    "exercises": (
+        ("dqt_book/exercises/*", "book/[0-9]*.md", "book/kernels-in-detail.md"),
+        "book_checks book_kernels",
+    ),
     "assignments": (("dqt_book/assignments/*", "book/assignments/*"), "own_assignment grading"),
     "widgets": (
         ("dqt_book/widgets/*", "book/_static/*"),

@@ -1,4 +1,4 @@
-"""Checkers for the exercises of chapter 8, kernels."""
+"""Checkers for the exercises of chapter 8, kernels, and of its appendix."""
 
 import numpy as np
 

@@ -216,6 +216,12 @@ def planes(path=PLANES):
     return Table(["product", "ms", "of 8 planes", peer, "aim"], rows)
 
 
+def planes_times(path=PLANES):
+    """Time of a product by the number of planes that it reads, of 8 planes: median and quartiles."""
+    rows = json.loads(path.read_text())["rows"]
+    return {int(r["row"].split()[0]): r["of 8 planes"] for r in rows if r["row"].endswith(" planes")}
+
+
 def planes_facts(path=PLANES):
     """Of the record of planes, in words: its matrices, its processor, and its times at 4 and 2 planes."""
     if not path.exists():

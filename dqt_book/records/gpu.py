@@ -57,6 +57,14 @@ def _giga(number):
     return "" if number is None else f"{number / 1e9:.3g}"
 
 
+def status(folder=FOLDER):
+    """Whether the kernels ran on a GPU, on which and when."""
+    found = records(folder)
+    return (
+        f"run on {found[0]['machine']['device']} on {found[0]['date']}" if found else "not yet run on a GPU"
+    )
+
+
 def resources(path=RESOURCES):
     """Registers, shared memory and spills of every kernel, one line a variant."""
     record = json.loads(path.read_text())

@@ -1,4 +1,4 @@
-"""Wrong answers to the exercises of chapter 8: each checker must reject its own."""
+"""Wrong answers to the exercises of chapter 8 and of its appendix: each checker must reject its own."""
 
 import re
 
