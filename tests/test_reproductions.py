@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from dqt_core import data, results
+from dqt_core.evaluation import consistency
 from dqt_core.evaluation.verification import verify
 from dqt_core.training.layers import Quantizer, Selection
 from reproductions.digits import floored, lenet5
@@ -55,6 +56,13 @@ def test_a_floored_master_is_floored():
     (copied,) = floored.floored(torch.nn.Sequential(quantizer))
     assert copied(x, Selection()).codes.tolist() == [0, 0, 0, 1, 1, 255]
     assert quantizer(x, Selection()).codes.tolist() == [0, 0, 1, 1, 2, 255]
+
+
+def test_the_record_of_floored_masters_is_whole():
+    record = consistency.parse(floored.RECORD.read_text())
+    assert consistency.problems(record) == []
+    assert len(record["rows"]) == len(floored.SEEDS) * 4
+    assert len(record["provenance"]["commit"]) == 40, "recorded from files that no commit holds"
 
 
 def test_the_cifar10_record_holds_on_the_reference(cifar10, shipped):
