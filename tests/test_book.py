@@ -12,7 +12,7 @@ import pytest
 import dqt_core
 from dqt_book import inside
 from dqt_book.pages import build as builder
-from dqt_book.pages import reading
+from dqt_book.pages import execution, reading
 from dqt_book.pages.browser import pages
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -262,3 +262,27 @@ def test_cached_cells_are_kept_when_only_a_page_changes(build, tmp_path):
     (tmp_path / "dqt_core" / "__pycache__").mkdir()
     (tmp_path / "dqt_core" / "__pycache__" / "nested.pyc").write_text("2")
     assert build.cache_key() == before
+
+
+def test_a_page_is_executed_once_and_nothing_is_kept_of_one_that_fails(tmp_path):
+    head = (ROOT / "book" / "02-nested-codes.md").read_text().split("---\n")[1]
+    pages = {name: tmp_path / f"{name}.md" for name in ("whole", "broken", "timed")}
+    for name, code in (
+        ("whole", "print(6 * 7)"),
+        ("broken", "1 / 0"),
+        ("timed", "from time import perf_counter"),
+    ):
+        pages[name].write_text(f"---\n{head}---\n\n# Title\n\n```{{code-cell}} ipython3\n{code}\n```\n")
+    cache = tmp_path / "cache"
+    done = execution.execute(pages.values(), cache, timeout=60, workers=2)
+    assert done == [pages["whole"], pages["timed"]]
+    assert execution.execute(pages.values(), cache, timeout=60, workers=2) == []
+    (kept,) = (path for path in cache.glob("executed/*/base.ipynb") if "6 * 7" in path.read_text())
+    assert '"42\\n"' in kept.read_text()
+
+
+def test_every_page_with_cells_is_executed_before_the_build():
+    named = {page.stem for page in execution.pages()}
+    assert {path.stem for path in CHAPTERS} <= named
+    assert {"intro", "your-own-network", "cpu-speed"} <= named
+    assert "resnet18_cifar" not in named

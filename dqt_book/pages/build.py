@@ -63,6 +63,7 @@ def build() -> int:
     for package, program in PREPARE.items():
         if importlib.util.find_spec(package):
             subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=own, check=True)
+    subprocess.run([sys.executable, "-m", "dqt_book.pages.execution"], cwd=ROOT, env=own, check=True)
     program = Path(sys.executable).with_name("jupyter-book")
     command = [program, "build", "-W", "--keep-going", ROOT]
     result = subprocess.run(command, env=own).returncode
