@@ -25,7 +25,7 @@ PATIENCE = 150
 KEPT = [(name, wrong) for name in course.NAMES for wrong in submissions.wrong(name)]
 
 # Seeds of a task; fewer where each trains, or looks for the best allocation
-SEEDS = {"a4_5": 2, "a5_3": 5, "a5_4": 5}
+SEEDS = {"a4_5": 2, "a5_3": 5, "a5_4": 5, "a6_1": 2, "a6_3": 5}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -164,6 +164,14 @@ def test_the_student_version_has_no_solution(made, name):
         marks = cell.metadata.get("nbgrader")
         assert cell.cell_type == "markdown" or marks
         assert not (marks and marks["locked"]) or cell.metadata["editable"] is False
+
+
+@pytest.mark.parametrize("name", course.NAMES)
+def test_the_chapters_that_it_needs_are_said_alike(name):
+    instructors = (course.SOURCES / f"{name}-instructor.md").read_text(encoding="utf-8")
+    for text, place in ((course.text(name), r"needs[^.]*Chapters?"), (instructors, "Chapters?")):
+        (said,) = re.findall(place + r"\s([\d,\sand]+)", text)[:1]
+        assert [*map(int, re.findall(r"\d+", said))] == course.facts(name)["chapters"]
 
 
 # In a student's folder

@@ -114,6 +114,15 @@ def cell_faults(text):
     return faults
 
 
+@pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda path: path.stem)
+def test_a_chapter_is_read_in_35_minutes(chapter):
+    assert 5 <= reading.minutes(chapter.read_text()) < reading.LONGEST + 0.5
+
+
+def test_the_chapters_are_read_in_six_and_a_half_hours():
+    assert sum(reading.minutes(path.read_text()) for path in reading.chapters()) < reading.IN_ALL
+
+
 def test_words_code_and_pictures_take_time_and_exercises_do_not():
     page = "---\nkernelspec:\n---\n" + "word " * 200
     shown, folded = "\n```{code-cell} ipython3\n%s\n```\n", ":tags: [hide-input]\n"

@@ -319,7 +319,7 @@ def test_live_demo_works_from_disk(running, book):
 
 # Decks of slides, and the hand-out
 
-DECKS = workshop.decks()
+DECKS = [*workshop.decks(), *workshop.DECKS]
 SMALLEST = (
     14  # pixels of the 720 that a slide is high; what is operated on a slide is as large as on its page
 )
@@ -382,6 +382,27 @@ def test_deck_is_accessible_on_all_slides_at_once(running, address, name, theme)
         assert opened.problems == []
 
 
+def test_an_address_opens_a_deck_at_its_slide(running, address):
+    anchor = workshop.slide_of("02-nested-codes", ["Never switch from a switched code"])
+    with visit(running, f"{address}/slides/02-nested-codes.html#/{anchor}") as opened:
+        page = started(opened)
+        assert page.evaluate("Reveal.getCurrentSlide().id") == anchor
+        assert page.evaluate("Reveal.getIndices().h") > 3
+
+
+def test_the_deck_of_ninety_minutes_opens_with_the_demo(running, address):
+    """A stroke by the keyboard is drawn, and does not turn the page."""
+    with visit(running, f"{address}/slides/90-minutes.html#/1") as opened:
+        page = started(opened)
+        page.locator("[data-role=pad]").focus()
+        for key in ["ArrowUp"] * 10 + ["Space"] + ["ArrowDown"] * 20:
+            page.keyboard.press(key)
+        assert page.locator("[data-role=class]").inner_text() == "1"
+        assert page.evaluate("Reveal.getIndices().h") == 1
+        page.locator("[data-role=twice]").check()
+        assert page.locator("[data-role=look-1]").is_visible()
+
+
 def test_speaker_notes_are_what_the_chapter_says(running, address):
     with visit(running, f"{address}/slides/02-nested-codes.html") as opened:
         page = started(opened)
@@ -417,8 +438,9 @@ def test_an_unreadable_slide_is_caught(running, address, spoil, complaint):
         assert any(complaint in fault for fault in page.evaluate(UNREADABLE, SMALLEST))
 
 
-def test_hand_out_is_whole_and_accessible(running, address):
-    with visit(running, f"{address}/slides/hand-out.html") as opened:
+@pytest.mark.parametrize("name", ["hand-out", *(f"{name}-sheet" for name in workshop.DECKS)])
+def test_hand_out_is_whole_and_accessible(running, address, name):
+    with visit(running, f"{address}/slides/{name}.html") as opened:
         assert opened.page.evaluate("document.documentElement.dataset.theme") == "light"
         assert faults(opened) == []
         assert opened.axe() == []

@@ -130,7 +130,8 @@ def test_a_deck_has_slides_with_figures_and_notes(book, name):
     assert [page for page in pages if not re.search(r"<h[12]>.+</h[12]>", page, re.S)] == []
     assert [page for page in pages if not re.search(r'class="(shows|says)"|class="first"', page)] == []
     assert sum('class="notes"' in page for page in pages) > len(pages) / 2
-    assert "<img" in deck
+    has_figure = "  figure:" in workshop.text(name) or "```{figure}" in workshop.text(name)
+    assert ("<img" in deck) == has_figure
     assert "<figcaption" not in deck  # the caption is said, not shown
     assert f'href="../slides/{name}.html"' in (book / "book" / f"{name}.html").read_text()
 
@@ -148,6 +149,53 @@ def test_marks_leave_no_trace_in_page_and_notebook(book, name):
         assert "% show" not in text
         assert "<!-- show" not in text
         assert "{slide}" not in text
+
+
+@pytest.mark.parametrize("name", [*DECKS, *workshop.DECKS])
+def test_slides_have_anchors_of_their_own(book, name):
+    anchors = re.findall(r'<section id="([^"]+)"', (book / "slides" / f"{name}.html").read_text())
+    assert len(anchors) > 10
+    assert len(set(anchors)) == len(anchors)
+
+
+def test_an_episodes_link_opens_its_deck_at_its_slide(book):
+    page = (book / "book" / "workshop" / "episodes.html").read_text()
+    links = re.findall(r'href="../../slides/([^"#]+)#/([^"]+)"', page)
+    assert len(links) == len(PLAN["episodes"])
+    for file, anchor in links:
+        assert f'<section id="{anchor}"' in (book / "slides" / file).read_text(), (file, anchor)
+
+
+def test_the_first_slide_of_an_episode_is_of_its_sections():
+    first = workshop.slide_of("02-nested-codes", ["A code and its step", "Half up: a shift and one more bit"])
+    assert first == nodes.make_id(re.search(r"\{slide\} (.*)", workshop.text("02-nested-codes"))[1])
+    assert workshop.slide_of("02-nested-codes", ["Key points"]) == ""
+
+
+@pytest.mark.parametrize("name", workshop.DECKS)
+def test_the_deck_of_a_timetable_has_all_of_it_in_order(book, name):
+    deck = (book / "slides" / f"{name}.html").read_text()
+    (day,) = PLAN["timetables"][name]["days"]
+    titles = re.findall(r"<h2>(.*?)</h2>", deck, re.S)
+    assert titles[0] == day["plan"][0]["other"]
+    assert 'class="live-demo"' in deck.partition("</section>")[2].partition("</section>")[0], (
+        "it opens with it"
+    )
+    at = -1
+    for entry in day["plan"]:
+        title = entry.get("other") or PLAN["episodes"][entry["episode"]]["title"]
+        assert titles.index(title, at + 1) > at
+        at = titles.index(title, at + 1)
+    for episode in (PLAN["episodes"][entry["episode"]] for entry in day["plan"] if "episode" in entry):
+        tasks = [workshop.exercises(episode["chapter"])[label] for label in episode["exercises"]]
+        assert {f"Exercise: {title}" for title in tasks} <= set(titles)
+        sheet = (book / "slides" / f"{name}-sheet.html").read_text()
+        assert all(f"<h4>{title}</h4>" in sheet for title in tasks)
+        assert sheet.count("<li>") >= len(episode["points"])
+    assert f'href="../../slides/{name}.html"' in (book / "book" / "workshop" / f"{name}.html").read_text()
+    taken = {entry["episode"] for entry in day["plan"] if "episode" in entry}
+    rest = {path.stem for path in CHAPTERS} - {PLAN["episodes"][episode]["chapter"] for episode in taken}
+    assert all(f'href="../book/{chapter}.html"' in deck for chapter in rest)
 
 
 def test_the_hand_out_has_every_exercise_and_key_point(book):

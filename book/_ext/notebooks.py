@@ -35,7 +35,11 @@ TRAINS = (
     r"(torch|convert|lower|models|objective|quantize|training|train)\b"
 )
 # what of a chapter's code asks for it, what pip is given, and the module that shows that it is there
-EXTRAS = ((TRAINS, "train", "torch"), (r"\bimport onnx|dqt_core\.export", "export", "onnxruntime"))
+EXTRAS = (
+    (TRAINS, "train", "torch"),
+    (r"backends import [^\n]*(bit_serial|numba_cpu)", "fast", "numba"),
+    (r"\bimport onnx|dqt_core\.export", "export", "onnxruntime"),
+)
 DIGITS = (r"load\(\"embedded\"\)|import sklearn|from sklearn", "scikit-learn", "sklearn")
 # Without it pip takes PyTorch for CUDA, gigabytes of it.
 FOR_CPUS = "--extra-index-url https://download.pytorch.org/whl/cpu "

@@ -1,4 +1,4 @@
-"""A deck of slides for each chapter, made of what the chapter marks, and one hand-out for paper.
+"""The slides that a chapter marks; `slide_html` writes them, `decks` makes decks and the hand-out of them.
 
 A chapter begins a slide with the directive `{slide} Title`, whose content is what the slide says, and puts
 `% show` before each block that the slide shows: a formula, a list, a figure, a cell (`% show code` and
@@ -7,21 +7,14 @@ notes. The page itself is not changed by either mark. Objectives, key points, ex
 become slides of their own.
 """
 
-import html
-import posixpath
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from docutils import nodes
 from docutils.parsers.rst import directives
-from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-FOLDER = "slides"  # in the built book
-HANDOUT = "hand-out"
 POINTS = 4  # most items of a list on one slide
 
 
@@ -46,10 +39,6 @@ class Slide(SphinxDirective):
         return [mark, *messages]
 
 
-def _skip(translator: Any, node: nodes.Node) -> None:
-    raise nodes.SkipNode
-
-
 # What a chapter holds
 
 
@@ -62,6 +51,12 @@ class Page:
     shows: list[nodes.Node] = field(default_factory=list)
     notes: list[nodes.Node] = field(default_factory=list)
     looks: list[str] = field(default_factory=list)
+    sections: list[str] = field(default_factory=list)  # titles of those that it stands in
+
+    @property
+    def anchor(self) -> str:
+        """By which an address opens the deck at this slide."""
+        return nodes.make_id("".join(node.astext() for node in self.title))
 
 
 @dataclass
@@ -102,7 +97,16 @@ def mark_of(node: nodes.Node) -> str | None:
     return part
 
 
-def _part(node: nodes.Node, part: str) -> list[nodes.Node]:
+def sections_of(node: nodes.Node) -> list[str]:
+    """Titles of the sections that a block stands in, from the innermost."""
+    titles = []
+    while node := node.parent:
+        if isinstance(node, nodes.section):
+            titles.append(node[0].astext())
+    return titles
+
+
+def part_of(node: nodes.Node, part: str) -> list[nodes.Node]:
     """What a slide shows of a block: of a cell that draws a figure its figure, without its caption."""
     if "cell" not in node.get("classes", []):
         return [node]
@@ -117,10 +121,10 @@ def _part(node: nodes.Node, part: str) -> list[nodes.Node]:
 
 
 def _captions(node: nodes.Node) -> list[nodes.Node]:
-    return [nodes.paragraph("", "", *_copies(found.children)) for found in node.findall(nodes.caption)]
+    return [nodes.paragraph("", "", *copies(found.children)) for found in node.findall(nodes.caption)]
 
 
-def _copies(found: list[nodes.Node]) -> list[nodes.Node]:
+def copies(found: list[nodes.Node]) -> list[nodes.Node]:
     return [node.deepcopy() for node in found]
 
 
@@ -138,13 +142,13 @@ def marked(found: list[nodes.Node]) -> list[Page]:
             raise ValueError(f"{node.source}:{node.line}: the `% show` before it shows nothing")
         if isinstance(node, slide):
             title, *says = node.deepcopy().children
-            pages.append(Page(title.children, says, looks=node["classes"]))
+            pages.append(Page(title.children, says, looks=node["classes"], sections=sections_of(node)))
         elif mark_of(node):
             part = mark_of(node)
             if not pages:
                 raise ValueError(f"{node.source}:{node.line}: `% show` before the first {{slide}}")
         elif part:
-            pages[-1].shows += _copies(_part(node, part))
+            pages[-1].shows += copies(part_of(node, part))
             pages[-1].notes += _captions(node)
             part = None
         elif pages and _speakable(node):
@@ -197,9 +201,9 @@ def chapter(tree: nodes.document, number: str) -> Chapter:
         lead=next(iter(top.findall(nodes.paragraph))).deepcopy(),
         pages=marked(told),
         objectives=next(iter(box.findall(nodes.bullet_list))).deepcopy(),
-        needs=_copies([child for child in box.children if isinstance(child, nodes.paragraph)]),
+        needs=copies([child for child in box.children if isinstance(child, nodes.paragraph)]),
         points=next(iter(points.findall(nodes.bullet_list))).deepcopy(),
-        limits=_copies(limits),
+        limits=copies(limits),
         formulas=formulas,
         exercises=[node.deepcopy() for node in exercises.findall(_is_exercise)],
     )
@@ -209,13 +213,20 @@ def _is_exercise(node: nodes.Node) -> bool:
     return type(node).__name__ in ("exercise_node", "exercise_enumerable_node")
 
 
-def _title_of(exercise: nodes.Element) -> str:
+def title_of(exercise: nodes.Element) -> str:
     """An exercise's title without its number and brackets."""
     found = next(iter(exercise.findall(nodes.subtitle)), None) or exercise[0]
     return found.astext().strip("() ")
 
 
-def _listed(texts: list[list[nodes.Node]]) -> nodes.bullet_list:
+def task(exercise: nodes.Element) -> list[nodes.Node]:
+    """What an exercise asks, with the code that it begins with."""
+    body = next((child for child in exercise.children if isinstance(child, nodes.section)), exercise)
+    shown = [child for child in body.children if not isinstance(child, nodes.title | nodes.subtitle)]
+    return [part for child in shown for part in part_of(child, "code")]
+
+
+def listed(texts: list[list[nodes.Node]]) -> nodes.bullet_list:
     items = [nodes.list_item("", nodes.paragraph("", "", *text)) for text in texts]
     return nodes.bullet_list("", *items)
 
@@ -225,230 +236,20 @@ def split(points: nodes.Node) -> list[nodes.bullet_list]:
     items = points.children
     count = -(-len(items) // POINTS)
     each = -(-len(items) // count)
-    return [nodes.bullet_list("", *_copies(items[i : i + each])) for i in range(0, len(items), each)]
+    return [nodes.bullet_list("", *copies(items[i : i + each])) for i in range(0, len(items), each)]
 
 
-def deck(found: Chapter, name: str) -> list[Page]:
+def deck(found: Chapter) -> list[Page]:
     """All slides of a chapter but the first."""
     titles = [
-        [nodes.reference("", _title_of(node), refid=node["ids"][0])]
-        for node in found.exercises
-        if node["ids"]
+        [nodes.reference("", title_of(node), refid=node["ids"][0])] for node in found.exercises if node["ids"]
     ]
     key = [
         Page([nodes.Text("Key points")], says=[points], looks=["points"]) for points in split(found.points)
     ]
-    exercises = Page([nodes.Text("Exercises")], says=[_listed(titles)], looks=["points"])
+    exercises = Page([nodes.Text("Exercises")], says=[listed(titles)], looks=["points"])
     limits = Page([nodes.Text("What was and was not shown")], says=found.limits, looks=["limits"])
     objectives = Page(
         [nodes.Text("What you will be able to do")], [found.objectives], notes=found.needs, looks=["points"]
     )
     return [objectives, *found.pages, *key, exercises, limits]
-
-
-# HTML
-
-
-class Writer:
-    """Turns nodes of a chapter into HTML for a page of the folder of slides."""
-
-    def __init__(self, app: Sphinx) -> None:
-        self.builder = app.builder
-
-    def enter(self, name: str) -> None:
-        self.name = name
-        self.builder.current_docname = name
-        self.builder.secnumbers = self.builder.env.toc_secnumbers.get(name, {})
-        self.builder.fignumbers = self.builder.env.toc_fignumbers.get(name, {})
-        self.builder.imgpath, self.builder.dlpath = "../_images", "../_downloads"
-
-    def __call__(self, found: list[nodes.Node]) -> str:
-        return "\n".join(self.one(node) for node in found)
-
-    def one(self, node: nodes.Node) -> str:
-        box = nodes.container("", node.deepcopy())
-        for reference in box.findall(nodes.reference):
-            self._relink(reference)
-        for caption in [*box.findall(nodes.caption)]:
-            caption.parent.remove(caption)
-        for named in box.findall(nodes.Element):
-            named["ids"] = []
-        made = self.builder.render_partial(box)["fragment"]
-        return made.removeprefix('<div class="docutils container">').strip().removesuffix("</div>").strip()
-
-    def _relink(self, reference: nodes.Element) -> None:
-        page = posixpath.basename(self.name) + ".html"
-        if "refid" in reference:
-            reference["refuri"] = f"../book/{page}#{reference.attributes.pop('refid')}"
-        elif not re.match(r"\w+:", reference.get("refuri", "x:")):
-            target = reference["refuri"]
-            target = page + target if target.startswith("#") else target
-            reference["refuri"] = posixpath.normpath(posixpath.join("../book", target))
-        reference["internal"] = True
-
-    def inline(self, found: list[nodes.Node]) -> str:
-        made = self.one(nodes.paragraph("", "", *_copies(found)))
-        return re.sub(r"^<p>|</p>$", "", made)
-
-
-HEAD = """<!DOCTYPE html>
-<html lang="en" data-theme="light">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<link rel="icon" href="../_static/favicon.svg">
-<link rel="stylesheet" href="../_static/pygments.css">
-{styles}
-<script>
-window.MathJax = {{options: {{enableMenu: false}}, svg: {{fontCache: "local", scale: 0.9}}}};
-</script>
-<script defer src="../_static/mathjax/tex-svg-full.js"></script>
-{scripts}
-</head>
-<body>
-"""
-STYLE, SCRIPT = '<link rel="stylesheet" href="../_static/{}">', '<script defer src="../_static/{}"></script>'
-
-
-def head(title: str, styles: list[str], scripts: list[str]) -> str:
-    return HEAD.format(
-        title=html.escape(title),
-        styles="\n".join(map(STYLE.format, styles)),
-        scripts="\n".join(map(SCRIPT.format, scripts)),
-    )
-
-
-def section_html(page: Page, write: Writer) -> str:
-    parts = [
-        f'<section class="{" ".join(page.looks)}">',
-        f"<h2>{write.inline(page.title)}</h2>",
-        f'<div class="shows">{write(page.shows)}</div>' if page.shows else "",
-        f'<div class="says">{write(page.says)}</div>' if page.says else "",
-        f'<aside class="notes">{write(page.notes)}</aside>' if page.notes else "",
-        "</section>",
-    ]
-    return "\n".join(part for part in parts if part)
-
-
-def deck_html(found: Chapter, name: str, book: str, write: Writer) -> str:
-    write.enter(name)
-    page = posixpath.basename(name)
-    first = [
-        '<section class="first">',
-        f"<p>{html.escape(book)} · Chapter {found.number}</p>",
-        f"<h1>{html.escape(found.title)}</h1>",
-        f'<p><a href="../book/{page}.html">The chapter</a> · <a href="{HANDOUT}.html">Hand-out</a></p>',
-        '<p class="keys">Keys: space or arrows move, S speaker notes, O overview, T light or dark, F full'
-        " screen</p>",
-        f'<aside class="notes">{write([found.lead])}</aside>',
-        "</section>",
-    ]
-    top = head(
-        f"{found.title} (slides)",
-        ["reveal/reveal.css", "slides.css"],
-        ["reveal/reveal.js", "reveal/notes.js", "slides.js"],
-    )
-    pages = "\n".join([*first, *(section_html(page, write) for page in deck(found, name))])
-    return f'{top}<main class="reveal"><div class="slides">\n{pages}\n</div></main>\n</body>\n</html>\n'
-
-
-def handout_html(chapters: dict[str, Chapter], notation: nodes.document, book: str, write: Writer) -> str:
-    parts = [
-        head(f"{book}: hand-out", ["hand-out.css"], ["slides.js"]),
-        f"<main>\n<h1>{html.escape(book)}</h1>",
-        "<p>Notation, key points, formulas and exercises of all chapters. Print it from the browser.</p>",
-    ]
-    write.enter("book/notation")
-    for title in ("Words", "Symbols"):
-        part = section(notation, title)
-        parts.append(f"<section><h2>{title}</h2>{write(_copies(part.children[1:]))}</section>")
-    for name, found in chapters.items():
-        write.enter(name)
-        parts.append(handout_part(found, write))
-    return "\n".join([*parts, "</main>\n</body>\n</html>\n"])
-
-
-def handout_part(found: Chapter, write: Writer) -> str:
-    formulas, before = [], ""
-    for title, formula in found.formulas:
-        label = html.escape(title) if title != before else ""
-        formulas.append(f"<tr><th scope='row'>{label}</th><td>{write([formula])}</td></tr>")
-        before = title
-    return "\n".join(
-        [
-            f'<section class="chapter"><h2>{found.number} {html.escape(found.title)}</h2>',
-            f"<h3>Key points</h3>{write([found.points])}",
-            f"<h3>Formulas</h3><table class='formulas'>{''.join(formulas)}</table>" if formulas else "",
-            f"<h3>Exercises</h3>{''.join(_task(node, write) for node in found.exercises)}",
-            "</section>",
-        ]
-    )
-
-
-def _task(exercise: nodes.Element, write: Writer) -> str:
-    body = next((c for c in exercise.children if isinstance(c, nodes.section)), exercise)
-    shown = [child for child in body.children if not isinstance(child, nodes.title | nodes.subtitle)]
-    shown = [part for child in shown for part in _part(child, "code")]
-    return f"<div class='exercise'><h4>{html.escape(_title_of(exercise))}</h4>{write(shown)}</div>"
-
-
-# In the build
-
-
-def _is_chapter(name: str) -> bool:
-    return re.match(r"book/\d\d-", name) is not None
-
-
-class Decks:
-    """Keeps what each chapter gives while pages are written, and writes decks and hand-out at the end."""
-
-    def __init__(self) -> None:
-        self.chapters: dict[str, Chapter] = {}
-        self.notation: nodes.document | None = None
-
-    def collect(self, app: Sphinx, tree: nodes.document, name: str) -> None:
-        if app.builder.format != "html":
-            return
-        if name == "book/notation":
-            self.notation = tree.deepcopy()
-        if _is_chapter(name):
-            number = ".".join(map(str, app.env.toc_secnumbers.get(name, {}).get("", ())))
-            self.chapters[name] = chapter(tree, number)
-            if self.chapters[name].pages:
-                self._link(tree, name)
-        for node in [*tree.findall(slide)]:  # or the search would find what the page does not show
-            node.parent.remove(node)
-
-    def _link(self, tree: nodes.document, name: str) -> None:
-        links = f'<a href="../{FOLDER}/{posixpath.basename(name)}.html">slides</a>'
-        links += f' · <a href="../{FOLDER}/{HANDOUT}.html">hand-out</a>'
-        line = nodes.raw("", f'<p class="notebook-links">Teach it: {links}</p>', format="html")
-        title = next(iter(tree.findall(nodes.title)))
-        title.parent.insert(title.parent.index(title) + 1, line)
-
-    def write(self, app: Sphinx, exception: Exception | None) -> None:
-        if exception is not None or app.builder.format != "html" or not self.chapters:
-            return
-        for name in ["book/notation", *(name for name in app.env.found_docs if _is_chapter(name))]:
-            if name not in self.chapters and not (name == "book/notation" and self.notation):
-                tree = app.env.get_and_resolve_doctree(name, app.builder)  # was not written in this build
-                app.builder.post_process_images(tree)
-        folder, writer, book = Path(app.outdir) / FOLDER, Writer(app), app.config.html_title
-        folder.mkdir(exist_ok=True)
-        chapters = dict(sorted(self.chapters.items()))
-        for name, found in chapters.items():
-            if found.pages:
-                text = deck_html(found, name, book, writer)
-                (folder / f"{posixpath.basename(name)}.html").write_text(text)
-        text = handout_html(chapters, self.notation, book, writer)
-        (folder / f"{HANDOUT}.html").write_text(text)
-
-
-def setup(app: Sphinx) -> dict[str, bool]:
-    decks = Decks()
-    app.add_node(slide, html=(_skip, None), latex=(_skip, None), text=(_skip, None))
-    app.add_directive("slide", Slide)
-    app.connect("doctree-resolved", decks.collect)
-    app.connect("build-finished", decks.write)
-    return {"parallel_read_safe": True, "parallel_write_safe": False}

@@ -22,6 +22,7 @@ from dqt_book.exercises import wrong
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "book" / "workshop" / "episodes.yml"
 LONGEST = 120  # minutes without a break
+DECKS = ("90-minutes",)  # the timetables that are one deck, with a sheet
 NEEDED = {"title", "chapter", "sections", "teaching", "exercise", "exercises", "questions", "objectives"}
 NEEDED |= {"points", "notes"}
 
@@ -188,6 +189,15 @@ def decks() -> list[str]:
     return [name for name in names if "```{slide}" in text(name)]
 
 
+def slide_of(chapter: str, sections: list[str]) -> str:
+    """The anchor of the first slide of some sections of a chapter; empty where they have none."""
+    for title in sections:
+        told = re.split(r"^##+ .*$", text(chapter).partition(f"# {title}\n")[2], maxsplit=1, flags=re.M)[0]
+        if found := re.search(r"^```\{slide\} (.*)$", told, re.M):
+            return nodes.make_id(found[1])
+    return ""
+
+
 def _section_link(chapter: str, title: str) -> str:
     return f'<a href="../{chapter}.html#{nodes.make_id(title)}">{escape(title)}</a>'
 
@@ -201,7 +211,8 @@ def episode_text(name: str, episode: dict[str, Any], folder: Path) -> list[str]:
         f"- {{ref}}`{label}`, *{named[label]}*. Its checker rejects: {', '.join(answers[label])}."
         for label in episode["exercises"]
     ]
-    slides = f' <a href="../../slides/{chapter}.html">Slides</a>.' if chapter in decks() else ""
+    slides = f' <a href="../../slides/{chapter}.html#/{slide_of(chapter, episode["sections"])}">Slides</a>.'
+    slides = slides if chapter in decks() else ""
     return [
         f"({anchor(name)})=",
         f"## {episode['title']}",
@@ -303,7 +314,9 @@ class Decks(SphinxDirective):
     """`{decks}`: a list of the chapters that have slides."""
 
     def run(self) -> list[nodes.Node]:
-        lines = [f'1. {{doc}}`../{name}`: <a href="../../slides/{name}.html">slides</a>' for name in decks()]
+        link = '<a href="../../slides/{0}.html">slides</a>'
+        lines = [f"- {{doc}}`{name}`: {link.format(name)}, with their sheet, in one deck" for name in DECKS]
+        lines += [f"- {{doc}}`../{name}`: {link.format(name)}" for name in decks()]
         box = nodes.Element()
         self.state.nested_parse(StringList(lines), 0, box)
         return box.children

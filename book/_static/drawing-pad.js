@@ -19,7 +19,7 @@
   window.paintGrey = paintGrey;
   window.drawingPad = (drawn) => {
     const node = window.dqtWidget.element("canvas", {
-      class: "draw", role: "application", tabindex: "0", "data-role": "pad", "aria-label": LABEL
+      class: "draw", role: "application", tabindex: "0", "data-role": "pad", "data-prevent-swipe": "", "aria-label": LABEL
     });
     const pen = { x: SIZE / 2, y: SIZE / 2, isDown: false };
     let strokes = [], given = null, isDragged = false, isWaiting = false, isFocused = false;
@@ -70,6 +70,7 @@
       else if (event.key in MOVES) movePen(MOVES[event.key]);
       else return;
       event.preventDefault();
+      event.stopPropagation(); // or a deck of slides would move on
       if (!pen.isDown) return paint();
       if (event.key === " ") strokes.push([]);
       strokes.at(-1).push([pen.x + 0.5, pen.y + 0.5]);

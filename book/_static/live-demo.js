@@ -292,7 +292,7 @@
     root.append(
       element("label", {}, ["Network: ", chosen]),
       element("div", { class: "stage" }, [
-        element("section", {}, [
+        element("div", {}, [
           element("h3", {}, ["Draw a digit"]), pad.node,
           element("div", { class: "row" }, [button("Clear", pad.clear)]),
           element("label", {}, [fit, " centre it and fill the square, as the training digits do"]),
@@ -303,7 +303,7 @@
           })]),
           element("label", {}, ["or a picture of your own: ", chooser]), trouble
         ]),
-        element("section", {}, [
+        element("div", {}, [
           element("h3", {}, ["The answer"]),
           element("div", { class: "answer" }, [best, seen, source]),
           scores.node, facts, element("div", { class: "cost", "aria-hidden": "true" }, [cost])

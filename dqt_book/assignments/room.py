@@ -143,7 +143,9 @@ def environment(there):
     if "PYTHONPATH" in kept:
         kept["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, kept["PYTHONPATH"].split(os.pathsep)))
     own = dict.fromkeys(("HOME", "TMPDIR", "XDG_CACHE_HOME", "IPYTHONDIR"), str(there))
-    return kept | own | {"MPLBACKEND": "agg", "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    # `NUMBA_...`: the kernels of programs would be compiled for each notebook anew, which takes a task's time
+    ready = {"MPLBACKEND": "agg", "OMP_NUM_THREADS": "1", "NUMBA_DISABLE_JIT": "1"}
+    return kept | own | ready | {"PYTHONDONTWRITEBYTECODE": "1"}
 
 
 class Started:
