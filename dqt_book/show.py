@@ -10,7 +10,7 @@ from matplotlib_inline.backend_inline import set_matplotlib_formats
 
 # No background, and mid-tones that read on white and on near-black pages; lines differ by marker too.
 INK = "#7d7d7d"
-MARKERS = "os^DvXP*<>"  # more than colours, for figures with many series
+MARKERS = "os^DvXP*<>h"  # more than colours, for figures with many series
 COLOURS = ["#2e86c1", "#d0661f", "#2a9466", "#b659a6", "#8f7a1c", INK]
 STYLE = {
     **dict.fromkeys(("figure.facecolor", "axes.facecolor", "savefig.facecolor"), "none"),

@@ -190,6 +190,8 @@ show.Table(["difference", "measured", "band", "status"], statuses(recorded))
 # - *One width, learned step*: this package's layers with one width alone, as LSQ trains; integers.
 # - *PACT*, *DoReFa-Net*: one width; simulated in float32, for their weights are no nested codes. Shortcuts stay
 #   unrounded there, which helps them.
+# - *torchao (PT2E)*: PyTorch's own quantization-aware training and conversion, at 8 bits, which is what its
+#   quantizer for convolutions knows; a zero point for every tensor of activations; simulated in float32 as converted.
 # - *Any-Precision*: one network for all widths, every width rounded anew from the float weights, each learning
 #   from the next wider one; a batch norm for each width; simulated in float32.
 #   DoReFa-Net and Any-Precision clip activations at a constant 1, which suits a network that was trained so from its

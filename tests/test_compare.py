@@ -2,6 +2,8 @@
 
 import copy
 import dataclasses
+import re
+import sys
 
 import numpy as np
 import pytest
@@ -13,7 +15,16 @@ from dqt_book.records import comparison
 from dqt_core import allocate, cost, lower, results
 from dqt_core.training import agreement, calibration
 from dqt_core.training.layers import SwitchLayer
-from reproductions.cifar10 import compare, decisions, foresight, later, looking_rows, run, static_rows
+from reproductions.cifar10 import (
+    compare,
+    decisions,
+    foresight,
+    later,
+    looking_rows,
+    run,
+    static_rows,
+    torchao_row,
+)
 
 # Statistics and budgets
 
@@ -188,6 +199,44 @@ def test_a_quiet_controller_begins_at_the_widest_and_ends_at_the_budget(tmp_path
     looks, dealt, usual = results.read(settings.record("quiet-3"))["rows"]
     assert looks["budget"] * 0.7 < looks["bitops"] < looks["budget"] * 1.1
     assert (dealt["bitops"], usual["widths"]) == (looks["bitops"], "each layer's usual width")
+
+
+def test_torchaos_training_is_a_row_that_resumes_and_says_what_is_stored(tmp_path, monkeypatch):
+    monkeypatch.setattr(run.Run, "_float", small_float)
+    torch.manual_seed(0)
+    settings = embedded(tmp_path)
+    assert compare.make_all(settings, ["torchao-8"]) == 0
+    record = results.read(settings.record("torchao-8"))
+    (row,) = record["rows"]
+    assert (row["kind"], row["mean_width"], record["training"]["steps"]) == ("float simulation", 8, 2)
+    stored = record["training"]["converted"]
+    assert stored["tensors"]["torch.int8"] == 4, "the weights of every layer"
+    assert stored["operations"]["aten.conv2d.default"] == 3
+    assert stored["operations"]["quantized_decomposed.quantize_per_tensor.default"] >= 4
+    assert not any("batch_norm" in name for name in stored["operations"])
+
+    settings.record("torchao-8").unlink()
+    monkeypatch.setattr(torchao_row.Prepared, "forward", _not_in_training(torchao_row.Prepared.forward))
+    monkeypatch.setattr(torchao_row.Prepared, "converted", lambda net: net.eval().graph)  # in no time
+    assert compare.make_all(settings, ["torchao-8"]) == 0
+    assert results.read(settings.record("torchao-8"))["training"]["steps"] == 2
+
+
+def small_float(made):
+    """In place of a ResNet-18, whose conversion takes a minute."""
+    made.float_origin = {}
+    convs = [nn.Conv2d(inputs, 8, 3, 2, 1, bias=False) for inputs in (3, 8, 8)]
+    parts = [part for conv in convs for part in (conv, nn.BatchNorm2d(8), nn.ReLU())]
+    return nn.Sequential(*parts, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10)).eval()
+
+
+def test_without_torchao_its_row_says_so(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(run.Run, "_float", small_float)
+    for name in [name for name in sys.modules if name.split(".")[0] == "torchao"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "torchao", None)
+    assert compare.make_all(embedded(tmp_path), ["torchao-8"]) == 1
+    assert re.search(r'row torchao-8 needs torchao\S*: pip install -e "\.\[dev\]"', capsys.readouterr().err)
 
 
 def test_the_further_training_of_the_float_network_is_a_row(tmp_path):

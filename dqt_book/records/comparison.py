@@ -74,6 +74,7 @@ METHODS = [
     _method("one width, learned step", _EACH, "lsq-{}", "{}", WIDTHS),
     _method("PACT", _EACH, "pact-{}", "{}", (4, 3, 2)),
     _method("DoReFa-Net", _EACH, "dorefa-{}", "{}", (4, 3, 2)),
+    _method("torchao (PT2E)", _EACH, "torchao-{}", "{}", (8,)),
     _method("Any-Precision", _ONE, "any-precision", "{}", WIDTHS),
     _method("DQT static", _ONE, "dqt-static", "{}", WIDTHS),
     _method("DQT static, trained further", _ONE, "cascade", "{}", WIDTHS),

@@ -33,6 +33,7 @@ from reproductions.cifar10.static_rows import (
     single,
     switchable,
 )
+from reproductions.cifar10.torchao_row import torchao
 
 BUDGETS = (3, 4, 5)
 # what differs from the rows `dynamic`, and in words
@@ -98,6 +99,7 @@ def _rows() -> dict[str, Row]:
         for method, name in (("pact", "PACT"), ("dorefa", "DoReFa-Net")):
             arguments = {"method": method, "widths": (bits,)}
             rows[f"{method}-{bits}"] = Row(baseline, f"{name}, {bits} bits", arguments)
+    rows["torchao-8"] = Row(torchao, "torchao's quantization-aware training (PT2E), 8 bits")
     arguments = {"method": "any-precision", "widths": WIDTHS}
     rows["any-precision"] = Row(baseline, "Any-Precision, one network for all widths", arguments)
     floor = {"rounding": "floor"}
