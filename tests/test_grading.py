@@ -117,6 +117,11 @@ UNREADABLE = {
     "merged/a1/a1.ipynb": ("<<<<<<< HEAD\n{}\n=======\n{}\n>>>>>>> b\n", "merge conflict"),
     "zero/a1/a1.ipynb": ("", "it is cut off or edited by hand (line 1"),
     "a list/a1/a1.ipynb": ("[]", "cannot be read as a notebook"),
+    "a number/a1/a1.ipynb": (
+        '{"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": [{"cell_type": "raw", "id": "a",'
+        ' "metadata": {}, "source": 5}]}',
+        "the source of cell 1 is no text",
+    ),
     "no cells/a1/a1.ipynb": ('{"nbformat": 4, "nbformat_minor": 5, "metadata": {}}', "cannot be read"),
     "text cells/a1/a1.ipynb": (
         '{"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": ["a"]}',

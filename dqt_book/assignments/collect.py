@@ -96,7 +96,9 @@ def read(student, path):
             warnings.simplefilter("ignore")  # of cells with one id, which are given new ones
             notebook = nbformat.reads(text, as_version=4)
         marks = Counter((grade_id(cell) or "").partition("_")[0] for cell in notebook.cells)
-        [str(cell.source) + cell.cell_type for cell in notebook.cells]
+        for number, cell in enumerate(notebook.cells, 1):
+            if not isinstance(cell.source, str) or not isinstance(cell.cell_type, str):
+                raise ValueError(f"the source of cell {number} is no text")
         nbformat.writes(notebook).encode()  # half a character, as JSON can hold it, cannot be written again
     except json.JSONDecodeError as error:
         row.reason = f"it is cut off or edited by hand (line {error.lineno}: {error.msg}): ask for it again"
