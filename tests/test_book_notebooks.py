@@ -105,10 +105,13 @@ def test_a_notebook_installs_what_its_code_asks_for(code, packages):
     assert notebooks.needs(code)[0] == packages
 
 
-def test_the_first_chapters_need_no_torch_and_no_network_of_the_checkpoints():
+def test_the_first_chapters_need_no_torch_no_record_and_one_small_network_of_the_checkpoints():
     for code in map(notebooks.code_of, CHAPTERS[:4]):
         assert "[" not in notebooks.needs(code)[0]
-        assert not any({"results", "checkpoints"} & set(path.parts) for path in notebooks.files(code))
+        files = notebooks.files(code)
+        assert not any("results" in path.parts for path in files)
+        kept = [path.name for path in files if "checkpoints" in path.parts]
+        assert all(name.startswith("resnet18_embedded_float-") for name in kept)
 
 
 def test_a_notebook_downloads_the_networks_that_it_names():

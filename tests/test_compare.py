@@ -201,9 +201,9 @@ def test_a_quiet_controller_begins_at_the_widest_and_ends_at_the_budget(tmp_path
     assert (dealt["bitops"], usual["widths"]) == (looks["bitops"], "each layer's usual width")
 
 
+@pytest.mark.slow
 def test_torchaos_training_is_a_row_that_resumes_and_says_what_is_stored(tmp_path, monkeypatch):
     monkeypatch.setattr(run.Run, "_float", small_float)
-    torch.manual_seed(0)
     settings = embedded(tmp_path)
     assert compare.make_all(settings, ["torchao-8"]) == 0
     record = results.read(settings.record("torchao-8"))
@@ -225,6 +225,7 @@ def test_torchaos_training_is_a_row_that_resumes_and_says_what_is_stored(tmp_pat
 def small_float(made):
     """In place of a ResNet-18, whose conversion takes a minute."""
     made.float_origin = {}
+    torch.manual_seed(0)  # the same network at each start
     convs = [nn.Conv2d(inputs, 8, 3, 2, 1, bias=False) for inputs in (3, 8, 8)]
     parts = [part for conv in convs for part in (conv, nn.BatchNorm2d(8), nn.ReLU())]
     return nn.Sequential(*parts, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10)).eval()
