@@ -510,9 +510,9 @@ REFUSED = {
         r"`g` reads \(1, 8, 16, 16\) for one image, expected \(1, C\)",
         model(lambda m, x: m.mean(m.c(m.g(m.head(x)))).flatten(1), g=nn.Linear(16, 16)),
     ),
-    "rounded output": ("expected one tensor, of one layer or global mean", model(lambda m, x: m.relu(m.tail(m.head(x))))),
+    "rounded output": ("expected one tensor, of one layer", model(lambda m, x: m.relu(m.tail(m.head(x))))),
     "two outputs": (
-        "expected one tensor, of one layer or global mean",
+        "expected one tensor, of one layer",
         model(lambda m, x: (lambda y: (m.tail(y), m.mean(y)))(m.head(x))),
     ),
     "a branch": (
