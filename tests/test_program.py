@@ -113,7 +113,7 @@ def variations(value):
             for i, item in enumerate(value)
             for variation in variations(item)
         ]
-        return [value[:-1], *each, *([] if value[::-1] == value else [value[::-1]])]
+        return [value[:-1] if value else (0,), *each, *([] if value[::-1] == value else [value[::-1]])]
     if isinstance(value, bool):
         return [not value]
     if isinstance(value, int):
