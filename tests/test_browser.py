@@ -558,7 +558,9 @@ def broken_links(folder: Path) -> list[str]:
                 continue
             file = (path.parent / unquote(address.split("?")[0])).resolve() if address else path
             offered = linked[file].anchors if file in linked else None
-            if not file.exists() or (anchor and offered is not None and unquote(anchor) not in offered):
+            if not file.exists() or (
+                anchor and offered is not None and unquote(anchor).removeprefix("/") not in offered
+            ):
                 broken.append(f"{path.relative_to(folder)} -> {target}")
     return sorted(broken)
 
