@@ -37,6 +37,20 @@ def solutions(name):
     }
 
 
+def changes(name):
+    """A function of a task and of pairs (old, new): {task: the right answer with each old text replaced}."""
+    right = solutions(name)
+
+    def changed(task, *pairs):
+        text = right[task]
+        for old, new in pairs:
+            assert old in text, old
+            text = text.replace(old, new)
+        return {task: text}
+
+    return changed
+
+
 def filled(released, answers):
     """The notebook a student was given, with answers typed in."""
     made = copy.deepcopy(released)

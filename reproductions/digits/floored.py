@@ -9,15 +9,13 @@ takes minutes on a CPU and no download.
 
 import copy
 import dataclasses
-import json
 
 import torch
 from torch.nn import functional
 
 from dqt_book.places import ROOT
 from dqt_core import convert, data, models, results, train
-from dqt_core.evaluation.consistency import signed
-from dqt_core.program.storage import write_whole
+from dqt_core.evaluation.consistency import write_signed
 from dqt_core.training import calibration
 from dqt_core.training.layers import Quantizer
 from dqt_core.training.objective import Objective
@@ -96,7 +94,7 @@ def main():
         "rows": [row for seed in SEEDS for row in rows(seed, digits)],
         "provenance": results.provenance(),
     }
-    write_whole(RECORD, f"{json.dumps(signed(record), indent=1, sort_keys=True)}\n".encode())
+    write_signed(record, RECORD)
 
 
 if __name__ == "__main__":

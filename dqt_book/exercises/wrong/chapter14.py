@@ -3,14 +3,6 @@
 import numpy as np
 
 
-def windows(x, size, stride, padding, fill=0):
-    edges = ((0, 0), (padding, padding), (padding, padding), (0, 0))
-    padded = np.pad(x, edges, constant_values=fill)
-    found = np.lib.stride_tricks.sliding_window_view(padded, (size, size), axis=(1, 2))
-    found = found[:, ::stride, ::stride]
-    return found, (*found.shape[:3], -1)
-
-
 def to_units(B, M, drop, rounded):
     unit = M << drop
     return rounded(B, unit) * unit
