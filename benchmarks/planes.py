@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 
 from dqt_core import integer, nested, results
 from dqt_core.backends import bit_serial
-from dqt_core.evaluation.consistency import signed
+from dqt_core.evaluation.consistency import signed, write_signed
 
 SCHEMA = "dqt-planes-1"
 WIDTHS = (8, 6, 4, 3, 2, 1)
@@ -124,10 +124,9 @@ def main():
         "clock": "of the process",
         "rows": measure(options.size, count, options.rounds),
     }
-    text = json.dumps(signed(record), indent=1) + "\n"
     if options.out:
-        options.out.write_text(text)
-    print(text)
+        write_signed(record, options.out)
+    print(json.dumps(signed(record), indent=1))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ not. One pass is the forward and backward of the float network.
 """
 
 import argparse
-import json
 import statistics
 import time
 from contextlib import ExitStack
@@ -20,7 +19,7 @@ import torch
 from torch.nn import functional
 
 from dqt_core import convert, models, results
-from dqt_core.evaluation.consistency import signed
+from dqt_core.evaluation.consistency import write_signed
 from dqt_core.training.objective import Objective
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -149,7 +148,7 @@ def main():
         show(tables[str(channels)])
     settings = {"batch": options.batch, "repeats": options.repeats, "threads": options.threads}
     record = {"name": "training_step", **settings, "by_channels": tables, "provenance": results.provenance()}
-    options.out.write_text(json.dumps(signed(record), indent=1, sort_keys=True) + "\n")
+    write_signed(record, options.out)
 
 
 if __name__ == "__main__":
