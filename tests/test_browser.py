@@ -49,11 +49,15 @@ def faults(opened):
     )
     errors = page.eval_on_selector_all("mjx-merror", "all => all.map(e => e.textContent)")
     wide = page.evaluate("document.scrollingElement.scrollWidth - innerWidth")
+    small = page.eval_on_selector_all(
+        ".figure-frame img", "all => all.filter(i => i.width < 0.69 * i.naturalWidth).map(i => i.alt)"
+    )
     return [
         *opened.problems,
         *(f"{r.status}: {r.url}" for r in opened.responses if r.status >= 400),
         *(f"image not shown: {source}" for source in broken),
         *(f"formula not rendered: {text}" for text in formulas + errors),
+        *(f"figure with type too small to read: {text}" for text in small),
         *([f"{wide} pixels wider than the window"] if wide > 0 else []),
     ]
 
@@ -78,6 +82,22 @@ def test_page_opens_on_a_phone_in_the_theme_that_was_chosen(running, address, th
     with visit(running, f"{address}/book/02-nested-codes.html", theme, PHONE["width"]) as opened:
         assert opened.page.evaluate("document.documentElement.dataset.theme") == theme
         assert faults(opened) == []
+
+
+def test_a_figure_keeps_its_type_on_a_phone_and_is_reached_by_keyboard(running, address):
+    with visit(running, f"{address}/book/01-why-bits-matter.html") as opened:
+        frames = opened.page.locator(".figure-frame")
+        assert frames.count() > 3
+        assert opened.page.locator(".figure-frame.scrolls").count() == 0
+        opened.page.set_viewport_size(PHONE)
+        opened.page.wait_for_selector(".figure-frame.scrolls[tabindex='0']")
+        first = frames.first
+        assert first.evaluate("frame => frame.scrollWidth > frame.clientWidth")
+        assert "sideways" in first.evaluate("frame => getComputedStyle(frame, '::after').content")
+        assert opened.axe() == []
+        opened.page.set_viewport_size(DESK)
+        opened.page.wait_for_function("!document.querySelector('.figure-frame.scrolls')")
+        assert first.get_attribute("tabindex") is None
 
 
 def test_book_works_from_disk(running, book):
