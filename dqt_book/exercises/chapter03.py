@@ -27,11 +27,10 @@ def longest_sum(function):
     for accumulator in (16, 24, 32):
         for b_w in range(1, 9):
             for b_a in range(1, 9):
-                largest = max(
-                    abs(w * a) for w in nested.code_range(b_w, True) for a in nested.code_range(b_a, False)
-                )
+                products = [w * a for w in nested.code_range(b_w, True) for a in nested.code_range(b_a, False)]
                 call = f"longest_sum({accumulator}, {b_w}, {b_a})"
-                most = (2 ** (accumulator - 1) - 1) // largest
+                # the register's lowest value is one further from zero than its highest
+                most = min((2 ** (accumulator - 1) - (p > 0)) // abs(p) for p in products if p)
                 cases.append((call, (accumulator, b_w, b_a), most, accumulator))
     return judge(function, cases, f"{len(cases)} registers and widths")
 

@@ -37,7 +37,8 @@ WRONG = {
         "both unsigned": lambda n, b_w, b_a: (2 ** (n - 1) - 1) // ((2**b_w - 1) * (2**b_a - 1)),
         "powers of two": lambda n, b_w, b_a: 2 ** (n - 1) // 2 ** (b_w - 1 + b_a),
         "master codes": lambda n, b_w, b_a: (2 ** (n - 1) - 1) // (128 * 255),
-        "one more": lambda n, b_w, b_a: (2 ** (n - 1) - 1) // (2 ** (b_w - 1) * (2**b_a - 1)) + 1,
+        "one more": lambda n, b_w, b_a: 2 ** (n - 1) // (2 ** (b_w - 1) * (2**b_a - 1)) + 1,
+        "one less below zero": lambda n, b_w, b_a: (2 ** (n - 1) - 1) // (2 ** (b_w - 1) * (2**b_a - 1)),
     },
     "im2col_strided": {
         "no stride": lambda x, size, stride, padding: (
