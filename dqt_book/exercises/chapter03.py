@@ -27,7 +27,9 @@ def longest_sum(function):
     for accumulator in (16, 24, 32):
         for b_w in range(1, 9):
             for b_a in range(1, 9):
-                products = [w * a for w in nested.code_range(b_w, True) for a in nested.code_range(b_a, False)]
+                products = [
+                    w * a for w in nested.code_range(b_w, True) for a in nested.code_range(b_a, False)
+                ]
                 call = f"longest_sum({accumulator}, {b_w}, {b_a})"
                 # the register's lowest value is one further from zero than its highest
                 most = min((2 ** (accumulator - 1) - (p > 0)) // abs(p) for p in products if p)
