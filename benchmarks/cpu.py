@@ -171,7 +171,7 @@ def network(bench, name, program, batches, exact, compiled=False):
 
 
 def least_bytes(program, batch):
-    """Every weight and every map of codes once: what must move if nothing else does."""
+    """Every weight once, every map of codes written once and read once."""
     sizes = cost.layer_sizes(program)
     return sum(size.weights for size in sizes) + batch * sum(2 * size.inputs for size in sizes)
 
