@@ -246,10 +246,12 @@ def shares_of(bench, program, batch):
     for records in (flat, rest):
         records["kernel_height"][records["kind"] == _layout.CONV] = 0  # no row of a window is collected
     rest["steps"] = 0
-    run = _kernels.run_alone if bench.threads == 1 else _kernels.run
 
     def of(records):
-        return lambda: run(backend._machine, memory, plan.blocks[0], plan.terms, records)
+        given = backend._machine, memory, plan.blocks[0], plan.terms, records
+        if bench.threads == 1:
+            return lambda: _kernels.run_alone(*given)
+        return lambda: _kernels.run(*given, bench.threads)
 
     runners = {"whole": lambda: backend.run(images, choices)}
     runners |= {"steps": of(steps), "flat": of(flat), "rest": of(rest)}
@@ -298,6 +300,30 @@ def kernel_of_products():
         configure(machine, 0)
 
     return repeated
+
+
+def busy(bench):
+    """ResNet-50 while another process keeps one core busy: a laptop is never idle."""
+    if bench.threads == 1:  # whose clock stands still while others run
+        return
+    from benchmarks import cpu_peers as peers
+
+    program = networks.resnet50()
+    every = np.random.default_rng(0).integers(0, 256, (16, *program.image_shape), np.uint8)
+    with tempfile.TemporaryDirectory() as folder:
+        plain = peers.onnx_file(program, f"{folder}/float.onnx")
+        quantized = peers.quantized_file(plain, f"{folder}/int8.onnx", every[:8])
+        for batch in (1, 16):
+            images = every[:batch]
+            runners = {"dqt_core": runner(program, images, 8)}
+            runners["torch fp32"] = peers.torch_peer(program, images, torch.float32)
+            runners["ONNX Runtime int8"] = peers.onnx_peer(quantized, images, bench.threads)
+            with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as other:
+                try:
+                    seconds = bench.turns(runners)
+                finally:
+                    other.kill()
+            bench.rows(f"resnet50 batch {batch}, one core busy", seconds, aims={"ONNX Runtime int8": 0.9})
 
 
 def growth(bench):
@@ -387,6 +413,7 @@ GROUPS = {
     "shares": shares,
     "masked": masked,
     "resnet50": lambda bench: network(bench, "resnet50", networks.resnet50(), (1, 16), 1),
+    "busy": busy,
     "growth": growth,
     "memory": peak_memory,
 }

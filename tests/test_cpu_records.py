@@ -1,5 +1,6 @@
 """Measuring on a CPU: the harness compares bits before it times, keeps what it has, and is drawn."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -187,6 +188,24 @@ def test_threads_share_the_work(monkeypatch):
         got = numba_cpu.Backend(program).run(images[part], choices[part])[0]
         np.testing.assert_array_equal(got, expected[part])
     assert numba.get_num_threads() == numba.config.NUMBA_NUM_THREADS
+
+
+def test_a_thread_that_does_not_come_is_not_waited_for(monkeypatch):
+    """Three are asked for and one is there: it does the work of all."""
+    import numba
+
+    monkeypatch.setattr(numba_cpu, "threads", lambda: 3)
+    monkeypatch.setattr(numba_cpu, "pool", lambda workers: contextlib.nullcontext())
+    program = small()
+    images = np.random.default_rng(0).integers(0, 256, (3, *program.image_shape), np.uint8)
+    choices = np.full((3, len(program.layers)), 2)
+    before = numba.get_num_threads()
+    numba.set_num_threads(1)
+    try:
+        got = numba_cpu.Backend(program).run(images, choices)[0]
+    finally:
+        numba.set_num_threads(before)
+    np.testing.assert_array_equal(got, program.run(images, program.choices[2][0], "numpy").logits)
 
 
 @pytest.mark.parametrize("first", ["torch", "dqt_core.backends.numba_cpu"])

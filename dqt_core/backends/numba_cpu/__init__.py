@@ -11,6 +11,7 @@ the bytes of the images and the logits nothing is allocated.
 `_buffers`   the memory of all that, and of a thread
 `_kernels`   the compiled function, an operation at a time; `_convolutions`, the longest of them
 `_products`  its dot products; `_lines`, its vectors; `_llvm`, the language of both
+`_sharing`   how threads share the items of a step
 ============ ========================================================================================
 """
 
@@ -69,8 +70,8 @@ def prepare() -> None:
     start_pool()
     nothing = (np.zeros(int(kind is layout.MEMORY), kind) for kind in _ARGUMENTS)
     arguments = machine(), *nothing
-    for run in (kernels.run_alone, kernels.run):
-        run(*arguments)
+    kernels.run_alone(*arguments)
+    kernels.run(*arguments, 1)
     kernels.switch_weights(0, 0, 0, 0, 0)
 
 

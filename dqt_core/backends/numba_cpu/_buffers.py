@@ -10,11 +10,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dqt_core._extras import needed
-
-with needed('backend "numba"', "fast"):
-    import numba
-
 from dqt_core.backends.numba_cpu import _layout as layout
 from dqt_core.program import Program
 
@@ -58,7 +53,6 @@ class Scratch:
         self, program: Program, weights: Mapping[str, "Weights"], machine: layout.Machine, workers: int
     ) -> None:
         self.machine, self.workers = machine, workers
-        count: int = numba.config.NUMBA_NUM_THREADS
         widest = max(value.shape[2] for value in program.values.values()) + 15
         windows = max((own.block_pixels * own.steps * layout.LINE for own in weights.values()), default=0)
         sizes = {"sums": max(layout.PRODUCT, 4 * widest), "totals": 8 * widest}
@@ -68,7 +62,7 @@ class Scratch:
         self._kept: dict[str, NDArray[Any]] = {}
         for name, size in sizes.items():
             step = -(-size // layout.LINE) * layout.LINE
-            self._kept[name] = zeros((count - 1) * step + size, np.uint8)
+            self._kept[name] = zeros((workers - 1) * step + size, np.uint8)
             self.memory[f"{name}_step"] = step
         tiles = self._kept["config"] = zeros(layout.LINE, np.uint8)
         tiles[0] = 1  # the one palette there is

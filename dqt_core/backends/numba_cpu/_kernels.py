@@ -1,16 +1,16 @@
 """The kernels, compiled by Numba at first use and kept on disk, integers only.
 
-One function, `run`, walks the steps of a plan; the work items of a step are shared out over threads. Memory
-is by address, as `_layout.MEMORY` says.
+One function, `run`, walks the steps of a plan; the threads share the work items of a step. Memory is by
+address, as `_layout.MEMORY` says.
 """
 
 from dqt_core._extras import needed
 
 with needed('backend "numba"', "fast"):
-    from numba import get_thread_id, prange
+    from numba import prange
 
 from dqt_core.backends._numba_cache import kept
-from dqt_core.backends.numba_cpu import _convolutions, _layout, _lines, _llvm, _products
+from dqt_core.backends.numba_cpu import _convolutions, _layout, _lines, _llvm, _products, _sharing
 from dqt_core.backends.numba_cpu._convolutions import conv, depthwise
 from dqt_core.backends.numba_cpu._layout import (
     CONV,
@@ -46,8 +46,10 @@ from dqt_core.backends.numba_cpu._lines import (
     switch_line,
     switch_line_past_the_cache,
 )
+from dqt_core.backends.numba_cpu._sharing import add_one, wait_for
 
-_PARTS = _layout, _llvm, _products, _lines, _convolutions  # an edit of them is one of what is compiled
+# An edit of them is one of what is compiled.
+_PARTS = _layout, _llvm, _products, _lines, _convolutions, _sharing
 
 
 @compiled
@@ -196,17 +198,35 @@ def work(machine, memory, blocks, terms, step, item, thread):
         multiply(memory, step, item)
 
 
-@kept(*_PARTS, parallel=True)
-def run(machine, memory, blocks, terms, steps):
-    """The steps one after another, the items of each shared out over the threads."""
+@compiled
+def walk(machine, memory, blocks, terms, steps, thread):
+    """The steps one after another: items of each that no thread has taken yet, then a wait for the others."""
     for i in range(len(steps)):
-        for item in prange(steps[i].items):
-            work(machine, memory[0], blocks, terms, steps[i], item, get_thread_id())
+        taken = memory.counts + 2 * LINE * i
+        done, items = taken + LINE, steps[i].items
+        item = add_one(taken)
+        while item < items:
+            work(machine, memory, blocks, terms, steps[i], item, thread)
+            add_one(done)
+            item = add_one(taken)
+        wait_for(done, items)
+
+
+@kept(*_PARTS, parallel=True)
+def run(machine, memory, blocks, terms, steps, workers):
+    """All steps, by so many threads, each of which walks them.
+
+    Items are taken, not assigned: a thread that something else on the machine keeps from its processor holds
+    up the one item that it has.
+    """
+    clear(memory[0].counts, 2 * LINE * len(steps))
+    for thread in prange(workers):
+        walk(machine, memory[0], blocks, terms, steps, thread)
 
 
 @kept(*_PARTS)
 def run_alone(machine, memory, blocks, terms, steps):
-    """`run` on one thread, which wakes no other."""
+    """All steps on one thread, which wakes no other."""
     for i in range(len(steps)):
         for item in range(steps[i].items):
             work(machine, memory[0], blocks, terms, steps[i], item, 0)

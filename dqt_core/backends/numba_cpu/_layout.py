@@ -42,6 +42,7 @@ MEMORY = np.dtype(
             "drops",  # int64: dropped bits of every image, for every reader
             "rows",  # int64: row of its table of every image, for every term
             "tables",  # int8 (rows, 256): of every look-up, one or one for a channel
+            "counts",  # int64, a line each: items taken and items done, of every step
             "ones",  # int32
             "zeros",  # int32
             "config",  # shapes of the tiles

@@ -242,6 +242,7 @@ class Plan:
         self.terms = buffers.table(np.array(self._terms, layout.TERM))
         self.offsets = buffers.table(np.array(self._offsets, np.int64))
         self.tables = buffers.table(np.stack(self._tables))
+        self.counts = buffers.zeros(len(self._made) * 2 * LINE // 8, np.int64)
         self.blocks: dict[int, NDArray[Any]] = {}  # of every part
         self._filled: dict[int, Any] = {}
 
@@ -338,8 +339,11 @@ class Plan:
                 records = slice(start, stop)
                 self._fill(part, records, n, choices, scratch.workers)
                 memory = self._addresses(arena, scratch)
-                run = kernels.run_alone if scratch.workers == 1 else kernels.run
-                run(scratch.machine, memory, self.blocks[part], self.terms, self.records[records])
+                steps = self.blocks[part], self.terms, self.records[records]
+                if scratch.workers == 1:
+                    kernels.run_alone(scratch.machine, memory, *steps)
+                else:
+                    kernels.run(scratch.machine, memory, *steps, scratch.workers)
             start = stop
             if isinstance(op, Choose):
                 logits = made[op.x].reshape(n, op.layers, len(self.program.choices))
@@ -358,7 +362,7 @@ class Plan:
     def _addresses(self, arena: NDArray[np.uint8], scratch: buffers.Scratch) -> NDArray[Any]:
         memory = buffers.table(scratch.memory)
         memory["arena"] = arena.ctypes.data
-        for name in ("offsets", "order", "drops", "rows", "tables"):
+        for name in ("offsets", "order", "drops", "rows", "tables", "counts"):
             memory[name] = getattr(self, name).ctypes.data
         return memory
 
