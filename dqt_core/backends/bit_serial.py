@@ -1,8 +1,8 @@
 """A matrix of nested codes times a vector, from bit planes: a width of b bits reads b planes and no more.
 
 A product of bytes is sixty-four one-bit products. One AND of two lines of planes makes hundreds of them at
-once, and counting bits adds them up. So the time falls with the width of the weights, as do the bytes that
-are read: here nested storage pays, where a machine waits for weights.
+once, and counting bits adds them up. So the bytes that are read fall with the width of the weights, and the
+operations with them: one of the two is what a machine waits for, and here nested storage pays.
 """
 
 from collections.abc import Callable
