@@ -18,12 +18,12 @@
 # 64-bit integer logits come out, and no float is involved in between. It runs the program at each width, then
 # with the controller choosing a width for every layer and image, and sets the accuracy against the bit
 # operations spent. A float network, from which the integer one came, stands beside it. Then it sets that method
-# beside the ones a reader would otherwise choose, each trained by the same recipe, and asks whether looking at
-# the image beats the best static choice of widths.
+# beside others, trained by the same recipe, and asks whether looking at the image beats the best static choice of
+# widths.
 #
 # The recorded tables below are drawn from files in `reproductions/results/`. The live cells run on your
 # machine: on CIFAR-10 where `DQT_DATA` is set, else on the small embedded set of digits, and the table's
-# title says which. Because results are integers, a live run does not come close to the record: it equals it.
+# title says which. Because results are integers, a live run is not merely close to the record: it equals it.
 #
 # Run it with other parameters through papermill, from any folder, for instance
 #
@@ -77,7 +77,8 @@ folder, images = parameters.output(ROOT / out), data.load(dataset)
 #
 # The rows come from a run over all 10,000 test images. Accuracy carries its 95 % confidence interval
 # (Wilson). "Cut" is the same float network converted and never trained at lower widths: its codes are simply
-# read at fewer bits.
+# read at fewer bits. Part of what it loses are stale batch-norm statistics; *What makes the difference* below has
+# the cut network with new ones, the fairer control.
 
 
 # %% tags=["hide-input"]
@@ -181,33 +182,35 @@ show.Table(["difference", "measured", "band", "status"], statuses(recorded))
 # %% [markdown]
 # ## Beside other methods, under one recipe
 #
-# Every row below starts from the same float network and takes the same number of steps of the same recipe
-# (batch, learning rate, schedule, augmentation). The rows of fixed or chosen widths, *best static* and
-# *controller*, both take as many steps again from the same network, DQT static of their seed, and with the same
+# Within a table every row starts from the float network named above it, of its seed where there are several, and
+# takes the same number of steps of the same recipe (batch, learning rate, schedule, augmentation). *DQT* rows
+# *trained further*, *best static*, *controller* and *cascade* take as many steps again, from DQT static of their seed, and with the same
 # consistency term.
 #
 # - *Float, trained further*: the control for what those steps do without any codes.
 # - *One width, learned step*: this package's layers with one width alone, as LSQ trains; integers.
 # - *PACT*, *DoReFa-Net*: one width; simulated in float32, for their weights are no nested codes. Shortcuts stay
-#   unrounded there, which helps them.
+#   unrounded there, which spares them a rounding.
 # - *torchao (PT2E)*: PyTorch's own quantization-aware training and conversion, at 8 bits, which is what its
 #   quantizer for convolutions knows; a zero point for every tensor of activations; simulated in float32 as converted.
 # - *Any-Precision*: one network for all widths, every width rounded anew from the float weights, each learning
 #   from the next wider one; a batch norm for each width; simulated in float32.
 #   DoReFa-Net and Any-Precision clip activations at a constant 1, which suits a network that was trained so from its
-#   first step. Rows that put it on a trained float network were withdrawn: they showed that start, not the method.
+#   first step. Rows that put it on a trained float network were withdrawn: they tested that start as well as the method.
 #   The commands now take their clips from a sample, at each width, as PACT's start is taken.
 # - *DQT static*: one stored master for weights and for activations, with one learned step each; a batch norm for
 #   each width; the sum of the losses at all widths. Double Rounding (arXiv 2502.01199) nests weights in the same
-#   way and gives activations a step for each width; so this row stands for both, without that difference.
+#   way and gives activations a step for each width; this row is the nearest to it here.
 # - *Best static*: of the allocations found by integer programming on measured sensitivities, and of the uniform
 #   ones, the one with the least loss on training images; then trained further at those widths. *DQT, uniform,
 #   trained further* is the same with the uniform width.
 # - *Controller*: widths chosen for each image, its own cost counted. After training, one number is set on training
 #   images so that its decisions spend the budget.
+# - *Cascade*: *DQT static, trained further* at a narrow width, and once more at a wider one where the two best
+#   answers were close; both passes are paid for. *Dealt* gives the second passes to other images.
 #
-# Several seeds: mean and standard deviation. One seed: the accuracy, and its 95 % interval over test images. All
-# seeds share the float network.
+# Several seeds: mean and standard deviation. One seed: the accuracy, and its 95 % interval over test images. Where
+# one float network is named above a table, all its seeds share it.
 
 # %% tags=["hide-input"]
 from IPython.display import Markdown, display
@@ -279,8 +282,8 @@ for group in groups:
     say(f"the best static widths are, at {'; '.join(group.chosen())}")
 
 # %% [markdown]
-# How much do the widths vary? For each layer: the share of test images at each width, and the entropy of that
-# distribution. Zero bits of entropy is a layer that got one width for every image.
+# How much do the widths vary? For each layer: the share of test images at each width. Printed is the entropy of
+# these distributions, added up over the layers: zero bits would be one width in each layer for every image.
 
 
 # %% mystnb={"image": {"alt": "Stacked bars: for each switchable layer, the share of test images at each width that the controller chose.", "classes": "dark-light"}} tags=["nbval-ignore-output", "hide-input"]
@@ -340,8 +343,10 @@ else:
 # %% [markdown]
 # ## What makes the difference
 #
-# The same recipe with one thing changed; compare with the rows *DQT static* above. The first table is the same
-# float network cut without any training.
+# The same recipe with one thing changed; compare with the rows *DQT static* above, a controller that sees nothing
+# with the *controller*, and the two values of alpha with each other. The first table is the same float network cut
+# without any training: where new statistics alone come near the trained rows, the training is not what made the
+# difference.
 
 # %% tags=["hide-input"]
 for group in groups:
@@ -352,8 +357,8 @@ for group in groups:
     say(group.missing(line for lines in comparison.ABLATIONS.values() for line in lines))
 
 # %% [markdown]
-# *Not attempted*: a step for each width. The package has one step for all, by its definition of nested codes; the
-# rows trained for one width show what that costs.
+# *Not attempted*: a step for each width. The package has one step for all, by its definition of nested codes. The
+# rows trained for one width show what that and the sharing of weights cost together.
 #
 # ## The bands, and the float twin
 #
@@ -374,8 +379,8 @@ for group in groups:
 # %% [markdown]
 # ## Beside the published rows
 #
-# These are others' networks on CIFAR-10, as their authors printed them. The paper's own CIFAR-10 rows are not
-# public to us. Networks and baselines differ, so compare each row with its own float column, not across.
+# These are others' networks on CIFAR-10, as their authors printed them. Of the paper's own rows on CIFAR-10 we have
+# none. Networks and baselines differ, so compare each row with its own float column, not across.
 
 # %% tags=["hide-input"]
 published = json.loads((ROOT / "reproductions/expected/published.json").read_text())["rows"]
@@ -543,10 +548,10 @@ for group in groups:
 # %% [markdown]
 # - One stored 8-bit master serves every width, and the program's answers are exact: two backends, any batch
 #   size and any machine give the same digest. The tests hold that for random programs too.
-# - The networks are those named in the tables, trained for the epochs named there. They show the order of methods
-#   under one short recipe, not what each can reach: PACT was made for long training.
+# - The networks are those named in the tables, trained for the epochs named there. They show how methods stand under
+#   one short recipe, where intervals part them, and not what each can reach.
 # - The rows of the full ResNet-18 (64 channels) start from a float network of few epochs, which misses its band by far:
-#   they say what sharing one master costs at that size, not what the size can reach. A longer float network is recorded
+#   they compare one master with a network for each width there, and do not say what the size can reach. A longer float network is recorded
 #   beside them, and the rows that start from it are those named as not yet run. `reproductions/GPU_TODO.md` has the
 #   commands for a GPU.
 # - Read bands against float beside the row *float, trained further*: this short recipe moves a network that had come
@@ -555,5 +560,5 @@ for group in groups:
 #   first look at these test images, because 8 bits then stood outside its band. Read its 8-bit row with that in
 #   mind. The comparison below it took that recipe over for every row.
 # - One seed says nothing about another training: an interval over test images is not a spread over seeds.
-# - A controller that was trained for so few steps looks little at the image; the histograms say how little. That
+# - These controllers, trained for so few steps, look little at the image; the histograms say how little. That
 #   a longer training would change this is possible, and not shown.

@@ -122,8 +122,8 @@ for name, record in records.items():
     shown(record)
 
 # %% [markdown]
-# The sample is easier than the whole validation set: networks score several points above their published accuracy on
-# it. So compare rows of one table with each other, and no row with a published one.
+# The sample seems easier than the whole validation set: networks score several points above their published accuracy
+# on it. So compare rows of one table with each other, and no row with a published one.
 
 
 # %% mystnb={"image": {"alt": "Top-1 accuracy with its 95 % interval against BitOPs for each recorded row, one panel a network; a dotted line is the float network.", "classes": "dark-light"}} tags=["nbval-ignore-output", "hide-input"]
@@ -227,10 +227,10 @@ for name, record in short.items():
 # %% [markdown]
 # ## What a full training takes
 #
-# Decoding is where trainings on ImageNet wait. Images a second of random crops, from class folders and from shards
+# Decoding can be what a training on ImageNet waits for. Images a second of random crops, from class folders and from shards
 # that `reproductions.imagenet.pack` makes, with so many worker processes; "given" are the training images at hand, cut to
-# 256 x 256 before, the photographs are as large as ImageNet's own. The files were in memory, where shards gain
-# nothing: they are for shared disks, of which none was at hand. With other work on the machine the images a second
+# 256 x 256 before, the photographs are as large as ImageNet's own. The files were in memory, where shards show no
+# clear gain: they are for shared disks, of which none was at hand. With other work on the machine the images a second
 # say little, and the CPU time of an image, without workers, says more.
 
 # %% tags=["hide-input"]
@@ -266,7 +266,7 @@ show.Table(imagenet_plan.HEAD, imagenet_plan.table(known, assumed))
 # ## Published rows
 #
 # Others' networks on the whole validation set, as their authors printed them; nearly all of them were trained for
-# their width. Compare each row with its own float column.
+# their width or widths. Compare each row with its own float column.
 
 # %% tags=["hide-input"]
 published = json.loads((ROOT / "reproductions/expected/published.json").read_text())["rows"]
