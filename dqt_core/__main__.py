@@ -2,7 +2,7 @@
 
 ::
 
-    python -m dqt_core quantize MODEL.py:make --weights FILE --images DIR --out DIR
+    python -m dqt_core quantize MODEL.py:make --weights FILE --images IMAGES --out OUT
     python -m dqt_core verify PROGRAM RECORD
 """
 
@@ -105,8 +105,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     one.set_defaults(run=quantize)
     one.add_argument("model", metavar="MODEL.py:make", help="a file, and its function that returns the model")
     one.add_argument("--weights", metavar="FILE", help="a state dict: .safetensors, .npz, or of torch.save")
-    one.add_argument("--images", required=True, metavar="DIR", help="training images, in any folders below")
-    one.add_argument("--out", required=True, type=Path, metavar="DIR", help="for the program and its report")
+    one.add_argument("--images", required=True, metavar="IMAGES", help="a folder of training images, in any folders below")
+    one.add_argument("--out", required=True, type=Path, metavar="OUT", help="a folder for the program and its report")
     one.add_argument("--widths", nargs="+", type=int, default=[4, 5, 6, 8], metavar="BITS")
     one.add_argument("--mean", nargs="+", type=float, help="a number for each channel, of [0, 1] images")
     one.add_argument("--std", nargs="+", type=float)

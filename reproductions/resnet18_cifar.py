@@ -303,7 +303,7 @@ def histogram(group, bits):
     varied = sum(comparison.entropy(layer["counts"]) for layer in layers)
     print(f"{bits}-bit BitOPs: {rows[0]['patterns']} different allocations over {images_:,} images;")
     print(
-        f"entropy of the layers together {varied:.2f} bits; BitOPs vary by {rows[0]['bitops_deviation']:.3g}"
+        f"sum of the layers' entropies {varied:.2f} bits; BitOPs vary by {rows[0]['bitops_deviation']:.3g}"
     )
     axis.set(ylabel="test images, %", title=f"widths by layer, {bits}-bit BitOPs, seed 0")
     axis.tick_params("x", rotation=90)
