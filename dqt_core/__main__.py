@@ -105,8 +105,10 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     one.set_defaults(run=quantize)
     one.add_argument("model", metavar="MODEL.py:make", help="a file, and its function that returns the model")
     one.add_argument("--weights", metavar="FILE", help="a state dict: .safetensors, .npz, or of torch.save")
-    one.add_argument("--images", required=True, metavar="IMAGES", help="a folder of training images, in any folders below")
-    one.add_argument("--out", required=True, type=Path, metavar="OUT", help="a folder for the program and its report")
+    one.add_argument(
+        "--images", required=True, metavar="IMAGES", help="training images, in any folders below"
+    )
+    one.add_argument("--out", required=True, type=Path, metavar="OUT", help="a folder: program, report")
     one.add_argument("--widths", nargs="+", type=int, default=[4, 5, 6, 8], metavar="BITS")
     one.add_argument("--mean", nargs="+", type=float, help="a number for each channel, of [0, 1] images")
     one.add_argument("--std", nargs="+", type=float)

@@ -302,9 +302,7 @@ def histogram(group, bits):
         bottom = [b + s for b, s in zip(bottom, shares, strict=True)]
     varied = sum(comparison.entropy(layer["counts"]) for layer in layers)
     print(f"{bits}-bit BitOPs: {rows[0]['patterns']} different allocations over {images_:,} images;")
-    print(
-        f"sum of the layers' entropies {varied:.2f} bits; BitOPs vary by {rows[0]['bitops_deviation']:.3g}"
-    )
+    print(f"sum of the layers' entropies {varied:.2f} bits; BitOPs vary by {rows[0]['bitops_deviation']:.3g}")
     axis.set(ylabel="test images, %", title=f"widths by layer, {bits}-bit BitOPs, seed 0")
     axis.tick_params("x", rotation=90)
     axis.legend(title="bits", bbox_to_anchor=(1, 1), loc="upper left")
