@@ -13,15 +13,15 @@ from reproductions.cifar10 import compare
 FOLDER = Path(__file__).resolve().parents[1] / "reproductions"
 
 
-def record(folder, row, seed, rows, channels=8, start="a digest"):
-    whole = {"row": row, "seed": seed, "channels": channels, "epochs": 1, "rows": rows, "programs": {}}
+def record(folder, row, seed, rows, channels=8, start="a digest", epochs=1):
+    whole = {"row": row, "seed": seed, "channels": channels, "epochs": epochs, "rows": rows, "programs": {}}
     whole |= {
         "name": row,
         "training": {"starts from": start},
         "dataset": {"name": "cifar10", "limit": None},
         "provenance": {},
     }
-    results.write(whole, folder / f"{row}_c{channels}_e1_s{seed}.json")
+    results.write(whole, folder / f"{row}_c{channels}_e{epochs}_s{seed}.json")
 
 
 def result(label, right, bitops=1e9):
@@ -43,9 +43,11 @@ def tables(tmp_path):
     return comparison, tmp_path
 
 
-def test_groups_are_network_sizes_and_lengths_the_fullest_first(tables):
+def test_groups_are_network_sizes_and_lengths_the_longest_and_then_the_fullest_first(tables):
     comparison, folder = tables
     assert comparison.groups(folder) == [(8, 1), (16, 1)]
+    record(folder, "float", 0, [result("float", np.ones(100), None)], channels=16, epochs=4)
+    assert comparison.groups(folder) == [(16, 4), (8, 1), (16, 1)]
 
 
 def test_a_table_has_the_recorded_lines_and_the_others_are_named(tables):

@@ -140,13 +140,13 @@ CHANGES = {
 
 
 def groups(folder: Path) -> list[tuple[int, float]]:
-    """Channels and epochs of the recorded comparisons, the one with the most records first."""
+    """Channels and epochs of the recorded comparisons, the longest first, then the one with the most records."""
     found: Counter[tuple[int, float]] = Counter()
     for path in folder.glob("*_c*_e*_s*.json"):
         record = results.read(path)
         if record["dataset"]["name"] == "cifar10" and record["dataset"]["limit"] is None:
             found[record["channels"], record["epochs"]] += 1
-    return sorted(found, key=lambda group: (found[group], group), reverse=True)
+    return sorted(found, key=lambda group: (group[1], found[group], group), reverse=True)
 
 
 class Records:
@@ -329,8 +329,7 @@ def second_look(folder: Path, bits: int = 3) -> dict[str, str] | None:
 
     Of the networks that were trained longest. An opponent that was not run is named as that.
     """
-    longest = sorted(groups(folder), key=lambda group: (group[1], -group[0]), reverse=True)
-    every = [Records(folder, *group) for group in longest]
+    every = [Records(folder, *group) for group in groups(folder)]
     looks = Line("", "cascade", f"cascade at {bits} bits")
     records = next((some for some in every if some.of(looks)), None)
     if records is None:
