@@ -140,7 +140,7 @@ CHANGES = {
 
 
 def groups(folder: Path) -> list[tuple[int, float]]:
-    """Channels and epochs of the recorded comparisons, the longest first, then the one with the most records."""
+    """Channels and epochs of the recorded comparisons: the longest first, then the one with most records."""
     found: Counter[tuple[int, float]] = Counter()
     for path in folder.glob("*_c*_e*_s*.json"):
         record = results.read(path)
