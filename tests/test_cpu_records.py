@@ -109,6 +109,14 @@ def test_the_records_of_this_project_are_drawn():
         assert record["machine"]["masked"] == {}
         assert record["rows"]
     assert cpu_records.pages()
+    table = cpu_records.summary()
+    shown = {
+        (row[0], row[1], peer): cell for row in table.rows for peer, cell in zip(table.head, row, strict=True)
+    }
+    for record in cpu_records.records():
+        for row in record["rows"]:
+            if row["what"] == "dqt_core":
+                assert shown[str(record["threads"]), row["group"], row["peer"]] == f"{row['ratio']:.2f}"
     missed = cpu_records.misses()
     assert all(row[-1] != "not known" for row in getattr(missed, "rows", ()))
 

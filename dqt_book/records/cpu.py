@@ -34,6 +34,17 @@ def pages(folder=FOLDER):
     return [part for record in found for part in _page(record)]
 
 
+def summary(folder=FOLDER):
+    """How many times as long each peer takes for a whole network: a row for a network and batch, a column a peer."""
+    rows = [(r["threads"], row) for r in records(folder) for row in r["rows"] if row["what"] == "dqt_core"]
+    peers = list(dict.fromkeys(row["peer"] for _, row in rows))
+    ratios = {}
+    for threads, row in rows:
+        ratios.setdefault((threads, row["group"]), {})[row["peer"]] = f"{row['ratio']:.2f}"
+    head = ["threads", "network", *peers]
+    return Table(head, [(*of, *(found.get(peer, "") for peer in peers)) for of, found in ratios.items()])
+
+
 def _page(record):
     origin, machine = record["provenance"], record["machine"]
     whole = "" if record["finished"] else " The run was cut: what it had measured by then is below."
