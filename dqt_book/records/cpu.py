@@ -35,7 +35,7 @@ def pages(folder=FOLDER):
 
 
 def summary(folder=FOLDER):
-    """How many times as long each peer takes for a whole network: a row for a network and batch, a column a peer."""
+    """How many times as long each peer takes: a row for a network and batch, a column for a peer."""
     rows = [(r["threads"], row) for r in records(folder) for row in r["rows"] if row["what"] == "dqt_core"]
     peers = list(dict.fromkeys(row["peer"] for _, row in rows))
     ratios = {}
