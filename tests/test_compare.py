@@ -271,6 +271,16 @@ def test_cascades_look_at_the_image_and_their_controls_do_not(tmp_path):
     assert len(rows["cascade of three steps at 3 bits"]["thresholds"]) == 2
 
 
+def test_a_cascade_trained_for_its_own_widths_is_a_row(tmp_path):
+    settings = embedded(tmp_path, calibration=128, looking=128)
+    assert compare.make_all(settings, ["cascade-3"]) == 0
+    rows = {row["widths"]: row for row in results.read(settings.record("cascade-3"))["rows"]}
+    looks = "cascade at 3 bits"
+    assert list(rows) == ["2", "4", looks, f"{looks}, dealt to other images"]
+    assert rows[looks]["steps"] == [2, 4]
+    assert rows["2"]["bitops"] < rows[looks]["bitops"] < rows["4"]["bitops"]
+
+
 # Decisions
 
 

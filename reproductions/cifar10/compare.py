@@ -69,6 +69,11 @@ def _rows() -> dict[str, Row]:
         "cut": Row(cut, "nested codes, not trained further"),
         "dqt-static": Row(switchable, nested),
         "cascade": Row(looking_twice, f"{nested}, trained further; cascades by margin on it"),
+        "cascade-3": Row(
+            looking_twice,
+            "nested codes, trained further at 2 and 4 bits alone; a cascade of both at the BitOPs of uniform 3",
+            {"only": (2, 4)},
+        ),
     }
     sees = "which images a second look would help, predicted from the codes at one place"
     rows["foresight"] = Row(foresight, sees, ablation=True)

@@ -55,17 +55,18 @@ class Quiet(Objective):
         return now(net, images, labels, progress)
 
 
-def looking_twice(run: Run) -> list[results.Record]:
+def looking_twice(run: Run, only: tuple[int, ...] | None = None) -> list[results.Record]:
     """DQT static, trained as long as its opponents at a budget, and cascades on that one stored program.
 
     Thresholds come from augmented training images. At the budget of 3 bits 2 -> 4 is the comparison that was
-    fixed beforehand; the curves and three steps stand beside it.
+    fixed beforehand; the curves and three steps stand beside it. With `only` the further training is at these
+    widths alone, those of one cascade, as a static opponent's is at the widths that it runs.
     """
     net = run.static()
-    run.fit(net, static_objective())
+    run.fit(net, static_objective(consistency_widths=only))
     train.recalibrate(net, run.images, run.settings.calibration)
-    program = run.lower(net)
-    rows = [run.integer(program, width, str(width)) for width in WIDTHS]
+    program, widths = run.lower(net), only or WIDTHS
+    rows = [run.integer(program, width, str(width)) for width in widths]
     torch.manual_seed(run.settings.seed)
     seen = train.augment(torch.from_numpy(run.images.train_images[-run.settings.looking :]), run.flip).numpy()
 
@@ -76,9 +77,13 @@ def looking_twice(run: Run) -> list[results.Record]:
 
     spent = {width: float(cost.bitops(program, width)[0]) for width in WIDTHS}
     for steps, bits in (((2, 4), 3), ((3, 6), 4)):
+        if not set(steps) <= set(widths):
+            continue
         share = RESERVE * (spent[bits] - spent[steps[0]]) / spent[steps[1]]
         row = looked(f"cascade at {bits} bits", steps, [share]) | {"budget": spent[bits]}
         rows += [row, dealt(run, program, row)]
+    if only:
+        return rows
     half = RESERVE * (spent[3] - spent[2]) / 2
     rows.append(looked("cascade of three steps at 3 bits", (2, 3, 8), [half / spent[3], half / spent[8]]))
     for steps in PAIRS:
