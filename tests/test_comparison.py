@@ -109,6 +109,11 @@ def test_a_second_look_is_compared_over_the_seeds_that_have_both(tables):
     assert found[comparison.LEARNED] == "not yet run"
     (folder / "uniform-3_c8_e1_s1.json").unlink()
     assert comparison.second_look(folder)[comparison.UNIFORM] == "not yet run"
+    assert comparison.second_look(folder, row="cascade-3") is None
+    record(folder, "cascade-3", 0, [result("cascade at 3 bits", np.arange(100) < 72), dealt])
+    own = comparison.second_look(folder, row="cascade-3")
+    assert own[comparison.DEALT].startswith("+22.00 points")
+    assert "the same stored network at that width" not in own
 
 
 def test_networks_of_another_start_are_not_compared(tables):

@@ -60,6 +60,7 @@ PLACES = (
 )
 DEALT = "the same passes dealt to other images"
 LEARNED = "static widths learned by gradient"
+CHOSEN = "the best static widths"
 
 
 def _method(label: str, networks: str, row: str, result: str, widths: Sequence[int], at: str = "") -> Method:
@@ -79,6 +80,7 @@ METHODS = [
     _method("DQT static", _ONE, "dqt-static", "{}", WIDTHS),
     _method("DQT static, trained further", _ONE, "cascade", "{}", WIDTHS),
     _method("cascade", _ONE, "cascade", "cascade at {} bits", (4, 3), _BUDGET),
+    _method("cascade, trained at its two widths", _EACH, "cascade-{}", "cascade at {} bits", (3,), _BUDGET),
     _method("DQT, uniform, trained further", _EACH, "uniform-{}", "uniform", (4, 3)),
     _method("best static", _EACH, "mixed-{}", "mixed", BUDGETS, _BUDGET),
     _method("controller", _EACH, "dynamic-{}", "controller", BUDGETS, _BUDGET),
@@ -92,6 +94,7 @@ MAIN = [
     *FLOAT,
     *(line for method in METHODS for line in method.lines.values()),
     *(Line(f"{DEALT}, {b} bits", "cascade", f"cascade at {b} bits, dealt to other images") for b in (3, 4)),
+    Line(f"{DEALT}, its two widths", "cascade-3", "cascade at 3 bits, dealt to other images"),
     Line("cascade of three steps at 3-bit BitOPs", "cascade", "cascade of three steps at 3 bits"),
 ]
 ABLATIONS = {
@@ -281,7 +284,7 @@ def _deviation(rows: Sequence[results.Record]) -> float:
 UNIFORM = "the uniform width, trained further"
 BLIND = "a controller that sees nothing"  # it and `SHUFFLED` have all but the look at the image
 OPPONENTS = {
-    "the best static widths": lambda b: Line("", f"mixed-{b}", "mixed"),
+    CHOSEN: lambda b: Line("", f"mixed-{b}", "mixed"),
     BLIND: lambda b: Line("", f"blind-{b}", "blind"),
     UNIFORM: lambda b: Line("", f"uniform-{b}", "uniform"),
     SHUFFLED: lambda b: Line("", f"dynamic-{b}", SHUFFLED),
@@ -324,22 +327,24 @@ def verdict(found: Sequence[dict[str, Any]], *opponents: str) -> str:
     )
 
 
-def second_look(folder: Path, bits: int = 3) -> dict[str, str] | None:
-    """What a cascade gains at a uniform width's BitOPs, in words, by opponent; None where it was not run.
+def second_look(folder: Path, bits: int = 3, row: str = "cascade") -> dict[str, str] | None:
+    """What a row's cascade gains at a uniform width's BitOPs, in words, by opponent; None where not yet run.
 
     Of the networks that were trained longest. An opponent that was not run is named as that.
     """
     every = [Records(folder, *group) for group in groups(folder)]
-    looks = Line("", "cascade", f"cascade at {bits} bits")
+    looks = Line("", row, f"cascade at {bits} bits")
     records = next((some for some in every if some.of(looks)), None)
     if records is None:
         return None
     opponents = {
         UNIFORM: Line("", f"uniform-{bits}", "uniform"),
+        CHOSEN: Line("", f"mixed-{bits}", "mixed"),
         LEARNED: Line("", f"blind-{bits}", "blind"),
-        "the same stored network at that width": Line("", "cascade", str(bits)),
-        DEALT: Line("", "cascade", f"{looks.result}, dealt to other images"),
+        DEALT: Line("", row, f"{looks.result}, dealt to other images"),
     }
+    if row == "cascade":  # which is trained at that width, too
+        opponents["the same stored network at that width"] = Line("", row, str(bits))
     gains = {name: records.gain(looks, line) for name, line in opponents.items()}
     return {"network": records.title, **gains}
 
