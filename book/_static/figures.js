@@ -14,7 +14,7 @@
     const image = frame.firstChild;
     const least = Math.floor(LEAST * image.naturalWidth);
     const scrolls = least > frame.clientWidth;
-    image.style.minWidth = scrolls ? `${least}px` : "";
+    image.style.width = scrolls ? `${least}px` : "";
     frame.classList.toggle("scrolls", scrolls);
     if (scrolls) {
       // What scrolls must be reached by keyboard, and what is reached must have a name.
