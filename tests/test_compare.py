@@ -98,7 +98,7 @@ def test_every_row_is_named_and_described():
 
 def embedded(tmp_path, **changes):
     paths = {"out": tmp_path / "runs", "records": tmp_path / "records"}
-    changes = {"compiled": False, "limit": 40} | changes
+    changes = {"compiled": False, "limit": 40, "calibration": 128, "looking": 128} | changes
     return run.Settings(dataset="embedded", channels=8, epochs=0.2, **paths, **changes)
 
 
@@ -194,7 +194,7 @@ def test_a_quiet_controller_begins_at_the_widest_and_ends_at_the_budget(tmp_path
     probabilities, picks = looking_rows._picks(net, tensors(16))
     assert (picks.argmax(-1) == 2).all()
     assert 0.6 < probabilities.exp()[..., 2].mean() < 0.95, "and the others are within reach"
-    settings = embedded(tmp_path, calibration=128)
+    settings = embedded(tmp_path)
     assert compare.make_all(settings, ["quiet-3"]) == 0
     looks, dealt, usual = results.read(settings.record("quiet-3"))["rows"]
     assert looks["budget"] * 0.7 < looks["bitops"] < looks["budget"] * 1.1
@@ -272,7 +272,7 @@ def test_cascades_look_at_the_image_and_their_controls_do_not(tmp_path):
 
 
 def test_a_cascade_trained_for_its_own_widths_is_a_row(tmp_path):
-    settings = embedded(tmp_path, calibration=128, looking=128)
+    settings = embedded(tmp_path)
     assert compare.make_all(settings, ["cascade-3"]) == 0
     rows = {row["widths"]: row for row in results.read(settings.record("cascade-3"))["rows"]}
     looks = "cascade at 3 bits"
@@ -389,7 +389,7 @@ def test_layers_behind_a_later_controller_follow_its_speaker():
 
 
 def test_a_later_decision_is_a_row(tmp_path):
-    settings = embedded(tmp_path, calibration=128, looking=128)
+    settings = embedded(tmp_path)
     assert compare.make_all(settings, ["stage1-3"]) == 0
     rows = {row["widths"]: row for row in results.read(settings.record("stage1-3"))["rows"]}
     assert rows["controller"]["bitops"] == rows["another image's widths"]["bitops"]
