@@ -23,6 +23,8 @@ KEY = BUILD / "jupyter_cache.key"
 MATPLOTLIB = BUILD / "matplotlib"
 # What a chapter's cells can see besides their own text.
 INPUTS = ("requirements.txt", "dqt_core/**/*", "dqt_book/**/*", "book/assignments/**/*", "reproductions/**/*")
+# Pages are many small objects that live to the end: Python's collector would walk them again and again.
+JUPYTER_BOOK = "import gc, sys; gc.disable(); from jupyter_book.cli.main import main; main(sys.argv[1:])"
 # What is said when kernels are compiled or fonts are listed for the first time belongs into no page.
 PREPARE = {
     "numba": "from dqt_core.backends import numba_cpu; numba_cpu.prepare()",
@@ -64,8 +66,7 @@ def build() -> int:
         if importlib.util.find_spec(package):
             subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=own, check=True)
     subprocess.run([sys.executable, "-m", "dqt_book.pages.execution"], cwd=ROOT, env=own, check=True)
-    program = Path(sys.executable).with_name("jupyter-book")
-    command = [program, "build", "-W", "--keep-going", ROOT]
+    command = [sys.executable, "-c", JUPYTER_BOOK, "build", "-W", "--keep-going", ROOT]
     result = subprocess.run(command, env=own).returncode
     if result:
         for text in written_to_stderr():
