@@ -49,6 +49,8 @@ def faults(opened):
     )
     errors = page.eval_on_selector_all("mjx-merror", "all => all.map(e => e.textContent)")
     wide = page.evaluate("document.scrollingElement.scrollWidth - innerWidth")
+    # figures are fitted in the frame after the window's new width
+    page.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
     small = page.eval_on_selector_all(
         ".figure-frame img", "all => all.filter(i => i.width < 0.69 * i.naturalWidth).map(i => i.alt)"
     )
