@@ -1,6 +1,5 @@
 """The package qonnx returns the bits of `Program.run` from a file whose switches are its operator Trunc."""
 
-import functools
 from dataclasses import replace
 
 import numpy as np
@@ -19,9 +18,9 @@ from program_checks import (
 from strategies import runs
 
 from dqt_core import data, nested
-from dqt_core.export._onnx_graph import IR_VERSION
 from dqt_core.export.qonnx import EXACT, _masks, to_qonnx
 from dqt_core.program import Conv, Requantize, load
+from reproductions.exports import qonnx_file
 
 MIXED = [CHOICES[k] for k in mixed_choices()[0]]
 
@@ -35,21 +34,7 @@ def folder(tmp_path_factory):
 def execute():
     """Logits of a file, by qonnx itself."""
     pytest.importorskip("qonnx", reason="needs qonnx: pip install qonnx")
-    from qonnx.core import onnx_exec
-    from qonnx.core.modelwrapper import ModelWrapper
-    from qonnx.transformation.change_batchsize import ChangeBatchSize
-    from qonnx.transformation.infer_shapes import InferShapes
-
-    # qonnx makes a model of every node, in onnx's newest format, which ONNX Runtime may not read yet
-    make_model = functools.partial(onnx_exec.qonnx_make_model, ir_version=IR_VERSION)
-
-    def answer(path, images):
-        model = ModelWrapper(str(path)).transform(ChangeBatchSize(len(images))).transform(InferShapes())
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(onnx_exec, "qonnx_make_model", make_model)
-            return onnx_exec.execute_onnx(model, {"images": images})["logits"]
-
-    return answer
+    return qonnx_file.execute
 
 
 def assert_same(execute, program, path, images, widths):

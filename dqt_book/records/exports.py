@@ -11,6 +11,7 @@ WAYS = {
     "torch": "torch",
     "numba": "Numba",
     "onnx": "ONNX",
+    "qonnx": "QONNX",
     "c": "C99",
     "browser": "browser",
 }
@@ -33,7 +34,7 @@ def digests(name):
     """One line for each way to run the network, one column for each setting of the widths."""
     rows = record(name)["rows"]
     head = ["run by", *(_title(row["widths"]) for row in rows)]
-    return Table(head, [[WAYS[way], *(row[way][:8] for row in rows)] for way in WAYS])
+    return Table(head, [[WAYS[way], *(row.get(way, "none")[:8] for row in rows)] for way in WAYS])
 
 
 def _title(widths):
@@ -43,10 +44,12 @@ def _title(widths):
 def verdict(name):
     """In words, whether every column of the table holds one digest."""
     rows = record(name)["rows"]
-    differing = [row["widths"] for row in rows if len({row[way] for way in WAYS}) > 1]
+    differing = [row["widths"] for row in rows if len({row[way] for way in WAYS if way in row}) > 1]
     if differing:
         return f"NOT the same at {', '.join(differing)}"
-    return f"the same in all {len(WAYS)} ways at each of the {len(rows)} settings"
+    left_out = [f"{WAYS[way]} at {_title(row['widths'])}" for row in rows for way in WAYS if way not in row]
+    without = f", {' and '.join(left_out)} left out" if left_out else ""
+    return f"the same in all {len(WAYS)} ways at each of the {len(rows)} settings{without}"
 
 
 def agreement(rows):
@@ -68,9 +71,14 @@ def sizes():
     )
 
 
+def _recorded(origin):
+    return f"{origin['date']}, commit {origin['commit'][:12]}"
+
+
 def facts():
     """What the page says of the records in its text."""
     origin = record("embedded")["provenance"]
+    qonnx = record("embedded").get("later", {}).get("qonnx", origin)
     return {
         "digits_images": record("embedded")["dataset"]["images"],
         "digits_verdict": verdict("embedded"),
@@ -80,10 +88,12 @@ def facts():
         "cifar_whole": agreement(record("cifar10")["whole"]["rows"]),
         "imagenet_images": record("imagenet")["dataset"]["images"],
         "imagenet": agreement(record("imagenet")["rows"]),
+        "ways": f"{len(WAYS)} ways",
         "ram": f"{record('embedded')['files']['ram'] / 1024:.0f} KiB",
         "runtime": origin["tools"]["onnxruntime"],
+        "qonnx": f"{qonnx['tools']['qonnx']} ({_recorded(qonnx)})",
         "compiler": origin["tools"]["compiler"],
         "browser": origin["tools"]["browser"],
         "processor": origin["hardware"]["cpu"],
-        "recorded": f"{origin['date']}, commit {origin['commit'][:12]}",
+        "recorded": _recorded(origin),
     }

@@ -1,17 +1,19 @@
 """Run one network in every form there is, over the same images, and record the digests of its logits.
 
-    python -m reproductions.exports.record [embedded] [cifar10]
+    python -m reproductions.exports.record [--qonnx] [embedded] [cifar10]
 
 writes results/export/embedded.json and cifar10.json; without a name both, CIFAR-10 where DQT_DATA is set. It
-needs ONNX Runtime, a C compiler and Chromium. The book shows the records on its page of exports; tests run
+needs ONNX Runtime, qonnx, a C compiler and Chromium. With --qonnx, which needs no other, the digests of that way
+alone are made anew in records that stand. The book shows the records on its page of exports; tests run
 parts of them again.
 """
 
+import argparse
 import base64
+import contextlib
 import json
 import os
 import subprocess
-import sys
 import tempfile
 from importlib import metadata
 from pathlib import Path
@@ -21,10 +23,10 @@ import numpy as np
 import dqt_core
 from dqt_book.places import network
 from dqt_core import data, results
-from dqt_core.export import to_onnx
+from dqt_core.export import to_onnx, to_qonnx
 from dqt_core.export.c import sizes, to_c
 from dqt_core.program import Result
-from reproductions.exports import c_program
+from reproductions.exports import c_program, qonnx_file
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -34,6 +36,7 @@ IMAGES = {"embedded": 359, "cifar10": 100}
 # Settings that the fast ways also run over every test image.
 WHOLE = {"cifar10": ("4", "mixed", "controller")}
 FAST = ("torch", "numba", "onnx")
+WITHOUT = {"qonnx": ("controller",)}  # settings that a way does not have: no QONNX file holds a controller
 
 
 def shipped(name):
@@ -75,6 +78,20 @@ def by_onnx(program, folder):
     def run(images, widths):
         given = {"images": images, "widths": bits(program, len(images), widths)}
         return session.run(["logits"], given)[0]
+
+    return run
+
+
+def by_qonnx(program, folder):
+    """By the package qonnx, a file for each choice of widths that images have."""
+
+    def run(images, widths):
+        asked, file_of = np.unique(bits(program, len(images), widths), axis=0, return_inverse=True)
+        logits = np.empty((len(images), program.values["logits"].shape[-1]), np.int64)
+        for k, row in enumerate(asked):
+            path = to_qonnx(program, folder / "qonnx.onnx", row)
+            logits[file_of == k] = qonnx_file.execute(path, images[file_of == k])
+        return logits
 
     return run
 
@@ -144,15 +161,18 @@ def digest(logits):
 
 def record(name, dataset, page):
     program, images = shipped(name), dataset.test_images[: IMAGES[name]]
+    page.set_default_timeout(0)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         ways = {backend: by_package(program, backend) for backend in ("numpy", "torch", "numba")}
-        ways |= {"onnx": by_onnx(program, folder), "c": by_c(program, folder)}
+        ways |= {"onnx": by_onnx(program, folder), "qonnx": by_qonnx(program, folder)}
+        ways["c"] = by_c(program, folder)
         ways["browser"] = by_browser(program, page)
         rows = []
         for setting, widths in settings(program, len(images)).items():
-            rows.append({"widths": setting} | {way: digest(run(images, widths)) for way, run in ways.items()})
-            print(name, setting, *(rows[-1][way][:12] for way in ways), flush=True)
+            able = {way: run for way, run in ways.items() if setting not in WITHOUT.get(way, ())}
+            rows.append({"widths": setting} | {way: digest(run(images, widths)) for way, run in able.items()})
+            print(name, setting, *(rows[-1][way][:12] for way in able), flush=True)
         found = files(program, folder, page)
         every = dataset.test_images
         whole = [
@@ -169,6 +189,20 @@ def record(name, dataset, page):
         "files": found,
         "provenance": results.provenance() | {"tools": tools(page)},
     }
+
+
+def with_qonnx(name, dataset):
+    """The record that stands, the digests of QONNX made anew, and where they were made."""
+    found = results.read(FOLDER / f"{name}.json")
+    program, images = shipped(name), dataset.test_images[: found["dataset"]["images"]]
+    with tempfile.TemporaryDirectory() as folder:
+        run, asked = by_qonnx(program, Path(folder)), settings(program, len(images))
+        for row in found["rows"]:
+            if row["widths"] not in WITHOUT["qonnx"]:
+                row["qonnx"] = digest(run(images, asked[row["widths"]]))
+                print(name, row["widths"], row["qonnx"][:12], row["numpy"][:12], flush=True)
+    made = results.provenance() | {"tools": {"qonnx": metadata.version("qonnx")}}
+    return found | {"later": {"qonnx": made}}
 
 
 def files(program, folder, page):
@@ -191,6 +225,7 @@ def tools(page):
         "compiler": compiler.splitlines()[0],
         "onnx": metadata.version("onnx"),
         "onnxruntime": metadata.version("onnxruntime"),
+        "qonnx": metadata.version("qonnx"),
         "browser": f"Chromium {page.context.browser.version}",
     }
 
@@ -198,13 +233,19 @@ def tools(page):
 def main():
     from dqt_book.pages.browser import browser, chromium
 
-    with browser(chromium()) as running:
-        for name in sys.argv[1:] or IMAGES:
-            if name in sys.argv or name == "embedded" or os.environ.get(data.ENVIRONMENT_VARIABLE):
-                page = running.new_page()
-                page.set_default_timeout(0)
-                path = results.write(record(name, data.load(name), page), FOLDER / f"{name}.json")
-                print(path.relative_to(ROOT))
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--qonnx", action="store_true")
+    parser.add_argument("names", nargs="*", choices=list(IMAGES))
+    given = parser.parse_args()
+    with_data = os.environ.get(data.ENVIRONMENT_VARIABLE)
+    names = given.names or [name for name in IMAGES if name == "embedded" or with_data]
+    with contextlib.nullcontext() if given.qonnx else browser(chromium()) as running:
+        for name in names:
+            dataset = data.load(name)
+            made = with_qonnx(name, dataset) if given.qonnx else record(name, dataset, running.new_page())
+            print(results.write(made, FOLDER / f"{name}.json").relative_to(ROOT))
 
 
 if __name__ == "__main__":
