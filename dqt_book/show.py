@@ -3,9 +3,7 @@
 from html import escape
 
 import matplotlib.pyplot as plt
-import numpy as np
 from cycler import cycler
-from matplotlib.colors import LogNorm
 from matplotlib_inline.backend_inline import set_matplotlib_formats
 
 # No background, and mid-tones that read on white and on near-black pages; lines differ by marker too.
@@ -68,17 +66,3 @@ class Table:
         # A wide table scrolls by itself on a narrow page: it must be reachable by keyboard.
         opening = '<table class="table dataframe" tabindex="0">'
         return f"{opening}<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
-
-
-def heat_map(report, axis=None):
-    """A report's divergences, layer x width: which layer hurts, and from where on."""
-    axis = axis or plt.subplots(figsize=(5, 1.2 + 0.22 * len(report.layers)))[1]
-    moved = np.maximum([row[:-1] for row in report.by_layer], 1e-9)  # the widest is what it is compared with
-    mesh = axis.pcolormesh(moved, norm=LogNorm(), cmap="cividis")
-    axis.set_xticks(np.arange(moved.shape[1]) + 0.5, report.widths[:-1])
-    axis.set_yticks(np.arange(len(moved)) + 0.5, report.layers, fontsize=8)
-    axis.set(xlabel="bits of this layer alone")
-    axis.grid(False)
-    axis.invert_yaxis()
-    axis.figure.colorbar(mesh, label="divergence, nats")
-    return axis

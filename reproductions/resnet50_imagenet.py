@@ -244,10 +244,11 @@ head = ["images", "KB each", "stored as", "workers", "images/s", "least to most"
 show.Table(head, imagenet_plan.reading_rows(cost_record))
 
 # %% [markdown]
-# From it, a plan for 1.28 million images and 90 epochs. Two figures are measured on a CPU: the images that a core
-# decodes in a second, and how many float steps a step of nested codes costs, all widths and the float teacher
-# included. **No figure of a GPU is measured: nothing here has been run on one.** The rate of one GPU, the price, and
-# what several GPUs lose are assumptions, printed below; `python -m dqt_book.records.imagenet_plan` takes yours.
+# From it, a plan. Two figures are measured on a CPU: the images that a core decodes in a second, and how many float steps
+# a step of nested codes costs, all widths and the float teacher included. **No figure of a GPU is measured: nothing here
+# has been run on one.** All else is assumed: the figures printed below, for which
+# `python -m dqt_book.records.imagenet_plan` takes yours; that 64 GPUs lose no larger share than 8 and train as well with
+# their large batch; that workers decode in proportion to their number, and that disk and network keep up.
 
 # %% tags=["hide-input"]
 known = imagenet_plan.measured(cost_record, "2 3 4 6 8")
@@ -258,7 +259,9 @@ print(
 )
 print(
     f"assumed: {assumed.gpu_images_per_second:g} images/s of float training on one GPU, of which "
-    f"{assumed.scaling:.0%} remain on several; {assumed.workers} workers a GPU; {assumed.price:g} a GPU hour"
+    f"{assumed.scaling:.0%} remain on several; {assumed.workers} workers a GPU; {assumed.price:g} a GPU hour;\n"
+    f"{assumed.epochs} epochs of {assumed.images:,} images of {assumed.bytes_per_image / 1e3:.0f} KB; "
+    f"{assumed.batch} a GPU in each step, {64 * assumed.batch:,} on 64; gradients of 4 bytes, sent in a ring"
 )
 show.Table(imagenet_plan.HEAD, imagenet_plan.table(known, assumed))
 

@@ -104,7 +104,7 @@ def test_a_second_look_is_compared_over_the_seeds_that_have_both(tables):
     found = comparison.second_look(folder)
     assert found["network"] == "8 channels, 1 epochs after float"
     assert found[comparison.UNIFORM] == "+4.00 points (+0.16 to +7.84, p = 0.12, one seed)"
-    assert found["the same stored network at that width"].startswith("+0.00 points (+0.00 to +0.00, p = 1,")
+    assert found[comparison.ITSELF].startswith("+0.00 points (+0.00 to +0.00, p = 1,")
     assert found[comparison.DEALT].endswith("p < 0.0001, 2 seeds)")
     assert found[comparison.LEARNED] == "not yet run"
     (folder / "uniform-3_c8_e1_s1.json").unlink()
@@ -113,7 +113,7 @@ def test_a_second_look_is_compared_over_the_seeds_that_have_both(tables):
     record(folder, "cascade-3", 0, [result("cascade at 3 bits", np.arange(100) < 72), dealt])
     own = comparison.second_look(folder, row="cascade-3")
     assert own[comparison.DEALT].startswith("+22.00 points")
-    assert "the same stored network at that width" not in own
+    assert comparison.ITSELF not in own
 
 
 def test_networks_of_another_start_are_not_compared(tables):

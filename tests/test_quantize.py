@@ -9,7 +9,6 @@ import pytest
 import torch
 from small_nets import MEAN, STD, CourseNet, digits, images, model, seeded
 
-from dqt_book import show
 from dqt_core import allocate, convert, cost, lower, models, quantize
 from dqt_core.evaluation import report
 from dqt_core.training import calibration
@@ -97,14 +96,6 @@ def test_a_long_network_shows_its_worst_layers_alone():
     told = report.report(program, images(2, 32), np.zeros((2, 10)), 1)
     assert "(the first 10 of 19; `by_layer` holds all)" in str(told)
     assert len(str(told).splitlines()) == 2 + 2 + 1 + 1 + 2 + 1 + 10
-
-
-def test_the_heat_map_has_a_cell_for_every_layer_and_width(made):
-    _, told = made
-    axis = show.heat_map(told)
-    (mesh,) = axis.collections
-    assert mesh.get_array().shape == (2, 2), "the widest choice differs from itself by nothing: left out"
-    assert [tick.get_text() for tick in axis.get_yticklabels()] == list(told.layers)
 
 
 def test_pairs_of_widths(course):

@@ -59,6 +59,7 @@ PLACES = (
     "the labels (no decision can)",
 )
 DEALT = "the same passes dealt to other images"
+ITSELF = "the same stored network at that width"
 LEARNED = "static widths learned by gradient"
 CHOSEN = "the best static widths"
 
@@ -124,18 +125,8 @@ ABLATIONS = {
 # One thing changed: (row, result) against (row, result), with {} for the width
 CHANGES = {
     "not trained for lower widths": ("cut", "cut {}", "dqt-static", "{}"),
-    "not trained, but batch-norm statistics re-estimated": (
-        "cut",
-        "cut {}, recalibrated",
-        "dqt-static",
-        "{}",
-    ),
-    "batch-norm statistics as training left them": (
-        "dqt-static",
-        "{}, statistics of training",
-        "dqt-static",
-        "{}",
-    ),
+    "not trained, but statistics re-estimated": ("cut", "cut {}, recalibrated", "dqt-static", "{}"),
+    "statistics as training left them": ("dqt-static", "{}, statistics of training", "dqt-static", "{}"),
     "one batch norm for all widths": ("shared-norm", "{}", "dqt-static", "{}"),
     "rounding down, not to nearest": ("floor", "{}", "dqt-static", "{}"),
     "no consistency term (alpha = 0)": ("no-consistency", "{}", "joint", "{}"),
@@ -192,15 +183,21 @@ class Records:
         leads = [accuracy([one]) - accuracy([other]) for _, one, other in self.pairs(first, second)]
         return float(np.mean(leads)) if leads else None
 
-    def gain(self, first: Line, second: Line) -> str:
-        """Points of one line over another on the same images, over the seeds that have both, in words."""
+    def paired(self, first: Line, second: Line) -> dict[str, Any] | None:
+        """The test of one line against another on the same images, over the seeds that have both, or None."""
         pairs = self.pairs(first, second)
         if not pairs:
-            return "not yet run"
+            return None
         one, other = (np.stack([results.hits(pair[side]) for pair in pairs]) for side in (1, 2))
-        test = statistics.paired(one, other)
+        return statistics.paired(one, other) | {"seeds": len(pairs)}
+
+    def gain(self, first: Line, second: Line) -> str:
+        """Points of one line over another, with interval, p and seeds, in words."""
+        test = self.paired(first, second)
+        if test is None:
+            return "not yet run"
         difference, low, high = (100 * test[key] for key in ("difference", "low", "high"))
-        seeds = "one seed" if len(pairs) == 1 else f"{len(pairs)} seeds"
+        seeds = "one seed" if test["seeds"] == 1 else f"{test['seeds']} seeds"
         p = "p < 0.0001" if test["p"] < 1e-4 else f"p = {test['p']:.2g}"
         return f"{difference:+.2f} points ({low:+.2f} to {high:+.2f}, {p}, {seeds})"
 
@@ -337,16 +334,21 @@ def second_look(folder: Path, bits: int = 3, row: str = "cascade") -> dict[str, 
     records = next((some for some in every if some.of(looks)), None)
     if records is None:
         return None
-    opponents = {
+    gains = {name: records.gain(looks, line) for name, line in rivals(bits, row).items()}
+    return {"network": records.title, **gains}
+
+
+def rivals(bits: int = 3, row: str = "cascade") -> dict[str, Line]:
+    """The opponents of a row's cascade at a uniform width's BitOPs, by name."""
+    found = {
         UNIFORM: Line("", f"uniform-{bits}", "uniform"),
         CHOSEN: Line("", f"mixed-{bits}", "mixed"),
         LEARNED: Line("", f"blind-{bits}", "blind"),
-        DEALT: Line("", row, f"{looks.result}, dealt to other images"),
+        DEALT: Line("", row, f"cascade at {bits} bits, dealt to other images"),
     }
     if row == "cascade":  # which is trained at that width, too
-        opponents["the same stored network at that width"] = Line("", row, str(bits))
-    gains = {name: records.gain(looks, line) for name, line in opponents.items()}
-    return {"network": records.title, **gains}
+        found[ITSELF] = Line("", row, str(bits))
+    return found
 
 
 def over_seeds(found: Sequence[dict[str, Any]], opponent: str, bits: int) -> str:
