@@ -241,14 +241,14 @@ def shares_of(bench, program, batch):
     backend.run(images, choices)
     (workspace,) = backend.idle
     plan = workspace.plans[True]
-    memory = plan._addresses(workspace.arena, workspace.scratch)
+    memory = plan.memory(workspace.arena, workspace.scratch)
     steps, flat, rest = (plan.records.copy() for _ in range(3))
     for records in (flat, rest):
         records["kernel_height"][records["kind"] == _layout.CONV] = 0  # no row of a window is collected
-    rest["steps"] = 0
+    rest["lines"] = 0
 
     def of(records):
-        given = backend._machine, memory, plan.blocks[0], plan.terms, records
+        given = numba_cpu.machine(), memory, plan.blocks[0], plan.terms, records
         if bench.threads == 1:
             return lambda: _kernels.run_alone(*given)
         return lambda: _kernels.run(*given, bench.threads)

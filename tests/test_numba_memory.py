@@ -21,7 +21,7 @@ MUTANTS = {
     ),
     "no line beyond a value": ("MARGIN = layout.LINE ", "MARGIN = 0 "),
     "no line beyond the windows": ('"panel": windows + layout.LINE', '"panel": windows'),
-    "a panel of one size": ("own.block_pixels * own.steps * layout.LINE for", "1 << 18 for"),
+    "a panel of one size": ("own.block_pixels * own.lines * layout.LINE for", "1 << 18 for"),
     "a block that ends within a product": (
         "max(1, products) * layout.PIXELS",
         "max(layout.PIXELS, min(buffers.MOST, PANEL // touched))",

@@ -54,20 +54,23 @@ class Scratch:
     ) -> None:
         self.machine, self.workers = machine, workers
         widest = max(value.shape[2] for value in program.values.values()) + 15
-        windows = max((own.block_pixels * own.steps * layout.LINE for own in weights.values()), default=0)
+        windows = max((own.block_pixels * own.lines * layout.LINE for own in weights.values()), default=0)
         sizes = {"sums": max(layout.PRODUCT, 4 * widest), "totals": 8 * widest}
         # `spare` takes 16 channels, of int32 at most, of every pixel of a product
         sizes |= {"middles": 4 * MOST, "spare": 4 * 16 * layout.PIXELS, "panel": windows + layout.LINE}
-        self.memory = np.zeros(1, layout.MEMORY)
-        self._kept: dict[str, NDArray[Any]] = {}
-        for name, size in sizes.items():
-            step = -(-size // layout.LINE) * layout.LINE
-            self._kept[name] = zeros((workers - 1) * step + size, np.uint8)
-            self.memory[f"{name}_step"] = step
-        tiles = self._kept["config"] = zeros(layout.LINE, np.uint8)
+        tiles = zeros(layout.LINE, np.uint8)
         tiles[0] = 1  # the one palette there is
         tiles[16:32].view(np.uint16)[:] = layout.LINE  # bytes of a row of a tile
         tiles[48:56] = 16  # rows
-        self._kept |= {"ones": table(np.ones(16, np.int32)), "zeros": table(np.zeros(16, np.int32))}
-        for name, array in self._kept.items():
-            self.memory[name] = array.ctypes.data
+        shared = {
+            "config": tiles,
+            "ones": table(np.ones(16, np.int32)),
+            "zeros": table(np.zeros(16, np.int32)),
+        }
+        self.memory = np.zeros(workers, layout.MEMORY)
+        self._kept = [
+            shared | {name: zeros(size, np.uint8) for name, size in sizes.items()} for _ in range(workers)
+        ]
+        for own, kept in zip(self.memory, self._kept, strict=True):
+            for name, array in kept.items():
+                own[name] = array.ctypes.data

@@ -3,7 +3,22 @@
 A product is one of matrices, of 32 pixels by 32 channels.
 """
 
-from dqt_core.backends.numba_cpu._layout import CHANNELS, LINE, NOTHING, PIXELS, SIGNED, SUMS, UNSIGNED
+from dqt_core.backends.numba_cpu._layout import (
+    CHANNELS,
+    LINE,
+    NOTHING,
+    PIXELS,
+    SIGNED,
+    SUMS,
+    UNSIGNED,
+    Block,
+    Blocks,
+    Machine,
+    Memory,
+    Step,
+    Sums,
+    Terms,
+)
 from dqt_core.backends.numba_cpu._lines import (
     clear,
     compiled,
@@ -28,15 +43,14 @@ from dqt_core.backends.numba_cpu._products import configure, product
 
 
 @compiled
-def conv(machine, memory, blocks, terms, step, item, thread):
+def conv(machine: Machine, memory: Memory, blocks: Blocks, terms: Terms, step: Step, item: int) -> None:
     """A block of pixels against a part of the channels."""
     block = blocks[step.block + item // step.splits]
     part = item % step.splits
     outputs = step.outputs // step.groups
     parts = (outputs + CHANNELS - 1) // CHANNELS
-    x, panel = memory.arena + step.x + block.first * step.channels, memory.panel + thread * memory.panel_step
-    row, offsets = step.steps * LINE, memory.offsets + 8 * step.panel
-    sums, middles = memory.sums + thread * memory.sums_step, memory.middles + thread * memory.middles_step
+    x, row = memory.arena + step.x + block.first * step.channels, step.lines * LINE
+    offsets, panel = memory.offsets + 8 * step.offsets, memory.panel
     size = step.out_height * step.out_width
     # So many pixels are read where they are. A last product of fewer than 32 would read on beyond them: up to
     # 31 times all their channels beyond the value.
@@ -44,32 +58,32 @@ def conv(machine, memory, blocks, terms, step, item, thread):
     configure(machine, memory.config)
     for group in range(step.groups):
         if machine.unit == LINE:
-            gather(memory, step, block, group, direct, panel, row)
+            gather(memory, step, block, group, direct)
         else:
-            gather_wide(memory, step, block, group, direct, panel, row)
+            gather_wide(memory, step, block, group, direct)
         if block.middle:
-            add_windows(machine, step, block, 0, direct, x, row, middles)
-            add_windows(machine, step, block, direct, block.pixels, panel, row, middles)
+            add_windows(machine, step, block, direct, x, memory.middles)
+            rest = block.pixels - direct
+            add_windows(machine, step, block, rest, panel, memory.middles + 4 * direct)
         for channels in range(parts * part // step.splits, parts * (part + 1) // step.splits):
             first = channels * CHANNELS
             count = min(CHANNELS, outputs - first)
-            weights = block.weights + (group * parts + channels) * step.steps * 32 * LINE
+            weights = block.weights + (group * parts + channels) * step.lines * 32 * LINE
             slot, place = block.first // size, block.first % size
             for pixel in range(0, block.pixels, PIXELS):
                 windows = x + pixel * row if pixel < direct else panel + (pixel - direct) * row
-                product(machine, windows, row, offsets, weights, step.steps, sums)
+                product(machine, windows, row, offsets, weights, step.lines, memory.sums)
                 last = min(block.pixels, pixel + PIXELS)
                 done = pixel
                 while done < last:  # the pixels of one image
                     image = read_long(memory.order + 8 * (step.order + slot))
                     pixels = min(last - done, size - place)
-                    own = sums + 4 * CHANNELS * (done - pixel)
-                    where = (image * size + place) * step.outputs + group * outputs + first
                     channel = group * outputs + first
-                    middle = middles + 4 * done if block.middle else memory.zeros
-                    finish(
-                        memory, terms, step, block, image, where, channel, count, pixels, own, middle, thread
-                    )
+                    where = (image * size + place) * step.outputs + channel
+                    at = memory.sums + 4 * CHANNELS * (done - pixel)
+                    middles = memory.middles + 4 * done if block.middle else memory.zeros
+                    sums = Sums(at, middles, image, where, channel, count, pixels)
+                    finish(memory, terms, step, block, sums)
                     done, place = done + pixels, place + pixels
                     if place == size:
                         slot, place = slot + 1, 0
@@ -77,13 +91,13 @@ def conv(machine, memory, blocks, terms, step, item, thread):
 
 
 @compiled
-def gather(memory, step, block, group, skip, panel, row):
-    """The codes of every pixel's window, one pixel after another, from the pixel `skip` of the block on.
+def gather(memory: Memory, step: Step, block: Block, group: int, skip: int) -> None:
+    """The codes of every pixel's window to `panel`, a pixel after the other from the block's pixel `skip` on.
 
     Whole lines are copied. What is beyond a part of a window is covered by its next part; what is beyond the
     window, by the next pixel, or it meets weights of 0.
     """
-    inputs = step.channels // step.groups
+    inputs, panel, row = step.channels // step.groups, memory.panel, step.lines * LINE
     size = step.out_height * step.out_width
     slot, place = (block.first + skip) // size, (block.first + skip) % size
     top, left = place // step.out_width, place % step.out_width - 1
@@ -118,9 +132,9 @@ def gather(memory, step, block, group, skip, panel, row):
 
 
 @compiled
-def gather_wide(memory, step, block, group, skip, panel, row):
+def gather_wide(memory: Memory, step: Step, block: Block, group: int, skip: int) -> None:
     """`gather` to 16-bit integers."""
-    inputs = step.channels // step.groups
+    inputs, panel, row = step.channels // step.groups, memory.panel, step.lines * LINE
     size = step.out_height * step.out_width
     for pixel in range(block.pixels - skip):
         place = block.first + skip + pixel
@@ -142,63 +156,58 @@ def gather_wide(memory, step, block, group, skip, panel, row):
 
 
 @compiled
-def add_windows(machine, step, block, first, last, x, row, out):
-    """What floor's middle of a bin adds to every sum of a pixel: a multiple of the sum of its window.
-
-    For pixels of a block, whose windows begin at `x`.
-    """
-    count = step.kernel_height * step.kernel_width * (step.channels // step.groups)
-    for pixel in range(first, last):
-        total, window = 0, x + (pixel - first) * row
+def add_windows(machine: Machine, step: Step, block: Block, pixels: int, windows: int, out: int) -> None:
+    """What floor's middle of a bin adds to every sum of a pixel: a multiple of the sum of its window."""
+    count, row = step.kernel_height * step.kernel_width * (step.channels // step.groups), step.lines * LINE
+    for pixel in range(pixels):
+        total, window = 0, windows + pixel * row
         for i in range(count):
             total += read_byte(window + i) if machine.unit == LINE else read_short(window + 2 * i)
         put_int(out + 4 * pixel, (total - block.zero * count) * block.middle)
 
 
 @compiled
-def finish(memory, terms, step, block, image, place, channel, count, pixels, sums, middles, thread):
-    """The sums of pixels of an image: `count` channels from `channel` on, whose values are at `place`."""
+def finish(memory: Memory, terms: Terms, step: Step, block: Block, sums: Sums) -> None:
+    """Sums as they are, or requantized with the other term where there is one."""
     x, drop, other_m, other_b, kind, code = 0, 0, 0, 0, NOTHING, 0
     if step.terms:
         term = terms[step.term]
         kind, code = term.kind, 4 if term.kind == SUMS else 1
-        row = read_long(memory.rows + 8 * (term.rows + image)) * step.outputs + channel
-        x, drop = memory.arena + term.x + place * code, read_long(memory.drops + 8 * (term.rows + image))
-        other_m, other_b = term.m + 4 * row, term.b + 8 * row
+        row = read_long(memory.rows + 8 * (term.rows + sums.image)) * step.outputs + sums.channel
+        drop = read_long(memory.drops + 8 * (term.rows + sums.image))
+        x, other_m, other_b = memory.arena + term.x + sums.place * code, term.m + 4 * row, term.b + 8 * row
     size = 4 if step.out_kind == SUMS else 1
-    spare = memory.spare + thread * memory.spare_step
     shifts, rounding = (block.shift, drop), (step.r, step.lo, step.hi)
-    for i in range(0, count, 16):
-        out = memory.arena + step.out + (place + i) * size
+    for i in range(0, sums.channels, 16):
+        out, channel = memory.arena + step.out + (sums.place + i) * size, sums.channel + i
         # what is beyond the last channel is computed beside it, and left there
-        whole = i + 16 <= count
-        to, to_step = (out, step.outputs * size) if whole else (spare, 16 * size)
-        at = channel + i
-        own = (sums + 4 * i, block.correction + 4 * at, middles, block.m + 4 * at, block.b + 8 * at, to)
+        whole = i + 16 <= sums.channels
+        to, to_stride = (out, step.outputs * size) if whole else (memory.spare, 16 * size)
+        correction, m, b = block.correction + 4 * channel, block.m + 4 * channel, block.b + 8 * channel
+        own = (sums.at + 4 * i, correction, sums.middles, m, b, to)
         other = (x + code * i, other_m + 4 * i, other_b + 8 * i)
-        steps = (4 * CHANNELS, 4 if block.middle else 0, to_step, step.outputs * code)
+        strides = (4 * CHANNELS, 4 if block.middle else 0, to_stride, step.outputs * code)
         if step.out_kind == SUMS:
-            store_sums(pixels, own, other, steps, shifts, rounding)
+            store_sums(sums.pixels, own, other, strides, shifts, rounding)
         elif kind == NOTHING:
-            finish_alone(pixels, own, other, steps, shifts, rounding)
+            finish_alone(sums.pixels, own, other, strides, shifts, rounding)
         elif kind == UNSIGNED:
-            finish_unsigned(pixels, own, other, steps, shifts, rounding)
+            finish_unsigned(sums.pixels, own, other, strides, shifts, rounding)
         elif kind == SIGNED:
-            finish_signed(pixels, own, other, steps, shifts, rounding)
+            finish_signed(sums.pixels, own, other, strides, shifts, rounding)
         else:
-            finish_sums(pixels, own, other, steps, shifts, rounding)
+            finish_sums(sums.pixels, own, other, strides, shifts, rounding)
         if not whole:
-            for pixel in range(pixels):
+            for pixel in range(sums.pixels):
                 to = out + pixel * step.outputs * size
-                copy_rest(to, spare + pixel * 16 * size, (count - i) * size)
+                copy_rest(to, memory.spare + pixel * 16 * size, (sums.channels - i) * size)
 
 
 @compiled
-def depthwise(memory, blocks, terms, step, item, thread):
+def depthwise(memory: Memory, blocks: Blocks, terms: Terms, step: Step, item: int) -> None:
     """One row of pixels, every channel with its own kernel."""
     image, row = item // step.out_height, item % step.out_height
-    block = blocks[step.block + image]
-    sums = memory.sums + thread * memory.sums_step
+    block, sums = blocks[step.block + image], memory.sums
     for column in range(step.out_width):
         clear(sums, 4 * (step.outputs + 15))
         weights = block.weights - 4 * step.outputs
@@ -217,4 +226,5 @@ def depthwise(memory, blocks, terms, step, item, thread):
                     else:
                         multiply_unsigned(sums + 4 * i, codes + i, weights + 4 * i)
         place = ((image * step.out_height + row) * step.out_width + column) * step.outputs
-        finish(memory, terms, step, block, image, place, 0, step.outputs, 1, sums, memory.zeros, thread)
+        made = Sums(sums, memory.zeros, image, place, 0, step.outputs, 1)
+        finish(memory, terms, step, block, made)

@@ -1,7 +1,7 @@
 """The kernels, compiled by Numba at first use and kept on disk, integers only.
 
 One function, `run`, walks the steps of a plan; the threads share the work items of a step. Memory is by
-address, as `_layout.MEMORY` says.
+address, as `_layout.Memory` says.
 """
 
 from dqt_core._extras import needed
@@ -24,6 +24,13 @@ from dqt_core.backends.numba_cpu._layout import (
     SUM_POOL,
     SUMS,
     SWITCH,
+    Blocks,
+    Machine,
+    Memories,
+    Memory,
+    Step,
+    Steps,
+    Terms,
 )
 from dqt_core.backends.numba_cpu._lines import (
     add_signed,
@@ -53,9 +60,9 @@ _PARTS = _layout, _llvm, _products, _lines, _convolutions, _sharing
 
 
 @compiled
-def look_up(memory, step, item):
+def look_up(memory: Memory, step: Step, item: int) -> None:
     """Bytes of one row by their table, or by that of their channel."""
-    size, rows = step.width * step.channels, step.terms
+    size, rows = step.width * step.channels, step.tables
     x, out = memory.arena + step.x + item * size, memory.arena + step.out + item * size
     for row in range(rows):
         table = memory.tables + (step.table + row) * 256
@@ -64,7 +71,7 @@ def look_up(memory, step, item):
 
 
 @compiled
-def switch(memory, step, item, thread):
+def switch(memory: Memory, step: Step, item: int) -> None:
     """Part of an image's codes to the width that a layer reads, without a sign where a product reads them.
 
     A signed code q is read as q + 2**(b-1), which is the same switch of the unsigned code q + 128.
@@ -73,25 +80,23 @@ def switch(memory, step, item, thread):
     image, part = item // step.splits, item % step.splits
     lines = (size + LINE - 1) // LINE
     first, last = lines * part // step.splits * LINE, lines * (part + 1) // step.splits * LINE
-    drop = read_long(memory.drops + 8 * (step.order + image))
+    drop = read_long(memory.drops + 8 * (step.drops + image))
     flip = 128 if step.x_kind == SIGNED else 0
-    lift = 128 >> drop if step.r else 0
-    epsilon = 1 if step.table and drop else 0
+    lift = 128 >> drop if step.lifted else 0
+    epsilon = 1 if step.half_up and drop else 0
     x, out = memory.arena + step.x + image * size, memory.arena + step.out + image * size
-    spare = memory.spare + thread * memory.spare_step
     for line in range(first, last, LINE):
         whole = line + LINE <= size
-        switch_line(out + line if whole else spare, x + line, flip, drop, epsilon, 255 >> drop, lift)
+        switch_line(out + line if whole else memory.spare, x + line, flip, drop, epsilon, 255 >> drop, lift)
         if not whole:
-            copy_rest(out + line, spare, size - line)
+            copy_rest(out + line, memory.spare, size - line)
 
 
 @compiled
-def requantize(memory, terms, step, item, thread):
+def requantize(memory: Memory, terms: Terms, step: Step, item: int) -> None:
     """One row of pixels, any number of terms."""
     image, outputs = item // step.height, step.outputs
-    totals = memory.totals + thread * memory.totals_step
-    spare = memory.spare + thread * memory.spare_step
+    totals, spare = memory.totals, memory.spare
     for pixel in range(item * step.width, (item + 1) * step.width):
         clear(totals, 8 * (outputs + 15))
         for index in range(step.term, step.term + step.terms):
@@ -117,10 +122,10 @@ def requantize(memory, terms, step, item, thread):
 
 
 @compiled
-def max_pool(memory, step, item, thread):
+def max_pool(memory: Memory, step: Step, item: int) -> None:
     """One row of pixels."""
     image, row = item // step.out_height, item % step.out_height
-    spare = memory.spare + thread * memory.spare_step
+    spare = memory.spare
     flip = 128 if step.x_kind == SIGNED else 0
     top = row * step.stride - step.padding
     for column in range(step.out_width):
@@ -137,10 +142,9 @@ def max_pool(memory, step, item, thread):
 
 
 @compiled
-def sum_pool(memory, step, image, thread):
+def sum_pool(memory: Memory, step: Step, image: int) -> None:
     """One image."""
-    sums = memory.sums + thread * memory.sums_step
-    size = step.height * step.width
+    sums, size = memory.sums, step.height * step.width
     clear(sums, 4 * (step.channels + 15))
     for pixel in range(image * size, (image + 1) * size):
         x = memory.arena + step.x + pixel * step.channels
@@ -153,7 +157,7 @@ def sum_pool(memory, step, image, thread):
 
 
 @compiled
-def copy(memory, step, item):
+def copy(memory: Memory, step: Step, item: int) -> None:
     """One row of a value to its channels of a concatenation."""
     for pixel in range(item * step.width, (item + 1) * step.width):
         x, out = memory.arena + step.x + pixel * step.channels, memory.arena + step.out + pixel * step.outputs
@@ -164,7 +168,7 @@ def copy(memory, step, item):
 
 
 @compiled
-def multiply(memory, step, item):
+def multiply(memory: Memory, step: Step, item: int) -> None:
     """One row of pixels."""
     image, flip_x, flip_y = item // step.height, 128 * (step.x_kind == SIGNED), 128 * (step.y_kind == SIGNED)
     for pixel in range(item * step.width, (item + 1) * step.width):
@@ -176,22 +180,22 @@ def multiply(memory, step, item):
 
 
 @compiled
-def work(machine, memory, blocks, terms, step, item, thread):
+def work(machine: Machine, memory: Memory, blocks: Blocks, terms: Terms, step: Step, item: int) -> None:
     """One work item of a step."""
     if step.kind == CONV:
-        conv(machine, memory, blocks, terms, step, item, thread)
+        conv(machine, memory, blocks, terms, step, item)
     elif step.kind == SWITCH:
-        switch(memory, step, item, thread)
+        switch(memory, step, item)
     elif step.kind == LOOKUP:
         look_up(memory, step, item)
     elif step.kind == DEPTHWISE:
-        depthwise(memory, blocks, terms, step, item, thread)
+        depthwise(memory, blocks, terms, step, item)
     elif step.kind == REQUANTIZE:
-        requantize(memory, terms, step, item, thread)
+        requantize(memory, terms, step, item)
     elif step.kind == MAX_POOL:
-        max_pool(memory, step, item, thread)
+        max_pool(memory, step, item)
     elif step.kind == SUM_POOL:
-        sum_pool(memory, step, item, thread)
+        sum_pool(memory, step, item)
     elif step.kind == COPY:
         copy(memory, step, item)
     else:
@@ -199,21 +203,21 @@ def work(machine, memory, blocks, terms, step, item, thread):
 
 
 @compiled
-def walk(machine, memory, blocks, terms, steps, thread):
+def walk(machine: Machine, memory: Memory, blocks: Blocks, terms: Terms, steps: Steps) -> None:
     """The steps one after another: items of each that no thread has taken yet, then a wait for the others."""
     for i in range(len(steps)):
         taken = memory.counts + 2 * LINE * i
         done, items = taken + LINE, steps[i].items
         item = add_one(taken)
         while item < items:
-            work(machine, memory, blocks, terms, steps[i], item, thread)
+            work(machine, memory, blocks, terms, steps[i], item)
             add_one(done)
             item = add_one(taken)
         wait_for(done, items)
 
 
 @kept(*_PARTS, parallel=True)
-def run(machine, memory, blocks, terms, steps, workers):
+def run(machine: Machine, memory: Memories, blocks: Blocks, terms: Terms, steps: Steps, workers: int) -> None:
     """All steps, by so many threads, each of which walks them.
 
     Items are taken, not assigned: a thread that something else on the machine keeps from its processor holds
@@ -221,19 +225,19 @@ def run(machine, memory, blocks, terms, steps, workers):
     """
     clear(memory[0].counts, 2 * LINE * len(steps))
     for thread in prange(workers):
-        walk(machine, memory[0], blocks, terms, steps, thread)
+        walk(machine, memory[thread], blocks, terms, steps)
 
 
 @kept(*_PARTS)
-def run_alone(machine, memory, blocks, terms, steps):
+def run_alone(machine: Machine, memory: Memories, blocks: Blocks, terms: Terms, steps: Steps) -> None:
     """All steps on one thread, which wakes no other."""
     for i in range(len(steps)):
         for item in range(steps[i].items):
-            work(machine, memory[0], blocks, terms, steps[i], item, 0)
+            work(machine, memory[0], blocks, terms, steps[i], item)
 
 
 @kept(*_PARTS)
-def switch_weights(out, codes, count, drop, epsilon):
+def switch_weights(out: int, codes: int, count: int, drop: int, epsilon: int) -> None:
     """Signed codes at an address to another width, whole lines of them to whole lines of the cache."""
     for line in range(0, count, LINE):
         switch_line_past_the_cache(out + line, codes + line, 128, drop, epsilon, 255 >> drop, 128 >> drop)

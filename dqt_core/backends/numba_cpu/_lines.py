@@ -1,7 +1,7 @@
 """Lines of 64 codes, and 16 channels on their way from sums to codes, as instructions on vectors."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from dqt_core._extras import needed
 
@@ -14,6 +14,7 @@ with needed('backend "numba"', "fast"):
 from dqt_core.backends.numba_cpu._layout import LINE, SIGNED, SUMS, UNSIGNED
 from dqt_core.backends.numba_cpu._llvm import BYTE, INT, LONG, SHORT, every, pointer
 
+Kernel = TypeVar("Kernel", bound=Callable[..., Any])
 _CODES, _WIDE_CODES = ir.VectorType(BYTE, LINE), ir.VectorType(SHORT, LINE // 2)
 
 
@@ -145,25 +146,25 @@ def _finish(kind: int | None) -> Any:
     kind : NOTHING, UNSIGNED, SIGNED or SUMS; None: the sums are stored as they are, corrected
     own : (sums, correction, middles, M, B, out), addresses
     other : (x, M, B), addresses
-    steps : bytes from a pixel to the next in (sums, middles, out, x)
+    strides : bytes from a pixel to the next in (sums, middles, out, x)
     shifts : (of the sums, of x)
     rounding : (r, lo, hi)
     """
 
     @intrinsic
     def finish(
-        typingctx: Any, pixels: Any, own: Any, other: Any, steps: Any, shifts: Any, rounding: Any
+        typingctx: Any, pixels: Any, own: Any, other: Any, strides: Any, shifts: Any, rounding: Any
     ) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             unpacked = (cgutils.unpack_tuple(builder, argument) for argument in arguments[1:])
-            own, other, steps, shifts, rounding = unpacked
+            own, other, strides, shifts, rounding = unpacked
             sums, correction, middles, m, b, out = own
             correction = _load(builder, correction, SUMS)
             left = every(builder, shifts[0], _INTS)
             mine = _table(builder, m, b) if kind is not None else ()
             theirs = _table(builder, *other[1:]) if kind else ()
             with cgutils.for_range(builder, arguments[0], intp=LONG) as loop:
-                at = [builder.mul(loop.index, step) for step in steps]
+                at = [builder.mul(loop.index, stride) for stride in strides]
                 values = builder.sub(_load(builder, builder.add(sums, at[0]), SUMS), correction)
                 middle = builder.load(pointer(builder, middles, at[1], of=INT), align=4)
                 values = builder.add(builder.shl(values, left), every(builder, middle, _INTS))
@@ -289,21 +290,21 @@ def largest_line(typingctx: Any, out: Any, x: Any, flip: Any) -> Any:
     return types.none(*[types.int64] * 3), codegen
 
 
-def compiled(function: Callable[..., Any]) -> Any:
-    """Numba's decorator for what `run` calls."""
+def compiled(function: Kernel) -> Kernel:
+    """Numba's decorator for what `run` calls; a caller sees the function's own types."""
     wrappers = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
-    return njit(nogil=True, error_model="numpy", **wrappers)(function)
+    return cast(Kernel, njit(nogil=True, error_model="numpy", **wrappers)(function))
 
 
 @compiled
-def copy_rest(out, x, count):
+def copy_rest(out: int, x: int, count: int) -> None:
     """Fewer bytes than a line."""
     for i in range(count):
         put_byte(out + i, read_byte(x + i))
 
 
 @compiled
-def clear(out, count):
+def clear(out: int, count: int) -> None:
     """Zeros, four bytes at a time."""
     for i in range(0, count, 4):
         put_int(out + i, 0)

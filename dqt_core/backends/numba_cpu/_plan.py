@@ -88,10 +88,10 @@ class Plan:
         self.shapes = {name: value.shape for name, value in program.values.items()}
         self.dtypes = {name: value.dtype for name, value in program.values.items()}
         self.places, self.size = self._placed(steps, keep)
-        self._made: list[dict[str, int]] = []
+        self._made: list[layout.Step] = []
         self._convs: list[_Conv] = []
         self._readers: list[tuple[Term, int]] = []  # a term, and the first of its entries
-        self._terms: list[tuple[int, ...]] = []
+        self._terms: list[layout.Term] = []
         self._tables: list[NDArray[np.int8]] = []
         self._offsets: list[int] = []
         self._kept: list[NDArray[Any]] = []  # whose addresses are in the records
@@ -124,7 +124,7 @@ class Plan:
                 self._on_host.append((len(self._made), step))
             case Lookup():
                 rows = len(step.table)
-                self._record(layout.LOOKUP, step.x, step.out, table=len(self._tables), terms=rows)
+                self._record(layout.LOOKUP, step.x, step.out, table=len(self._tables), tables=rows)
                 self._tables += list(step.table.view(np.int8))
             case MaxPool():
                 size = {"kernel_height": step.kernel, "kernel_width": step.kernel}
@@ -155,17 +155,21 @@ class Plan:
     def _record(self, kind: int, x: str, out: str, **fields: int) -> None:
         height, width, channels = self.shapes[x]
         out_height, out_width, outputs = self.shapes[out]
-        record = {"kind": kind, "x": self.places[x], "x_kind": self._kind(x)}
-        record |= {"out": self.places[out], "out_kind": self._kind(out)}
-        record |= {"height": height, "width": width, "channels": channels}
-        record |= {"out_height": out_height, "out_width": out_width, "outputs": outputs, "splits": 1}
-        self._made.append(record | fields)
+        places = {
+            "x": self.places[x],
+            "x_kind": self._kind(x),
+            "out": self.places[out],
+            "out_kind": self._kind(out),
+        }
+        sizes = {"height": height, "width": width, "channels": channels}
+        sizes |= {"out_height": out_height, "out_width": out_width, "outputs": outputs}
+        self._made.append(layout.Step(kind, **places, **sizes, **fields))
 
     def _add_concat(self, op: Concat) -> None:
         first = 0
         for name in op.parts:
             self._record(layout.COPY, name, op.out)
-            self._made[-1]["out"] += first
+            self._made[-1] = self._made[-1]._replace(out=self.places[op.out] + first)
             first += self.shapes[name][2]
 
     def _kind(self, name: str) -> int:
@@ -181,9 +185,8 @@ class Plan:
 
     def _add_term(self, term: Term, out: str, half: int = 0) -> None:
         m, b = self._rows(term, self.shapes[out][2], half)
-        self._terms.append(
-            (self.places[term.x], self._kind(term.x), m.ctypes.data, b.ctypes.data, self._entries)
-        )
+        x, kind = self.places[term.x], self._kind(term.x)
+        self._terms.append(layout.Term(x, kind, m.ctypes.data, b.ctypes.data, rows=self._entries))
         self._readers.append((term, self._entries))
         self._entries += self.capacity
 
@@ -196,9 +199,9 @@ class Plan:
             layout.SWITCH,
             op.x,
             _switched(op),
-            order=entries + self.capacity,
-            table=int(self.program.rounding == "half_up"),
-            r=int(weights.is_depthwise and signed),
+            drops=entries + self.capacity,
+            half_up=int(self.program.rounding == "half_up"),
+            lifted=int(weights.is_depthwise and signed),
             splits=lines,
         )
         fields = {
@@ -206,7 +209,7 @@ class Plan:
             "kernel_width": op.weight.shape[2],
             "stride": op.stride,
         }
-        fields |= {"padding": op.padding, "groups": op.groups, "steps": weights.steps, "order": entries}
+        fields |= {"padding": op.padding, "groups": op.groups, "lines": weights.lines, "order": entries}
         own = None
         if joint is not None:
             r = joint.requantize.r
@@ -218,8 +221,8 @@ class Plan:
                 fields["terms"] = 1
                 self._add_term(joint.skip, out)
         kind = layout.DEPTHWISE if weights.is_depthwise else layout.CONV
-        self._record(kind, op.x, out, **fields, panel=len(self._offsets))
-        self._offsets += [LINE * line for line in range(weights.steps)]
+        self._record(kind, op.x, out, **fields, offsets=len(self._offsets))
+        self._offsets += [LINE * line for line in range(weights.lines)]
         pixels = int(np.prod(self.shapes[op.out][:2]))
         is_pointwise = (
             (op.weight.shape[1:3] == (1, 1) and (op.stride, op.padding, op.groups) == (1, 0, 1))
@@ -232,10 +235,7 @@ class Plan:
         )
 
     def _fix(self) -> None:
-        self.records = buffers.zeros(len(self._made), layout.STEP)
-        for record, fields in zip(self.records, self._made, strict=True):
-            for name, value in fields.items():
-                record[name] = value
+        self.records = buffers.table(np.array(self._made, layout.STEP))
         rowwise = layout.LOOKUP, layout.REQUANTIZE, layout.MAX_POOL, layout.COPY, layout.MULTIPLY
         self._items = np.array([int(r["out_height"]) if r["kind"] in rowwise else 1 for r in self.records])
         self.order, self.drops, self.rows = (buffers.zeros(self._entries, np.int64) for _ in range(3))
@@ -260,7 +260,7 @@ class Plan:
                 self.rows[entries] = rows_of(choices, term.layer, rows)
                 layer = term.layer if half_up else None
                 self.drops[entries] = drops_of(choices, layer, self.program.choices)
-        blocks: list[tuple[int, ...]] = []
+        blocks: list[layout.Block] = []
         for conv in self._convs:
             if records.start <= conv.record < records.stop:
                 self._fill_conv(conv, images, choices, workers, blocks)
@@ -268,7 +268,7 @@ class Plan:
         self._filled[part] = key
 
     def _fill_conv(
-        self, conv: _Conv, images: int, choices: Picks | None, workers: int, blocks: list[tuple[int, ...]]
+        self, conv: _Conv, images: int, choices: Picks | None, workers: int, blocks: list[layout.Block]
     ) -> None:
         record, switch = self.records[conv.record], self.records[conv.record - 1]
         weights, is_gemm = conv.weights, not conv.weights.is_depthwise
@@ -280,7 +280,7 @@ class Plan:
             table = ((MASTER_WIDTH, MASTER_WIDTH),)
         input_drops = MASTER_WIDTH - np.array([bits for _, bits in table])[column]
         must_switch = bool(input_drops.any()) or (conv.signed and is_gemm)
-        self.drops[switch["order"] : switch["order"] + images] = input_drops
+        self.drops[switch["drops"] : switch["drops"] + images] = input_drops
         switch["items"] = images * switch["splits"] if must_switch else 0
         record["x"] = conv.switched if must_switch else conv.x
         order = np.argsort(column, kind="stable")
@@ -289,7 +289,7 @@ class Plan:
         record["direct"] = int(conv.is_pointwise and len(used) == 1)
         record["block"] = len(blocks)
         if not is_gemm:
-            blocks += [(image, 1, *self._widths(conv, int(column[image]), table)) for image in range(images)]
+            blocks += [self._block(conv, int(column[image]), table, image, 1) for image in range(images)]
             record["items"] = images * record["out_height"]
             return
         most = weights.block_pixels
@@ -297,29 +297,31 @@ class Plan:
             share = -(-images * conv.pixels // (2 * workers))
             most = min(most, -(-share // layout.PIXELS) * layout.PIXELS)
         for choice, start, end in zip(used, starts, [*starts[1:], images], strict=True):
-            rest = self._widths(conv, int(choice), table)
-            last = int(end) * conv.pixels
-            for first in range(int(start) * conv.pixels, last, most):
-                blocks.append((first, min(most, last - first), *rest))
+            begin, last = int(start) * conv.pixels, int(end) * conv.pixels
+            whole = self._block(conv, int(choice), table, begin, last - begin)
+            for first in range(begin, last, most):
+                blocks.append(whole._replace(first=first, pixels=min(most, last - first)))
         count = len(blocks) - int(record["block"])
         parts = -(-weights.outputs // layout.CHANNELS)
         record["splits"] = 1 if workers == 1 else min(parts, max(1, -(-2 * workers // count)))
         record["items"] = count * record["splits"]
 
-    def _widths(self, conv: _Conv, choice: int, table: tuple[Choice, ...]) -> tuple[int, ...]:
-        """What a block holds beside its pixels."""
+    def _block(
+        self, conv: _Conv, choice: int, table: tuple[Choice, ...], first: int, pixels: int
+    ) -> layout.Block:
+        """Pixels of images of one choice."""
         weight_bits, input_bits = table[choice]
-        at, correction, zero, middle = conv.weights.at((weight_bits, input_bits), conv.signed)
+        weights, correction, zero, middle = conv.weights.at((weight_bits, input_bits), conv.signed)
         drop = 2 * MASTER_WIDTH - weight_bits - input_bits
         floor = self.program.rounding == "floor"
         shift = 1 + drop if floor else drop if conv.own is not None else 0
         if conv.weights.is_depthwise:
             shift, middle = 0 if floor else shift, 0
-        if conv.own is None:
-            return at, correction, shift, middle, zero, 0, 0
-        m, b, row = conv.own
-        start = choice * row
-        return at, correction, shift, middle, zero, m.ctypes.data + 4 * start, b.ctypes.data + 8 * start
+        m = b = 0
+        if conv.own is not None:
+            multipliers, offsets, row = conv.own
+            m, b = multipliers.ctypes.data + 4 * choice * row, offsets.ctypes.data + 8 * choice * row
+        return layout.Block(first, pixels, weights, correction, shift, middle, zero, m, b)
 
     def run(
         self,
@@ -338,7 +340,7 @@ class Plan:
             if stop > start:
                 records = slice(start, stop)
                 self._fill(part, records, n, choices, scratch.workers)
-                memory = self._addresses(arena, scratch)
+                memory = self.memory(arena, scratch)
                 steps = self.blocks[part], self.terms, self.records[records]
                 if scratch.workers == 1:
                     kernels.run_alone(scratch.machine, memory, *steps)
@@ -359,7 +361,8 @@ class Plan:
         size = int(np.prod(shape)) * self.dtypes[name].itemsize
         return arena[self.places[name] :][:size].view(self.dtypes[name]).reshape(shape)
 
-    def _addresses(self, arena: NDArray[np.uint8], scratch: buffers.Scratch) -> NDArray[Any]:
+    def memory(self, arena: NDArray[np.uint8], scratch: buffers.Scratch) -> NDArray[Any]:
+        """The addresses that kernels are given, of every thread."""
         memory = buffers.table(scratch.memory)
         memory["arena"] = arena.ctypes.data
         for name in ("offsets", "order", "drops", "rows", "tables", "counts"):

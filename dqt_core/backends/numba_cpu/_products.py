@@ -32,12 +32,12 @@ def configure(typingctx: Any, machine: Any, config: Any) -> Any:
 
 @intrinsic
 def product(
-    typingctx: Any, machine: Any, x: Any, x_row: Any, offsets: Any, weights: Any, steps: Any, sums: Any
+    typingctx: Any, machine: Any, x: Any, x_row: Any, offsets: Any, weights: Any, lines: Any, sums: Any
 ) -> Any:
     """Sums of products of 32 pixels and 32 channels, int32 (32, 32).
 
     x : address of the first pixel's codes; x_row : bytes from one pixel to the next; offsets : address of
-    `steps` int64, the bytes from a pixel to each line of its codes; weights : address of two blocks of 16
+    `lines` int64, the bytes from a pixel to each line of its codes; weights : address of two blocks of 16
     channels, a line for every four bytes of a pixel.
     """
 
@@ -54,7 +54,7 @@ def product(
     return types.none(*arguments), codegen
 
 
-def _tiles(builder: Any, x: Any, x_row: Any, offsets: Any, weights: Any, steps: Any, sums: Any) -> None:
+def _tiles(builder: Any, x: Any, x_row: Any, offsets: Any, weights: Any, lines: Any, sums: Any) -> None:
     def tile(number: int) -> Any:
         return BYTE(number)
 
@@ -62,8 +62,8 @@ def _tiles(builder: Any, x: Any, x_row: Any, offsets: Any, weights: Any, steps: 
     for number in range(4):
         call(builder, "llvm.x86.tilezero", VOID, tile(number))
     lower = builder.mul(x_row, LONG(16))
-    right = builder.mul(steps, LONG(16 * LINE))
-    with cgutils.for_range(builder, steps, intp=LONG) as loop:
+    right = builder.mul(lines, LONG(16 * LINE))
+    with cgutils.for_range(builder, lines, intp=LONG) as loop:
         offset = builder.load(pointer(builder, offsets, builder.mul(loop.index, LONG(8)), of=LONG))
         block = builder.mul(loop.index, LONG(16 * LINE))
         upper_x, lower_x = pointer(builder, x, offset), pointer(builder, x, offset, lower)
@@ -87,12 +87,12 @@ _SHAPES = {Vnni512: (8, 32, 16), Vnni256: (4, 16, 8), Plain: (4, 16, 8)}
 
 
 def _dots(
-    builder: Any, kind: Any, x: Any, x_row: Any, offsets: Any, weights: Any, steps: Any, sums: Any
+    builder: Any, kind: Any, x: Any, x_row: Any, offsets: Any, weights: Any, lines: Any, sums: Any
 ) -> None:
     rows, columns, lanes = _SHAPES[kind]
     vector = ir.VectorType(INT, lanes)
     dot = _pairs if kind is Plain else _quadruples
-    right = builder.mul(steps, LONG(16 * LINE))
+    right = builder.mul(lines, LONG(16 * LINE))
     totals = [cgutils.alloca_once(builder, vector) for _ in range(rows * columns // lanes)]
     for column in range(0, CHANNELS, columns):
         with cgutils.for_range(builder, LONG(PIXELS // rows), intp=LONG) as tile:
@@ -100,21 +100,23 @@ def _dots(
             first_x = builder.add(x, builder.mul(first, x_row))
             for total in totals:
                 builder.store(vector([0] * lanes), total)
-            with cgutils.for_range(builder, steps, intp=LONG) as loop:
+            with cgutils.for_range(builder, lines, intp=LONG) as loop:
                 offset = builder.load(pointer(builder, offsets, builder.mul(loop.index, LONG(8)), of=LONG))
                 block = builder.mul(loop.index, LONG(16 * LINE))
                 for part in range(LINE // 4):
-                    lines = []
+                    weight_lines = []
                     for start in range(0, columns, lanes):
                         half, within = divmod(column + start, 16)
                         begin = [weights, block, part * LINE + 4 * within, *([right] * half)]
-                        lines.append(builder.load(pointer(builder, *begin, of=vector), align=4 * lanes))
+                        weight_lines.append(
+                            builder.load(pointer(builder, *begin, of=vector), align=4 * lanes)
+                        )
                     for row in range(rows):
                         own = builder.add(first_x, builder.mul(x_row, LONG(row)))
                         codes = builder.load(pointer(builder, own, offset, 4 * part, of=INT), align=4)
                         codes = every(builder, codes, vector)
-                        for i, line in enumerate(lines):
-                            total = totals[row * len(lines) + i]
+                        for i, line in enumerate(weight_lines):
+                            total = totals[row * len(weight_lines) + i]
                             builder.store(dot(builder, builder.load(total), codes, line), total)
             out = builder.add(sums, builder.mul(first, LONG(4 * CHANNELS)))
             for i, total in enumerate(totals):

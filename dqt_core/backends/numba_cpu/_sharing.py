@@ -63,7 +63,7 @@ def _nap(typingctx: Any) -> Any:
 
 
 @compiled
-def wait_for(address, count):
+def wait_for(address: int, count: int) -> None:
     """Until so much is counted there."""
     looks = 0
     while _look(address) < count:

@@ -28,8 +28,8 @@ class Weights:
 
     Attributes
     ----------
-    steps : int
-        Lines of a window.
+    lines : int
+        Of a window.
     block_pixels : int
         Most pixels whose windows are collected at a time: whole products, as many as `PANEL` holds.
 
@@ -42,8 +42,8 @@ class Weights:
         self.op, self.rounding, self.unit = op, rounding, unit
         self.outputs, self.terms = len(op.weight) // op.groups, int(np.prod(op.weight.shape[1:]))
         self.is_depthwise = op.groups > 1 and self.outputs == 1 and op.weight.shape[3] == 1
-        self.steps = -(-self.terms // unit)
-        touched = LINE * self.steps + 2 * len(op.weight)  # bytes of a pixel
+        self.lines = -(-self.terms // unit)
+        touched = LINE * self.lines + 2 * len(op.weight)  # bytes of a pixel
         products = min(buffers.MOST, PANEL // touched) // layout.PIXELS
         self.block_pixels = max(1, products) * layout.PIXELS
         self._switched: dict[int, tuple[NDArray[Any], NDArray[np.int32]]] = {}
@@ -54,7 +54,7 @@ class Weights:
         """(groups, blocks of 16 channels, lines, 16 channels, 4 bytes), channels padded to whole products."""
         op, size = self.op, self.unit // 16
         blocks = -(-self.outputs // layout.CHANNELS) * 2
-        padded = np.zeros((op.groups, blocks * 16, self.steps * self.unit), np.int8)
+        padded = np.zeros((op.groups, blocks * 16, self.lines * self.unit), np.int8)
         padded[:, : self.outputs, : self.terms] = op.weight.reshape(op.groups, self.outputs, self.terms)
         lines = padded.reshape(op.groups, blocks, 16, -1, size).swapaxes(2, 3)
         packed = buffers.zeros(padded.size, np.int8)
@@ -70,7 +70,7 @@ class Weights:
             kernels.switch_weights(
                 codes.ctypes.data, packed.ctypes.data, len(codes), MASTER_WIDTH - width, epsilon
             )
-            by_channel = codes.reshape(self.op.groups, -1, self.steps * 16, 16, self.unit // 16)
+            by_channel = codes.reshape(self.op.groups, -1, self.lines * 16, 16, self.unit // 16)
             sums = by_channel.sum((2, 4), dtype=np.int32).reshape(self.op.groups, -1)[:, : self.outputs]
             if self.unit != LINE:
                 narrow, codes = codes, buffers.zeros(len(codes), np.int16)
