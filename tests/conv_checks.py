@@ -48,6 +48,10 @@ class Case:
         return self.inputs if self.depthwise else 1
 
     @property
+    def source(self) -> str:
+        return "depthwise" if self.depthwise else "conv"
+
+    @property
     def macros(self) -> dict[str, int]:
         return variant(np.int8 if self.signed else np.uint8, self.rounding) | self.defines
 
@@ -144,20 +148,20 @@ def run(engine: Any, case: Case, given: Numbers, outputs: str = "both") -> tuple
     sums = None if outputs == "codes" else np.full(shape, -7, np.int32)
     made = None if outputs == "sums" else np.full(shape, 77, np.uint8 if case.clamp[0] >= 0 else np.int8)
     choices, picks = np.array(case.choices, np.int32), np.array(case.picks, np.int32)
-    head = given.x, given.weight, *grouped(picks, len(choices)), choices, len(choices)
+    order, starts = grouped(picks, len(choices))
+    own = {"multiplier": given.multiplier, "offset": given.offset, "rows": len(given.multiplier)}
+    skip = {"x": given.skip, "kind": SKIP_KINDS[case.skip], "picks": given.skip_picks}
+    skip |= {"multiplier": given.skip_multiplier, "offset": given.skip_offset}
+    skip |= {"rows": len(given.skip_multiplier), "bits": choices if case.skip_switched else None}
+    names = ("N", "H", "W", "C", "O", "kh", "kw", "stride", "padding", "OH", "OW", "groups")
     sizes = *case.size, case.inputs, case.outputs, *case.kernel, case.stride, case.padding, *case.out_size
-    own = given.multiplier, given.offset, len(given.multiplier), given.r, *case.clamp
-    skip = (
-        given.skip,
-        SKIP_KINDS[case.skip],
-        given.skip_multiplier,
-        given.skip_offset,
-        len(given.skip_multiplier),
-    )
-    skip_choices = given.skip_picks, choices if case.skip_switched else None
-    name = "depthwise" if case.depthwise else "conv"
-    kernel = engine.kernel(name, name, **case.macros)
-    launch(engine, kernel, case.blocks, 128, *head, *sizes, sums, made, *own, *skip, *skip_choices)
+    fields = dict(zip(names, (*sizes, case.groups), strict=True))
+    fields |= {"x": given.x, "weight": given.weight, "sums": sums, "codes": made}
+    fields |= {"order": order, "starts": starts, "bits": choices, "choices": len(choices)}
+    fields |= {"own": ("Term", own), "skip": ("Term", skip)}
+    fields |= dict(zip(("r", "lo", "hi"), (given.r, *case.clamp), strict=True))
+    kernel = engine.kernel(case.source, case.source, **case.macros)
+    launch(engine, kernel, case.blocks, 128, ("Convolution", fields))
     return sums, made
 
 

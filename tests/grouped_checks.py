@@ -17,19 +17,12 @@ class Grouped(Case):
         return self.parts
 
     @property
+    def source(self):
+        return "grouped"
+
+    @property
     def blocks(self):
         return -(-self.size[0] * int(np.prod(self.out_size)) * self.outputs // 128)
-
-
-class AsGrouped:
-    """An engine that runs the kernel of grouped.cu, which has one argument more, in the place of `conv`."""
-
-    def __init__(self, engine, groups):
-        self.engine, self.groups, self.xp = engine, np.int32(groups), engine.xp
-
-    def kernel(self, source, name, **defines):
-        kernel = self.engine.kernel("grouped", "grouped", **defines)
-        return lambda grid, block, args: kernel(grid, block, (*args, self.groups))
 
 
 def cases():
@@ -42,22 +35,22 @@ def cases():
 
 def check_grouped(engine):
     for case in cases():
-        check(AsGrouped(engine, case.groups), case)
+        check(engine, case)
 
 
 GROUPED_CHECKS = (check_grouped,)
 
 GROUPED_MUTANTS = [
-    ("o / (outputs / groups) * inputs", "o % groups * inputs", "grouped: another group's channels"),
-    ("if (i >= images * values) return;", "", "grouped: no end"),
-    ("while (place >= starts[choice + 1])", "while (place > starts[choice + 1])", "grouped: another choice"),
-    ("image = order[place]", "image = place", "grouped: images not in order"),
-    ("column < 0 || ", "column <= 0 || ", "grouped: first column is padding"),
-    ("y >= height || ", "", "grouped: reads below the image"),
-    ("inputs + c], weight_bits, true)", "inputs + c], x_bits, true)", "grouped: width of the other operand"),
+    ("o / (c.O / c.groups) * inputs", "o % c.groups * inputs", "grouped: another group's channels"),
+    ("if (i >= c.N * values) return;", "", "grouped: no end"),
+    (
+        "while (place >= c.starts[choice + 1])",
+        "while (place > c.starts[choice + 1])",
+        "grouped: another choice",
+    ),
+    ("image = c.order[place]", "image = place", "grouped: images not in order"),
+    ("x < 0 || ", "x <= 0 || ", "grouped: first column is padding"),
+    ("y >= c.H || ", "", "grouped: reads below the image"),
+    ("inputs + k], weight_bits, true)", "inputs + k], x_bits, true)", "grouped: width of the other operand"),
     ("window += code;", "window = code;", "grouped: last code for the window's sum"),
-    ("(multiplier_rows == 1 ? 0 : choice)", "choice", "grouped: a row that is not there"),
-    ("skip_picks ? skip_picks[image] : 0", "choice", "grouped: own choice for the skip's"),
-    ("        drop = 0;\n", "", "grouped: floor shifted twice"),
-    ("return ((const signed char*)values)[i];", "return ((const unsigned char*)values)[i];", "grouped: sign"),
 ]

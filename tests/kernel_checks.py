@@ -5,6 +5,7 @@ import functools
 import numpy as np
 
 from dqt_core import nested
+from dqt_core.kernels.structs import Struct
 
 WIDTHS = range(1, 9)
 ROUNDINGS = ("half_up", "floor")
@@ -12,12 +13,23 @@ DTYPES = (np.uint8, np.int8)
 
 
 def launch(engine, kernel, blocks, threads, *args):
-    """Run a kernel on NumPy arrays, wherever the engine has its own; ints become int32."""
-    ours = [np.int32(value) if isinstance(value, int) else value for value in args]
-    theirs = [engine.xp.asarray(value) if isinstance(value, np.ndarray) else value for value in ours]
-    kernel((blocks, 1, 1), (threads, 1, 1), tuple(theirs))
-    for mine, other in zip(ours, theirs, strict=True):
-        if isinstance(mine, np.ndarray) and mine is not other:
+    """Run a kernel on NumPy arrays, wherever the engine has its own.
+
+    Ints become int32, pairs of a name and fields a struct.
+    """
+    moved = {}
+
+    def given(value):
+        if isinstance(value, np.ndarray):
+            return moved.setdefault(id(value), (value, engine.xp.asarray(value)))[1]
+        if isinstance(value, tuple):
+            name, fields = value
+            return Struct(name, **{field: given(value) for field, value in fields.items()})
+        return np.int32(value) if isinstance(value, int) else value
+
+    kernel((blocks, 1, 1), (threads, 1, 1), tuple(map(given, args)))
+    for mine, other in moved.values():
+        if mine is not other:
             mine[...] = engine.xp.asnumpy(other)
 
 

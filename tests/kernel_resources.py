@@ -62,7 +62,7 @@ def rows(source, defines, folder=FOLDER):
     key = hashlib.sha256(repr((nvcc_release(), flags, texts)).encode()).hexdigest()
     kept = cache() / f"{key}.json"
     if not kept.exists():
-        made = _compiled(folder / f"{source}.cu", flags)
+        made = compiled(folder / f"{source}.cu", flags)
         kept.parent.mkdir(parents=True, exist_ok=True)
         partial = kept.with_suffix(f".{id(made)}")
         partial.write_text(json.dumps(made))
@@ -70,7 +70,7 @@ def rows(source, defines, folder=FOLDER):
     return [[source, words(defines), *row] for row in json.loads(kept.read_text())]
 
 
-def _compiled(path, flags):
+def compiled(path, flags):
     with tempfile.TemporaryDirectory() as folder:
         command = ["nvcc", *flags, "-o", f"{folder}/out", str(path)]
         result = subprocess.run(command, capture_output=True, text=True, cwd=folder)

@@ -125,10 +125,10 @@ def by_definition(terms, r, lo, hi):
 
 
 def requantized(engine, terms, r, lo, hi):
-    args = []
-    for x, multiplier, offset, picks, bits in terms:
-        args += [x, KINDS[x.dtype], multiplier, offset, len(multiplier), picks, bits]
-    args += [None, 0, None, None, 0, None, None] * (3 - len(terms))
+    args = [("Term", {})] * 3
+    for i, (x, multiplier, offset, picks, bits) in enumerate(terms):
+        tables = {"multiplier": multiplier, "offset": offset, "rows": len(multiplier)}
+        args[i] = "Term", {"x": x, "kind": KINDS[x.dtype], "picks": picks, "bits": bits} | tables
     x = terms[0][0]
     out = np.full(x.shape, 77, np.uint8 if lo >= 0 else np.int8)
     sizes = np.int64(out.size), x.shape[1] * x.shape[2], x.shape[3]

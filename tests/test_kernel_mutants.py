@@ -12,7 +12,8 @@ from dqt_core.kernels.emulator import KERNEL, Emulator, EmulatorError, NoCompile
 
 # file: checks that run its kernels, the quickest killers first
 CHECKS = {
-    "common.cuh": (*POINTWISE_CHECKS[:2], *PLANES_CHECKS, *SWITCH_CHECKS),  # the first two: its rounding
+    # the first two: its rounding
+    "common.cuh": (*POINTWISE_CHECKS[:2], *GROUPED_CHECKS, *DEPTHWISE_CHECKS, *PLANES_CHECKS, *SWITCH_CHECKS),
     "switch.cu": SWITCH_CHECKS,
     "planes.cu": PLANES_CHECKS,
     "conv.cu": CONV_CHECKS,

@@ -12,6 +12,7 @@ from kernel_resources import COLUMNS, FOLDER, GENERATIONS, TABLE, CompilationErr
 
 from dqt_core import kernels
 from dqt_core.backends import gpu_launches, gpu_plan
+from dqt_core.kernels import structs
 from dqt_core.kernels.emulator import KERNEL
 
 VARIANTS = [
@@ -52,6 +53,20 @@ def test_nvcc_compiles_it(source, defines):
         assert made == expected, "the table is old; run python tests/kernel_resources.py"
 
 
+def test_nvcc_lays_out_structs_as_the_host_does(tmp_path):
+    needs_nvcc()
+    (tmp_path / "common.cuh").write_text(kernels.source("common.cuh"))
+    includes = '#include "common.cuh"\n#include <cstddef>\n'
+    offsets = "".join(
+        f"static_assert(offsetof({struct}, {field}) == {at[1]});\n"
+        for struct in structs.fields()
+        for field, at in structs.layout(struct).fields.items()
+    )
+    assert offsets.count("\n") > 30
+    (tmp_path / "sizes.cu").write_text(includes + structs.sizes_in_c() + offsets)
+    assert kernel_resources.compiled(tmp_path / "sizes.cu", ("-std=c++17", "-ptx")) == []
+
+
 def test_nvrtc_compiles_all():
     compiler = nvrtc()
     if compiler is None:
@@ -72,7 +87,7 @@ def nvrtc_machine_code(compiler, source, defines, sm):
         compiler.nvrtcGetProgramLog(program, text)
         return text.decode()
 
-    texts = (kernels.source(f"{source}.cu").encode(), source.encode())
+    texts = ((kernels.source(f"{source}.cu") + structs.sizes_in_c()).encode(), source.encode())
     header = kernels.source("common.cuh").encode()
     _, program = compiler.nvrtcCreateProgram(*texts, 1, [header], [b"common.cuh"])
     options = ["--std=c++17", f"--gpu-architecture=sm_{sm}", *(f"-D{k}={v}" for k, v in defines.items())]

@@ -15,6 +15,7 @@ import numpy as np
 
 from dqt_core import kernels
 from dqt_core.backends import gpu_plan
+from dqt_core.kernels import structs
 from dqt_core.kernels.engine import Sizes
 from dqt_core.program import Program
 
@@ -144,7 +145,8 @@ class CupyEngine:
         if key not in self._kernels:
             options = "--std=c++17", *(f"-D{macro}={value}" for macro, value in sorted(defines.items()))
             # One text, headers pasted in: CuPy's cache of compiled kernels does not look into headers.
-            module = self.xp.RawModule(code=flat(f"{source}.cu"), options=options)
+            code = flat(f"{source}.cu") + structs.sizes_in_c()
+            module = self.xp.RawModule(code=code, options=options)
             self._kernels[key] = functools.partial(_call, module.get_function(name))
         return self._kernels[key]
 
@@ -181,8 +183,15 @@ def flat(file: str) -> str:
 
 
 def _call(function: Any, grid: Sizes, block: Sizes, args: tuple[Any, ...]) -> None:
+    function(grid, block, tuple(map(_by_value, args)))
+
+
+def _by_value(argument: Any) -> Any:
+    """What CuPy copies to the kernel: of a NumPy array of one element its bytes, whatever they are."""
+    if isinstance(argument, structs.Struct):
+        return argument.packed(lambda array: int(array.data.ptr))
     # CuPy before version 14 takes None for an argument that is missing, not for a null pointer.
-    function(grid, block, tuple(NULL if arg is None else arg for arg in args))
+    return NULL if argument is None else argument
 
 
 def engine() -> CupyEngine:

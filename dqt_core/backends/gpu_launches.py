@@ -14,6 +14,7 @@ import numpy as np
 
 from dqt_core.backends.analysis import FusedConv, Step
 from dqt_core.kernels.engine import Engine, Kernel
+from dqt_core.kernels.structs import Struct
 from dqt_core.nested import Rounding
 from dqt_core.program import (
     Choice,
@@ -37,8 +38,7 @@ DEPTHWISE_TILE, DEPTHWISE_TAPS = (64, 32), 49  # channels and pixels of a block;
 SUMMED_CHANNELS = 64  # of a block of `sum_pool`
 TILES = (128, 128), (128, 64), (64, 64), (64, 32), (32, 32)
 BUSY = 256  # blocks that keep a large GPU busy; with fewer, smaller tiles make more of them
-NOTHING, UNSIGNED_CODES, SIGNED_CODES, SUMS = map(np.int32, range(4))
-KINDS = {np.dtype(np.uint8): UNSIGNED_CODES, np.dtype(np.int8): SIGNED_CODES, np.dtype(np.int32): SUMS}
+KINDS = {np.dtype(np.uint8): 1, np.dtype(np.int8): 2, np.dtype(np.int32): 3}  # as common.cuh has them
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,96 +158,78 @@ class Launches:
 
     def _conv(self, op: Conv, values: Values, batch: Batch) -> Launch:
         sums = values[op.out]
-        return self._convolution(op, values[op.x], sums.shape, batch, (sums, *self._no_epilogue()))
+        return self._convolution(op, values[op.x], sums.shape, batch, sums=sums)
 
     def _fused_conv(self, step: FusedConv, values: Values, batch: Batch) -> Launch:
-        epilogue = self._epilogue(step, values, batch)
+        op, x, out = step.requantize, values[step.conv.x], values[step.out]
+        terms = {"own": Struct("Term", **self._tables(step.term, out.shape[3]))}
+        if step.skip is not None:
+            terms["skip"] = self._term(step.skip, values, out.shape[3], batch)
         return self._convolution(
-            step.conv, values[step.conv.x], values[step.out].shape, batch, (None, *epilogue)
+            step.conv, x, out.shape, batch, codes=out, **terms, r=op.r, lo=op.lo, hi=op.hi
         )
 
     def _convolution(
-        self, op: Conv, x: Any, out_shape: tuple[int, ...], batch: Batch, results: tuple[Any, ...]
+        self, op: Conv, x: Any, out_shape: tuple[int, ...], batch: Batch, **results: Any
     ) -> Launch:
+        """The kernel for its groups; `results` are what it writes and how, by field of ``Convolution``."""
         _, out_height, out_width, outputs = out_shape
-        kernel = op.weight.shape[1:3]
-        if kernel == x.shape[1:3] and (op.padding, op.groups) == (0, 1):  # one pixel of all the image's codes
-            kernel, x = (1, 1), x.reshape(len(x), 1, 1, -1)
-        sizes = *x.shape, outputs, *kernel, op.stride, op.padding, out_height, out_width
-        order, starts, bits, choices = self._groups(op, batch)
-        args = (
-            x,
-            self._upload(op.weight),
-            order,
-            starts,
-            bits,
-            np.int32(choices),
-            *map(np.int32, sizes),
-            *results,
-        )
+        height, width = op.weight.shape[1:3]
+        if (height, width) == x.shape[1:3] and (op.padding, op.groups) == (0, 1):
+            height, width, x = 1, 1, x.reshape(len(x), 1, 1, -1)  # one pixel of all the image's codes
+        shapes = dict(zip("NHWC", x.shape, strict=True)) | {"O": outputs, "kh": height, "kw": width}
+        shapes |= {"stride": op.stride, "padding": op.padding, "groups": op.groups}
+        shapes |= {"OH": out_height, "OW": out_width}
+        groups = self._groups(op, batch)
+        argument = Struct("Convolution", x=x, weight=self._upload(op.weight), **groups, **shapes, **results)
         defines = {"X_SIGNED": int(x.dtype == np.int8), "FLOOR": int(self._is_floor)}
         if op.groups == x.shape[3] == outputs and math.prod(op.weight.shape[1:]) <= DEPTHWISE_TAPS:
             defines["VECTOR"] = _vector(outputs, widest=4)
             channels, pixels = DEPTHWISE_TILE
             tiles = len(x) * -(-outputs // channels) * -(-out_height * out_width // pixels)
-            return Launch(self.engine.kernel("depthwise", "depthwise", **defines), tiles, CONV_THREADS, args)
+            kernel = self.engine.kernel("depthwise", "depthwise", **defines)
+            return Launch(kernel, tiles, CONV_THREADS, (argument,))
         if op.groups > 1:
-            grouped = self.engine.kernel("grouped", "grouped", **defines)
-            return Launch(grouped, blocks(math.prod(out_shape)), THREADS, (*args, np.int32(op.groups)))
+            kernel = self.engine.kernel("grouped", "grouped", **defines)
+            return Launch(kernel, blocks(math.prod(out_shape)), THREADS, (argument,))
         rows = batch.images * out_height * out_width
         tile_m, tile_n = tile(rows, outputs)
         defines |= {"TILE_M": tile_m, "TILE_N": tile_n, "VECTOR": _vector(x.shape[3]), **self._macros}
         # A tile holds images of one choice: each choice after the first may add a tile that is partly filled.
-        tiles = (-(-rows // tile_m) + choices - 1) * -(-outputs // tile_n)
-        return Launch(self.engine.kernel("conv", "conv", **defines), tiles, CONV_THREADS, args)
+        tiles = (-(-rows // tile_m) + groups["choices"] - 1) * -(-outputs // tile_n)
+        return Launch(self.engine.kernel("conv", "conv", **defines), tiles, CONV_THREADS, (argument,))
 
-    def _groups(self, op: Conv, batch: Batch) -> tuple[Any, Any, Any, int]:
+    def _groups(self, op: Conv, batch: Batch) -> dict[str, Any]:
         """Order and starts of the images, widths of every choice, and how many choices there are."""
         if op.layer is None:
-            return *batch.everyone, self._full_bits, 1
-        return batch.order[op.layer], batch.starts[op.layer], self._bits, batch.choices
+            order, starts = batch.everyone
+            return {"order": order, "starts": starts, "bits": self._full_bits, "choices": 1}
+        order, starts = batch.order[op.layer], batch.starts[op.layer]
+        return {"order": order, "starts": starts, "bits": self._bits, "choices": batch.choices}
 
-    def _no_epilogue(self) -> tuple[Any, ...]:
-        zero = np.int32(0)
-        return None, None, None, zero, np.int32(1), zero, zero, *self._no_skip()
-
-    def _no_skip(self) -> tuple[Any, ...]:
-        return None, NOTHING, None, None, np.int32(0), None, None
-
-    def _epilogue(self, step: FusedConv, values: Values, batch: Batch) -> tuple[Any, ...]:
-        out, op = values[step.out], step.requantize
-        own = *self._tables(step.term, out.shape[3]), np.int32(op.r), np.int32(op.lo), np.int32(op.hi)
-        if step.skip is None:
-            return out, *own, *self._no_skip()
-        x = values[step.skip.x]
-        skip = x, KINDS[x.dtype], *self._tables(step.skip, out.shape[3]), *self._choice_of(step.skip, batch)
-        return out, *own, *skip
-
-    def _tables(self, term: Term, channels: int) -> tuple[Any, Any, np.int32]:
+    def _tables(self, term: Term, channels: int) -> dict[str, Any]:
         """Multipliers and offsets, (rows, channels), and their rows: one, or one for every choice."""
-        rows = max(len(term.multiplier), len(term.offset))
-        shape = rows, channels
-        return self._upload(term.multiplier, shape), self._upload(term.offset, shape), np.int32(rows)
+        shape = rows, _ = max(len(term.multiplier), len(term.offset)), channels
+        multiplier, offset = self._upload(term.multiplier, shape), self._upload(term.offset, shape)
+        return {"multiplier": multiplier, "offset": offset, "rows": rows}
 
-    def _choice_of(self, term: Term, batch: Batch) -> tuple[Any, Any]:
-        """Every image's choice at a term's layer, and the widths whose dropped bits it lacks."""
-        if term.layer is None:
-            return None, None
-        # floor sums are already at the master's scale, see integer.conv2d_mid_bin
-        return batch.columns[term.layer], None if self._is_floor else self._bits
+    def _term(self, term: Term, values: Values, channels: int, batch: Batch) -> Struct:
+        x = values[term.x]
+        chosen: dict[str, Any] = {}
+        if term.layer is not None:
+            # floor sums are already at the master's scale, see integer.conv2d_mid_bin
+            bits = None if self._is_floor else self._bits
+            chosen = {"picks": batch.columns[term.layer], "bits": bits}
+        return Struct("Term", x=x, kind=KINDS[x.dtype], **self._tables(term, channels), **chosen)
 
     def _requantize(self, op: Requantize, values: Values, batch: Batch) -> Launch:
         out = values[op.out]
         _, height, width, channels = out.shape
-        args: tuple[Any, ...] = ()
-        for term in op.terms:
-            x = values[term.x]
-            args += x, KINDS[x.dtype], *self._tables(term, channels), *self._choice_of(term, batch)
-        for _ in range(3 - len(op.terms)):
-            args += self._no_skip()
+        terms = [self._term(term, values, channels, batch) for term in op.terms]
+        absent = [Struct("Term")] * (3 - len(terms))
         limits = np.int32(op.r), np.int32(op.lo), np.int32(op.hi)
         sizes = np.int64(out.size), np.int32(height * width), np.int32(channels)
-        return self._each("requantize", out.size, *args, *limits, out, *sizes)
+        return self._each("requantize", out.size, *terms, *absent, *limits, out, *sizes)
 
     def _max_pool(self, op: MaxPool, values: Values, batch: Batch) -> Launch:
         x, out = values[op.x], values[op.out]
@@ -274,14 +256,14 @@ class Launches:
     def _product(self, op: Product, values: Values) -> Launch:
         x, y, out = values[op.x], values[op.y], values[op.out]
         sizes = np.int64(out.size), np.int32(out[0].size), np.int32(out.shape[3]), np.int32(y[0].size)
-        return self._each("product", out.size, x, KINDS[x.dtype], y, KINDS[y.dtype], out, *sizes)
+        kinds = np.int32(KINDS[x.dtype]), np.int32(KINDS[y.dtype])
+        return self._each("product", out.size, x, kinds[0], y, kinds[1], out, *sizes)
 
     def _scale(self, op: Scale, values: Values, batch: Batch) -> Launch:
         x, out = values[op.term.x], values[op.out]
-        multiplier, offset, _ = self._tables(op.term, out.shape[3])
-        return self._each(
-            "scale", out.size, x, multiplier, offset, out, np.int64(out.size), np.int32(out.shape[3])
-        )
+        tables = self._tables(op.term, out.shape[3])
+        sizes = np.int64(out.size), np.int32(out.shape[3])
+        return self._each("scale", out.size, x, tables["multiplier"], tables["offset"], out, *sizes)
 
     def _choose(self, op: Choose, values: Values, batch: Batch) -> Launch:
         sizes = np.int32(batch.images), np.int32(op.layers), np.int32(batch.choices), np.int32(batch.layers)

@@ -4,7 +4,7 @@
 file          what is in it
 ============= ====================================================================================
 common.cuh    what kernels share: four codes switched in a register, products of bytes on ordinary
-              and on tensor cores, the one rounding
+              and on tensor cores, the one rounding; terms, and what a convolution is given
 switch.cu     codes to any width, 16 bytes a thread, with a walk through the kernel; start here
 planes.cu     bit planes: packing, unpacking, a matrix-vector product that reads b of 8 planes
 conv.cu       convolution on tensor cores, the switch in registers, every image at its own widths
@@ -12,6 +12,7 @@ depthwise.cu  convolution of every channel by itself
 grouped.cu    convolution in groups of channels
 pointwise.cu  what is done value by value: look-up, pooling, requantize, logits, choices
 cuda_cpu.hpp  CUDA's threads, barriers and shuffles on the CPU
+`structs`     what kernels are given by name
 `engine`      what runs a kernel, as the backend sees it
 `emulator`    the engine without a GPU
 ============= ====================================================================================

@@ -99,3 +99,69 @@ __device__ inline int rounded(long long sum, int r, int lo, int hi) {
     long long shifted = (sum + (1ll << (r - 1))) >> r;
     return shifted < lo ? lo : shifted > hi ? hi : int(shifted);
 }
+
+// ---- what kernels are given by name ----
+// The host fills these structs by the names of their fields (dqt_core.kernels.structs) and passes them by value; what
+// it does not name is 0 or null. Pointers come first and the ints are even in number, so nothing is padded.
+
+// A term of a requantize: (x << drop) * multiplier + offset. An image's choice picks the row of both tables, and
+// the drop: what the widths of its codes are short of 16 bits.
+struct Term {
+    const void* x;            // (N, H, W, C)
+    const int* multiplier;    // (rows, C)
+    const long long* offset;  // (rows, C)
+    const int* picks;         // (N): every image's choice; null: choice 0
+    const int* bits;          // (K, 2): weight bits and input bits of every choice; null: drop is 0
+    int kind;                 // of x: 0 there is no such term, 1 uint8 codes, 2 int8 codes, 3 int32 sums
+    int rows;                 // K or 1
+};
+
+// A convolution, and the requantize that it takes along. A group is the images that made the same choice: `order` lists
+// the images group by group, `starts` says where each begins.
+struct Convolution {
+    const Code* x;              // (N, H, W, C) master codes
+    const signed char* weight;  // (O, kh, kw, C / groups) master codes
+    const int* order;           // (N)
+    const int* starts;          // (K + 1)
+    const int* bits;            // (K, 2): weight bits and input bits of every choice
+    int* sums;                  // out, (N, OH, OW, O): integer.conv2d (floor: integer.conv2d_mid_bin); null: not kept
+    void* codes;                // out, (N, OH, OW, O): codes; null: none are made
+    Term own;                   // of the sums, at the choices of the convolution: its tables alone are read
+    Term skip;                  // of what is added to them
+    int N, C, H, W, O, OH, OW, kh, kw, stride, padding, groups;
+    int choices;                // K
+    int r, lo, hi;              // of the requantize
+};
+
+__device__ inline int code_at(const void* codes, int kind, long long i) {
+    return kind == 2 ? int(__ldg(static_cast<const signed char*>(codes) + i))
+                     : int(__ldg(static_cast<const unsigned char*>(codes) + i));
+}
+
+// What a term makes of x, for a channel of C.
+__device__ inline long long value_of(const Term& term, int x, int drop, int choice, int channel, int C) {
+    int at = (term.rows > 1 ? choice : 0) * C + channel;
+    return scaled(x, drop, __ldg(term.multiplier + at)) + __ldg(term.offset + at);
+}
+
+// The same of its own x at i, which belongs to an image.
+__device__ inline long long value_at(const Term& term, long long i, int image, int channel, int C) {
+    if (!term.kind) return 0;
+    int x = term.kind == 3 ? __ldg(static_cast<const int*>(term.x) + i) : code_at(term.x, term.kind, i);
+    int choice = term.picks ? term.picks[image] : 0;
+    int drop = term.bits ? 16 - term.bits[2 * choice] - term.bits[2 * choice + 1] : 0;
+    return value_of(term, x, drop, choice, channel, C);
+}
+
+// Write output i, of channel o, whose window's codes add up to `window`; conv.cu writes four channels at once.
+__device__ inline void finish(const Convolution& c, int sum, int window, int choice, int image, long long i, int o) {
+    int weight_drop = 8 - c.bits[2 * choice], input_drop = 8 - c.bits[2 * choice + 1], drop = weight_drop + input_drop;
+    if (FLOOR) {  // half steps of weights at the middle of their bins: integer.conv2d_mid_bin
+        sum = (sum << (1 + drop)) + (((1 << weight_drop) - 1) * window << input_drop);
+        drop = 0;
+    }
+    if (c.sums) c.sums[i] = sum;
+    if (!c.codes) return;
+    long long total = value_of(c.own, sum, drop, choice, o, c.O) + value_at(c.skip, i, image, o, c.O);
+    static_cast<unsigned char*>(c.codes)[i] = static_cast<unsigned char>(rounded(total, c.r, c.lo, c.hi));
+}

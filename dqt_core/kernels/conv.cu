@@ -47,20 +47,10 @@
 // blocks of a multiprocessor are at different places of their steps. The switch hides behind the products as long as
 // the integer unit has less to do than the tensor cores. (Counted in the machine code for sm_90; not yet run on a GPU.)
 //
-// Arguments (a grid of row_tiles * column_tiles blocks along x, THREADS threads; where K is `choices`,
-// row_tiles = ceil(N * OH * OW / TILE_M) + K - 1 and column_tiles = ceil(O / TILE_N); blocks without rows leave):
-//   x (N, H, W, C) codes   weight (O, kh, kw, C) int8 master codes   C a multiple of VECTOR
-//   order (N) int32, starts (K + 1) int32   choice_bits (K, 2) int32: weight bits, input bits   choices: K
-//   N H W C O kh kw stride padding OH OW   kh, kw <= 16; N * OH * OW and O * kh * kw * C below 2^31 - 128;
-//     H * W * C below 2^30; larger arrays are addressed in 64 bits
-//   acc_out (N, OH, OW, O) int32 or null: what integer.conv2d returns (floor: integer.conv2d_mid_bin)
-//   codes_out (N, OH, OW, O) int8 or uint8 or null
-//   multiplier (rows, O) int32, offset (rows, O) int64, multiplier_rows: K or 1   r lo hi
-//   skip: null or (N, OH, OW, O)   skip_kind: 0 none, 1 uint8 codes, 2 int8 codes, 3 int32 sums
-//   skip_multiplier (rows, O) int32, skip_offset (rows, O) int64, skip_rows
-//   skip_picks (N) int32 or null: every image's choice at the skip's layer; null: choice 0
-//   skip_bits (K, 2) int32 or null: widths of the skip's choices, whose dropped bits it still lacks; null: none
-// Arrays start at multiples of 16 bytes.
+// Its arguments are a Convolution (common.cuh), with groups 1, C a multiple of VECTOR, kh, kw <= 16; N * OH * OW and
+// O * kh * kw * C below 2^31 - 128; H * W * C below 2^30 (larger arrays are addressed in 64 bits). Arrays start at
+// multiples of 16 bytes. The grid has row_tiles * column_tiles blocks of THREADS threads along x, where row_tiles =
+// ceil(N * OH * OW / TILE_M) + K - 1 and column_tiles = ceil(O / TILE_N); blocks without rows leave.
 #include "common.cuh"
 #ifndef TILE_M
 #define TILE_M 128  // rows (pixels) and columns (output channels) of a block's tile: 32, 64 or 128
@@ -83,13 +73,18 @@ constexpr int ROWS_APART = THREADS / CHUNKS;    // a thread moves the same chunk
 constexpr int X_CHUNKS = TILE_M / ROWS_APART, W_CHUNKS = TILE_N / ROWS_APART;
 constexpr int M_TILES = TILE_M / 32, N_TILES = TILE_N / 16;  // 16 x 8 products of a warp
 
-struct Window { int H, W, C, kh, kw, stride, padding, OW, pixels; };
+// Where a row of weights begins. In one register, not two, where the tile's sums leave none over.
+#if TILE_N > 64
+typedef int Offset;
+#else
+typedef long long Offset;
+#endif
 struct Group { int choice, tile, first, images; };  // choice -1: there is no such tile
 struct Rounding { unsigned half, kept; };
 // The rows of windows that this thread moves: their corners, and as bits ky and 16 + kx the taps inside the image.
 struct Rows { long long corner[X_CHUNKS]; unsigned taps[X_CHUNKS]; };
 // A place in the sum: its tap, its offset from the window's corner, and as bits the rows whose tap is inside.
-struct Term { int channel, kx, ky, offset; unsigned inside; };
+struct Cursor { int channel, kx, ky, offset; unsigned inside; };
 struct Places { int store, a[2], b[2]; };           // of this thread in a tile of shared memory
 struct Staged { unsigned x[X_CHUNKS][4], weight[W_CHUNKS][4]; };
 struct Sums {
@@ -121,10 +116,10 @@ __device__ inline unsigned taps_inside(int first, int taps, int size) {
     return high > low ? (1u << high) - (1u << low) : 0;
 }
 
-__device__ inline void set_row(Rows& rows, int i, int image, int pixel, const Window& w) {
-    int y = pixel / w.OW * w.stride - w.padding, x = pixel % w.OW * w.stride - w.padding;
-    rows.corner[i] = (((long long)image * w.H + y) * w.W + x) * w.C;
-    rows.taps[i] = taps_inside(y, w.kh, w.H) | taps_inside(x, w.kw, w.W) << 16;
+__device__ inline void set_row(Rows& rows, int i, int image, int pixel, const Convolution& c) {
+    int y = pixel / c.OW * c.stride - c.padding, x = pixel % c.OW * c.stride - c.padding;
+    rows.corner[i] = (((long long)image * c.H + y) * c.W + x) * c.C;
+    rows.taps[i] = taps_inside(y, c.kh, c.H) | taps_inside(x, c.kw, c.W) << 16;
 }
 
 // ---- device memory to registers ----
@@ -139,19 +134,19 @@ __device__ inline unsigned rows_inside(const Rows& rows, int ky, int kx, int kh)
 
 // Go on by some terms. Where the channels end the next tap begins, and its bytes follow; where a row of taps ends,
 // the next one begins a row of the image further down. Most steps stay in their tap.
-__device__ inline void advance(Term& term, int terms, const Rows& rows, const Window& w) {
+__device__ inline void advance(Cursor& term, int terms, const Rows& rows, const Convolution& c) {
     term.channel += terms;
     term.offset += terms;
-    if (term.channel < w.C) return;
+    if (term.channel < c.C) return;
     do {
-        term.channel -= w.C;
-        if (++term.kx == w.kw) {
+        term.channel -= c.C;
+        if (++term.kx == c.kw) {
             term.kx = 0;
             term.ky++;
-            term.offset += (w.W - w.kw) * w.C;
+            term.offset += (c.W - c.kw) * c.C;
         }
-    } while (term.channel >= w.C);
-    term.inside = rows_inside(rows, term.ky, term.kx, w.kh);
+    } while (term.channel >= c.C);
+    term.inside = rows_inside(rows, term.ky, term.kx, c.kh);
 }
 
 // Bytes piece * VECTOR .. of a chunk; zeros where they are outside.
@@ -169,28 +164,28 @@ __device__ inline void read_piece(unsigned (&chunk)[4], int piece, const void* f
 }
 
 // This thread's chunks of a step's windows; `term` moves on to the next step.
-__device__ inline void fetch_windows(unsigned (&chunks)[X_CHUNKS][4], const Code* x, const Rows& rows, Term& term,
-                                     const Window& w) {
-    Term at = term;
+__device__ inline void fetch_windows(unsigned (&chunks)[X_CHUNKS][4], const Rows& rows, Cursor& term,
+                                     const Convolution& c) {
+    Cursor at = term;
 #pragma unroll
     for (int piece = 0; piece < CHUNK / VECTOR; piece++) {
-        if (piece) advance(at, VECTOR, rows, w);
+        if (piece) advance(at, VECTOR, rows, c);
 #pragma unroll
         for (int i = 0; i < X_CHUNKS; i++)
-            read_piece(chunks[i], piece, x + (rows.corner[i] + at.offset), at.inside >> i & 1);
+            read_piece(chunks[i], piece, c.x + (rows.corner[i] + at.offset), at.inside >> i & 1);
     }
-    advance(term, STEP, rows, w);
+    advance(term, STEP, rows, c);
 }
 
 // The same of the kernels. Terms past the end meet windows of zeros, so any weight will do there: the first.
-__device__ inline void fetch_weights(unsigned (&chunks)[W_CHUNKS][4], const signed char* const (&rows)[W_CHUNKS],
-                                     int term, int terms) {
+__device__ inline void fetch_weights(unsigned (&chunks)[W_CHUNKS][4], const Offset (&rows)[W_CHUNKS], int term,
+                                     int terms, const Convolution& c) {
 #pragma unroll
     for (int piece = 0; piece < CHUNK / VECTOR; piece++) {
         int at = term + VECTOR * piece;
         if (at >= terms) at = 0;
 #pragma unroll
-        for (int i = 0; i < W_CHUNKS; i++) read_piece(chunks[i], piece, rows[i] + at, true);
+        for (int i = 0; i < W_CHUNKS; i++) read_piece(chunks[i], piece, c.weight + (rows[i] + at), true);
     }
 }
 
@@ -297,20 +292,8 @@ __device__ inline void multiply(Sums& sums, const uint4* tile, const Places& pla
 
 // ---- epilogue: sums to codes ----
 
-struct Epilogue {
-    int* acc_out;
-    unsigned char* codes_out;
-    const int* multiplier;
-    const long long* offset;
-    int r, lo, hi;
-    const void* skip;
-    int skip_kind;
-    const int* skip_multiplier;
-    const long long* skip_offset;
-    int skip_rows;
-    const int* skip_bits;
-    int O, weight_drop, input_drop;
-};
+// What a block's one group makes of its sums: its row of the convolution's own tables, and what its operands dropped.
+struct Own { const int* multiplier; const long long* offset; int weight_drop, input_drop; };
 // What makes codes of the sums of four columns; read again where the skip's choice changes. Rows that follow each
 // other mostly belong to one image.
 struct Scales { int choice, drop, multiplier[4], skip_multiplier[4]; long long offset[4]; };
@@ -329,18 +312,18 @@ __device__ inline long long multiply_add(int a, int b, long long sum) {
 #endif
 }
 
-__device__ inline void read_scales(Scales& s, const Epilogue& e, int choice, int column) {
+__device__ inline void read_scales(Scales& s, const Convolution& c, const Own& own, int choice, int column) {
     s.choice = choice;
-    s.drop = e.skip_bits ? 16 - __ldg(e.skip_bits + 2 * choice) - __ldg(e.skip_bits + 2 * choice + 1) : 0;
+    s.drop = c.skip.bits ? 16 - __ldg(c.skip.bits + 2 * choice) - __ldg(c.skip.bits + 2 * choice + 1) : 0;
 #pragma unroll
     for (int i = 0; i < 4; i++) {
-        if (column + i >= e.O) continue;
-        s.multiplier[i] = __ldg(e.multiplier + column + i);
-        s.offset[i] = __ldg(e.offset + column + i) + (1ll << (e.r - 1));  // ties up
-        if (!e.skip_kind) continue;
-        long long at = multiply_add(e.skip_rows > 1 ? choice : 0, e.O, column + i);
-        s.skip_multiplier[i] = __ldg(e.skip_multiplier + at);
-        s.offset[i] += __ldg(e.skip_offset + at);
+        if (column + i >= c.O) continue;
+        s.multiplier[i] = __ldg(own.multiplier + column + i);
+        s.offset[i] = __ldg(own.offset + column + i) + (1ll << (c.r - 1));  // ties up
+        if (!c.skip.kind) continue;
+        long long at = multiply_add(c.skip.rows > 1 ? choice : 0, c.O, column + i);
+        s.skip_multiplier[i] = __ldg(c.skip.multiplier + at);
+        s.offset[i] += __ldg(c.skip.offset + at);
     }
 }
 
@@ -373,7 +356,7 @@ __device__ inline void fetch_skip(Results& results, const unsigned char* skip, c
 
 // 16 rows of the warp's quarter of the sums to shared memory. With floor they count half steps: a weight stands for
 // the middle of its bin (integer.conv2d_mid_bin).
-__device__ inline void share_sums(Results& results, const Sums& sums, int i, const Epilogue& e) {
+__device__ inline void share_sums(Results& results, const Sums& sums, int i, const Own& own) {
     int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
 #pragma unroll
     for (int j = 0; j < N_TILES; j++)
@@ -381,7 +364,7 @@ __device__ inline void share_sums(Results& results, const Sums& sums, int i, con
         for (int half = 0; half < 2; half++) {
             int left = sums.products[i][j][2 * half], right = sums.products[i][j][2 * half + 1];
 #if FLOOR
-            int middle = ((1 << e.weight_drop) - 1) * sums.windows[i][2 * half];
+            int middle = ((1 << own.weight_drop) - 1) * sums.windows[i][2 * half];
             left = 2 * left + middle, right = 2 * right + middle;
 #endif
             int row = warp / 2 * 16 + 8 * half + lane / 4, column = warp % 2 * (TILE_N / 2) + 8 * j + lane % 4 * 2;
@@ -390,97 +373,92 @@ __device__ inline void share_sums(Results& results, const Sums& sums, int i, con
 }
 
 // Add the skip's term: codes that fetch_skip brought, or sums. At the master's scale both fit 32 bits.
-__device__ inline void add_skip(long long (&total)[4], const Scales& s, const Epilogue& e, unsigned codes,
+__device__ inline void add_skip(long long (&total)[4], const Scales& s, const Convolution& c, unsigned codes,
                                 long long at, int column) {
     int a[4];
-    const int* sums = static_cast<const int*>(e.skip) + at;
-    if (e.skip_kind < 3) {
+    const int* sums = static_cast<const int*>(c.skip.x) + at;
+    if (c.skip.kind < 3) {
 #pragma unroll
         for (int i = 0; i < 4; i++)
-            a[i] = e.skip_kind == 2 ? int(static_cast<signed char>(codes >> 8 * i)) : int(codes >> 8 * i & 0xFF);
-    } else if (e.O % 4 == 0) {
+            a[i] = c.skip.kind == 2 ? int(static_cast<signed char>(codes >> 8 * i)) : int(codes >> 8 * i & 0xFF);
+    } else if (c.O % 4 == 0) {
         int4 four = __ldg(reinterpret_cast<const int4*>(sums));
         a[0] = four.x, a[1] = four.y, a[2] = four.z, a[3] = four.w;
     } else {
 #pragma unroll
-        for (int i = 0; i < 4; i++) a[i] = column + i < e.O ? __ldg(sums + i) : 0;
+        for (int i = 0; i < 4; i++) a[i] = column + i < c.O ? __ldg(sums + i) : 0;
     }
 #pragma unroll
     for (int i = 0; i < 4; i++) total[i] = multiply_add(a[i] << s.drop, s.skip_multiplier[i], total[i]);
 }
 
 // What integer.conv2d returns: the sums without the master's scale.
-__device__ inline void store_sums(const int (&sums)[4], const Epilogue& e, long long at, int column) {
-    int drop = FLOOR ? 0 : e.weight_drop + e.input_drop, *to = e.acc_out + at;
-    if (e.O % 4 == 0)
+__device__ inline void store_sums(const int (&sums)[4], const Convolution& c, const Own& own, long long at,
+                                  int column) {
+    int drop = FLOOR ? 0 : own.weight_drop + own.input_drop, *to = c.sums + at;
+    if (c.O % 4 == 0)
         *reinterpret_cast<int4*>(to) = make_int4(sums[0] >> drop, sums[1] >> drop, sums[2] >> drop, sums[3] >> drop);
     else
-        for (int i = 0; i < 4 && column + i < e.O; i++) to[i] = sums[i] >> drop;
+        for (int i = 0; i < 4 && column + i < c.O; i++) to[i] = sums[i] >> drop;
 }
 
 // Shift and clamp: the codes. A sum is below 2^62, so from r = 31 on the shifted one fits 32 bits.
-__device__ inline void store_codes(const long long (&total)[4], const Epilogue& e, long long at, int column) {
+__device__ inline void store_codes(const long long (&total)[4], const Convolution& c, long long at, int column) {
+    unsigned char* to = static_cast<unsigned char*>(c.codes) + at;
     int codes[4];
-    if (e.r >= 31) {
+    if (c.r >= 31) {
 #pragma unroll
-        for (int i = 0; i < 4; i++) codes[i] = int(total[i] >> e.r);
+        for (int i = 0; i < 4; i++) codes[i] = int(total[i] >> c.r);
     } else {
 #pragma unroll
-        for (int i = 0; i < 4; i++) codes[i] = int(max(min(total[i] >> e.r, (long long)e.hi), (long long)e.lo));
+        for (int i = 0; i < 4; i++) codes[i] = int(max(min(total[i] >> c.r, (long long)c.hi), (long long)c.lo));
     }
 #pragma unroll
-    for (int i = 0; i < 4; i++) codes[i] = max(min(codes[i], e.hi), e.lo) & 0xFF;
+    for (int i = 0; i < 4; i++) codes[i] = max(min(codes[i], c.hi), c.lo) & 0xFF;
     unsigned four = codes[0] | codes[1] << 8 | codes[2] << 16 | unsigned(codes[3]) << 24;
-    if (e.O % 4 == 0) *reinterpret_cast<unsigned*>(e.codes_out + at) = four;
-    else for (int i = 0; i < 4 && column + i < e.O; i++) e.codes_out[at + i] = (unsigned char)(four >> 8 * i);
+    if (c.O % 4 == 0) *reinterpret_cast<unsigned*>(to) = four;
+    else for (int i = 0; i < 4 && column + i < c.O; i++) to[i] = (unsigned char)(four >> 8 * i);
 }
 
 // Requantize the shared rows: a warp writes TILE_N neighbouring codes of a row (or of several rows) at once.
-__device__ inline void finish_rows(const Results& results, int part, const RowInfo* infos, const Epilogue& e,
-                                   Scales& scales, int first_column) {
+__device__ inline void finish_rows(const Results& results, int part, const RowInfo* infos, const Convolution& c,
+                                   const Own& own, Scales& scales, int first_column) {
     int tile_column = threadIdx.x % (TILE_N / 4) * 4, column = first_column + tile_column;
-    if (column >= e.O) return;
+    if (column >= c.O) return;
 #pragma unroll 1
     for (int i = threadIdx.x / (TILE_N / 4); i < 2 * 16; i += THREADS / (TILE_N / 4)) {
         int row = i / 16 * (TILE_M / 2) + 16 * part + i % 16;
         RowInfo info = infos[row];
         if (info.output < 0) continue;
-        long long at = multiply_add(info.output, e.O, column);
+        long long at = multiply_add(info.output, c.O, column);
         int4 four = *reinterpret_cast<const int4*>(&results.sums[i][tile_column]);
         int sums[4] = {four.x, four.y, four.z, four.w};
-        if (e.acc_out) store_sums(sums, e, at, column);
-        if (!e.codes_out) continue;
-        if (info.skip_choice != scales.choice) read_scales(scales, e, info.skip_choice, column);
+        if (c.sums) store_sums(sums, c, own, at, column);
+        if (!c.codes) continue;
+        if (info.skip_choice != scales.choice) read_scales(scales, c, own, info.skip_choice, column);
         long long total[4];
 #pragma unroll
         for (int k = 0; k < 4; k++) total[k] = multiply_add(sums[k], scales.multiplier[k], scales.offset[k]);
-        if (e.skip_kind) add_skip(total, scales, e, results.skip[row][tile_column / 4], at, column);
-        store_codes(total, e, at, column);
+        if (c.skip.kind) add_skip(total, scales, c, results.skip[row][tile_column / 4], at, column);
+        store_codes(total, c, at, column);
     }
 }
 
-__device__ inline void finish(Results& results, const Sums& sums, const RowInfo* infos, const Epilogue& e,
-                              int first_column) {
-    if (e.codes_out && (e.skip_kind == 1 || e.skip_kind == 2))
-        fetch_skip(results, static_cast<const unsigned char*>(e.skip), infos, first_column, e.O);
+__device__ inline void finish_tile(Results& results, const Sums& sums, const RowInfo* infos, const Convolution& c,
+                                   const Own& own, int first_column) {
+    if (c.codes && (c.skip.kind == 1 || c.skip.kind == 2))
+        fetch_skip(results, static_cast<const unsigned char*>(c.skip.x), infos, first_column, c.O);
     Scales scales = {-1, 0, {}, {}, {}};
 #pragma unroll
     for (int part = 0; part < M_TILES; part++) {
         if (part) __syncthreads();  // the rows of the part before have been read
-        share_sums(results, sums, part, e);
+        share_sums(results, sums, part, own);
         __syncthreads();
-        finish_rows(results, part, infos, e, scales, first_column);
+        finish_rows(results, part, infos, c, own, scales, first_column);
     }
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) conv(
-    const Code* __restrict__ x, const signed char* __restrict__ weight, const int* __restrict__ order,
-    const int* __restrict__ starts, const int* __restrict__ choice_bits, int choices, int N, int H, int W, int C,
-    int O, int kh, int kw, int stride, int padding, int OH, int OW, int* acc_out, void* codes_out,
-    const int* __restrict__ multiplier, const long long* __restrict__ offset, int multiplier_rows, int r, int lo,
-    int hi, const void* skip, int skip_kind, const int* __restrict__ skip_multiplier,
-    const long long* __restrict__ skip_offset, int skip_rows, const int* __restrict__ skip_picks,
-    const int* __restrict__ skip_bits) {
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) conv(const Convolution c) {
     __shared__ union {
         uint4 tiles[2][(TILE_M + TILE_N) * CHUNKS];  // the step that is multiplied and the one that arrives
         Results results;
@@ -488,42 +466,42 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) conv(
     __shared__ RowInfo infos[TILE_M];
 
     // Blocks of neighbouring numbers share their rows, so the codes come from device memory once, then from L2.
-    int column_tiles = (O + TILE_N - 1) / TILE_N, first_column = blockIdx.x % column_tiles * TILE_N;
-    Window window = {H, W, C, kh, kw, stride, padding, OW, OH * OW};
-    Group group = group_of(blockIdx.x / column_tiles, starts, choices, window.pixels);
+    int column_tiles = (c.O + TILE_N - 1) / TILE_N, first_column = blockIdx.x % column_tiles * TILE_N;
+    int pixels = c.OH * c.OW;
+    Group group = group_of(blockIdx.x / column_tiles, c.starts, c.choices, pixels);
     if (group.choice < 0) return;
-    int weight_bits = choice_bits[2 * group.choice], input_bits = choice_bits[2 * group.choice + 1];
+    int weight_bits = c.bits[2 * group.choice], input_bits = c.bits[2 * group.choice + 1];
     Rounding x_to = rounding_to(input_bits), weight_to = rounding_to(weight_bits);
 
-    int my_row = threadIdx.x / CHUNKS, my_chunk = threadIdx.x % CHUNKS, terms = kh * kw * C;
+    int my_row = threadIdx.x / CHUNKS, my_chunk = threadIdx.x % CHUNKS, terms = c.kh * c.kw * c.C;
     Rows rows;
 #pragma unroll
     for (int i = 0; i < X_CHUNKS; i++) {
         int row = my_row + ROWS_APART * i, place = group.tile * TILE_M + row;
-        bool inside = place < group.images * window.pixels;
-        int image = inside ? order[group.first + place / window.pixels] : 0, pixel = place % window.pixels;
-        set_row(rows, i, image, pixel, window);
+        bool inside = place < group.images * pixels;
+        int image = inside ? c.order[group.first + place / pixels] : 0, pixel = place % pixels;
+        set_row(rows, i, image, pixel, c);
         if (my_chunk == 0)
-            infos[row] = {inside ? image * window.pixels + pixel : -1, skip_picks && inside ? skip_picks[image] : 0};
+            infos[row] = {inside ? image * pixels + pixel : -1, c.skip.picks && inside ? c.skip.picks[image] : 0};
     }
-    const signed char* weight_rows[W_CHUNKS];
+    Offset weight_rows[W_CHUNKS];
 #pragma unroll
     for (int i = 0; i < W_CHUNKS; i++)  // columns past the last are made from its weights and not kept
-        weight_rows[i] = weight + (long long)min(first_column + my_row + ROWS_APART * i, O - 1) * terms;
-    Term term = {0, 0, 0, 0, rows_inside(rows, 0, 0, kh)};
-    advance(term, my_chunk * CHUNK, rows, window);
+        weight_rows[i] = Offset(min(first_column + my_row + ROWS_APART * i, c.O - 1)) * terms;
+    Cursor term = {0, 0, 0, 0, rows_inside(rows, 0, 0, c.kh)};
+    advance(term, my_chunk * CHUNK, rows, c);
     Places places = places_of_thread();
 
     Sums sums = {};
     Staged staged;
-    fetch_windows(staged.x, x, rows, term, window);
-    fetch_weights(staged.weight, weight_rows, my_chunk * CHUNK, terms);
+    fetch_windows(staged.x, rows, term, c);
+    fetch_weights(staged.weight, weight_rows, my_chunk * CHUNK, terms, c);
     store_step(memory.tiles[0] + places.store, staged, x_to, weight_to);
     __syncthreads();
     int steps = (terms + STEP - 1) / STEP;
     for (int step = 1; step < steps; step++) {
-        fetch_windows(staged.x, x, rows, term, window);  // on their way while the last step is multiplied
-        fetch_weights(staged.weight, weight_rows, step * STEP + my_chunk * CHUNK, terms);
+        fetch_windows(staged.x, rows, term, c);  // on their way while the last step is multiplied
+        fetch_weights(staged.weight, weight_rows, step * STEP + my_chunk * CHUNK, terms, c);
         multiply(sums, memory.tiles[(step - 1) % 2], places);
         store_step(memory.tiles[step % 2] + places.store, staged, x_to, weight_to);
         __syncthreads();
@@ -531,9 +509,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) conv(
     multiply(sums, memory.tiles[(steps - 1) % 2], places);
     __syncthreads();  // the operands have been read; their place is free for the result
 
-    long long table_row = multiplier_rows > 1 ? (long long)group.choice * O : 0;
-    Epilogue epilogue = {acc_out, static_cast<unsigned char*>(codes_out), multiplier + table_row, offset + table_row,
-                         r, lo, hi, skip, skip_kind, skip_multiplier, skip_offset, skip_rows, skip_bits, O,
-                         SWITCH ? 8 - weight_bits : 0, SWITCH ? 8 - input_bits : 0};
-    finish(memory.results, sums, infos, epilogue, first_column);
+    long long table_row = c.own.rows > 1 ? (long long)group.choice * c.O : 0;
+    Own own = {c.own.multiplier + table_row, c.own.offset + table_row, SWITCH ? 8 - weight_bits : 0,
+               SWITCH ? 8 - input_bits : 0};
+    finish_tile(memory.results, sums, infos, c, own, first_column);
 }

@@ -336,10 +336,17 @@ template <class T> struct Argument<T*> {
 template <class T> struct Argument<const T*> {
     static int write(char* out, size_t size) { return snprintf(out, size, "const %s*,", Name<T>::text); }
 };
+// One after another; those of a struct are its fields', which the emulator names.
+template <class... A> struct Arguments {
+    static int write(char* out, size_t size) {
+        size_t end = 0;
+        ((end += Argument<A>::write(out + end, size - end)), ...);
+        return int(end);
+    }
+};
 template <class... A> const char* signature(void (*)(A...)) {
     static char text[2048];
-    size_t end = 0;
-    ((end += Argument<A>::write(text + end, sizeof text - end)), ...);
+    Arguments<A...>::write(text, sizeof text);
     return text;
 }
 template <auto kernel, class... A, size_t... i> void call(void (*)(A...), std::index_sequence<i...>) {

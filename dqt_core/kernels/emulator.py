@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dqt_core import kernels
+from dqt_core.kernels import structs
 from dqt_core.kernels.engine import Sizes
+from dqt_core.kernels.structs import Address, Struct
 
 Array = NDArray[Any]
 
@@ -99,7 +101,7 @@ class Emulator:
         key = (file, *sorted(defines.items()))
         if key not in self._libraries:
             self._libraries[key] = self._compiled(file, tuple(declared), defines)
-        parameters = [part.split()[-1].lstrip("*") for part in declared[name].split(",")]
+        parameters = [leaf for part in declared[name].split(",") for leaf in _leaves(part)]
         return EmulatedKernel(self._libraries[key], name, parameters, self.backwards, self.checked)
 
     def _text(self, name: str) -> str:
@@ -107,7 +109,8 @@ class Emulator:
 
     def _compiled(self, file: str, names: tuple[str, ...], defines: Mapping[str, int]) -> ctypes.PyDLL:
         texts = {name: self._text(name) for name in (*HEADERS, file)}
-        texts["main.cpp"] = f'#include "{file}"\n' + "".join(f"CUDA_CPU_EXPORT({name})\n" for name in names)
+        exports = "".join(f"CUDA_CPU_EXPORT({name})\n" for name in names)
+        texts["main.cpp"] = f'#include "{file}"\n' + structs.sizes_in_c() + _field_types() + exports
         flags = (*FLAGS, *(CHECKS if self.checked else ()))
         flags += tuple(f"-D{name}={value}" for name, value in sorted(defines.items()))
         return _library(tuple(texts.items()), flags)
@@ -138,9 +141,10 @@ class EmulatedKernel:
             If the sizes or the arguments do not fit, or the kernel goes wrong.
         """
         self._require_sizes(grid, block)
-        self._require_arguments(args)
-        with _guarded(args) if self._checked else _as_they_are(args) as used:
-            values = [_value(argument) for argument in used]
+        leaves = [leaf for argument in args for leaf in _leaves_of(argument)]
+        self._require_arguments(leaves)
+        with _guarded(leaves) if self._checked else _as_they_are() as address:
+            values = [_value(argument, address) for argument in args]
             pointers = (ctypes.c_void_p * len(values))(*(value.ctypes.data for value in values))
             message = self._launch((ctypes.c_uint * 6)(*grid, *block), pointers, int(self._backwards))
         if message is not None:
@@ -155,7 +159,7 @@ class EmulatedKernel:
                 "and at most 65535 blocks along y and z"
             )
 
-    def _require_arguments(self, args: tuple[Any, ...]) -> None:
+    def _require_arguments(self, args: list[Any]) -> None:
         if len(args) != len(self._types):
             expected = ", ".join(map(" ".join, zip(self._types, self._parameters, strict=True)))
             raise EmulatorError(
@@ -164,6 +168,26 @@ class EmulatedKernel:
         for argument, kind, parameter in zip(args, self._types, self._parameters, strict=True):
             if problem := _problem(argument, kind):
                 raise EmulatorError(f"{self.name}: {parameter} is {problem}")
+
+
+def _leaves(parameter: str) -> list[str]:
+    """Names of a kernel's parameter: its own, or those of its fields."""
+    *kind, name = parameter.replace("*", " ").split()
+    return [f"{name}.{leaf}" for leaf in structs.leaves(kind[-1])] if kind[-1] in structs.fields() else [name]
+
+
+def _leaves_of(argument: Any) -> Iterable[Any]:
+    return argument.leaves() if isinstance(argument, Struct) else (argument,)
+
+
+def _field_types() -> str:
+    """C++ that lets `cuda_cpu.hpp` name the types of a struct's fields."""
+    types = {
+        struct: ", ".join(f"decltype({struct}::{field})" for field in fields)
+        for struct, fields in structs.fields().items()
+    }
+    line = "template <> struct cuda_cpu::Argument<{}> : cuda_cpu::Arguments<{}> {{}};\n"
+    return "".join(line.format(*item) for item in types.items())
 
 
 def _problem(argument: Any, kind: str) -> str:
@@ -185,26 +209,28 @@ def _problem(argument: Any, kind: str) -> str:
     return ""
 
 
-def _value(argument: Any) -> Array:
+def _value(argument: Any, address: Address) -> Array:
     """The argument as a one-element array, whose address the launcher takes."""
+    if isinstance(argument, Struct):
+        return argument.packed(address)
     if argument is None:
         return np.zeros(1, np.uintp)
     if isinstance(argument, np.ndarray):
-        return np.array([argument.ctypes.data], np.uintp)
+        return np.array([address(argument)], np.uintp)
     return np.array([argument])
 
 
 @contextmanager
-def _as_they_are(args: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
-    yield args
+def _as_they_are() -> Iterator[Address]:
+    yield lambda array: int(array.ctypes.data)
 
 
 @contextmanager
-def _guarded(args: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
+def _guarded(args: list[Any]) -> Iterator[Address]:
     """Copies of the arrays, each at the end of its own pages, before a page that may not be touched."""
     arrays = {id(argument): argument for argument in args if isinstance(argument, np.ndarray)}
     guarded = {key: _Guarded(array) for key, array in arrays.items()}
-    yield tuple(guarded[id(argument)].array if id(argument) in guarded else argument for argument in args)
+    yield lambda array: int(guarded[id(array)].array.ctypes.data)
     for key, copy in guarded.items():
         copy.require_intact()
         if arrays[key].flags.writeable:

@@ -17,7 +17,7 @@ class Kernel(Protocol):
             Blocks of the grid and threads of a block, along x, y and z.
         args : tuple
             In the order of the CUDA source: C-contiguous arrays of the engine, NumPy scalars (``np.int32``,
-            ``np.int64``, ``np.float32``) and None for a null pointer.
+            ``np.int64``, ``np.float32``), None for a null pointer and `structs.Struct`.
         """
 
 

@@ -10,10 +10,8 @@
 //   max_pool     x (N, H, W, C) codes, out (N, OH, OW, C), N H W C kernel stride padding OH OW: a thread for every
 //                VECTOR values of out
 //   sum_pool     x (N, pixels, C) codes, out (N, C) int32, N, pixels, C: N * ceil(C / 64) blocks
-//   requantize   three terms of (x, kind, multiplier (rows, C) int32, offset (rows, C) int64, rows, picks (N) int32
-//                or null, bits (K, 2) int32 or null), r, lo, hi, out (count) codes, count int64, pixels, C: a thread
-//                a value. kind: 0 no term, 1 uint8 codes, 2 int8 codes, 3 int32 sums. picks: every image's choice at
-//                the term's layer, which picks the row and the shift; null: row 0. bits null: no shift
+//   requantize   three terms (common.cuh) that may be absent, r, lo, hi, out (count) codes, count int64, pixels, C: a
+//                thread a value
 //   scale        x (count) int32, multiplier (C) int32, offset (C) int64, out (count) int64, count int64, C: a
 //                thread a value
 //   choose       logits (N, layers, K) int64, picks (N, layers) int32, N, layers, K: a thread a pick
@@ -49,11 +47,6 @@ extern "C" __global__ void copy_channels(const void* __restrict__ x, void* __res
     long long i = global_thread();
     if (i >= count) return;
     static_cast<unsigned char*>(out)[i / C * OC + first + i % C] = static_cast<const unsigned char*>(x)[i];
-}
-
-__device__ inline int code_at(const void* codes, int kind, long long i) {
-    return kind == 2 ? int(static_cast<const signed char*>(codes)[i])
-                     : int(static_cast<const unsigned char*>(codes)[i]);
 }
 
 // Codes times codes; the other factor may be one pixel of every image.
@@ -118,36 +111,14 @@ extern "C" __global__ void sum_pool(const Code* __restrict__ x, int* __restrict_
     out[(long long)image * C + first + mine] = sum;
 }
 
-struct Addend {
-    const void* x;
-    int kind;
-    const int* multiplier;
-    const long long* offset;
-    int rows;
-    const int *picks, *bits;
-};
-
-__device__ inline long long value_of(const Addend& term, long long i, int image, int channel, int C) {
-    if (!term.kind) return 0;
-    int a = term.kind == 3 ? static_cast<const int*>(term.x)[i] : code_at(term.x, term.kind, i);
-    int choice = term.picks ? term.picks[image] : 0, at = (term.rows > 1 ? choice : 0) * C + channel;
-    int drop = term.bits ? 16 - term.bits[2 * choice] - term.bits[2 * choice + 1] : 0;
-    return scaled(a, drop, term.multiplier[at]) + term.offset[at];
-}
-
 // The one rounding, of up to three terms, where no convolution could take it along.
-extern "C" __global__ void requantize(
-    const void* x0, int kind0, const int* multiplier0, const long long* offset0, int rows0, const int* picks0,
-    const int* bits0, const void* x1, int kind1, const int* multiplier1, const long long* offset1, int rows1,
-    const int* picks1, const int* bits1, const void* x2, int kind2, const int* multiplier2,
-    const long long* offset2, int rows2, const int* picks2, const int* bits2, int r, int lo, int hi, void* out,
-    long long count, int pixels, int C) {
+extern "C" __global__ void requantize(const Term first, const Term second, const Term third, int r, int lo, int hi,
+                                      void* __restrict__ out, long long count, int pixels, int C) {
     long long i = global_thread();
     if (i >= count) return;
     int channel = int(i % C), image = int(i / C / pixels);
-    long long total = value_of({x0, kind0, multiplier0, offset0, rows0, picks0, bits0}, i, image, channel, C) +
-                      value_of({x1, kind1, multiplier1, offset1, rows1, picks1, bits1}, i, image, channel, C) +
-                      value_of({x2, kind2, multiplier2, offset2, rows2, picks2, bits2}, i, image, channel, C);
+    long long total = value_at(first, i, image, channel, C) + value_at(second, i, image, channel, C) +
+                      value_at(third, i, image, channel, C);
     static_cast<unsigned char*>(out)[i] = static_cast<unsigned char>(rounded(total, r, lo, hi));
 }
 

@@ -5,6 +5,7 @@ import numpy as np
 import pointwise_checks
 import pytest
 from conv_checks import CONV_CHECKS, DEPTHWISE_CHECKS
+from grouped_checks import GROUPED_CHECKS
 from program_checks import BACKEND_CHECKS, CHOICES, mixed_choices, small_images, small_program
 
 from dqt_core import nested
@@ -17,6 +18,7 @@ KERNEL_CHECKS = (
     *kernel_checks.PLANES_CHECKS,
     *CONV_CHECKS,
     *DEPTHWISE_CHECKS,
+    *GROUPED_CHECKS,
     *pointwise_checks.POINTWISE_CHECKS,
 )
 SLEEP = 200_000_000  # clock cycles, about a tenth of a second
