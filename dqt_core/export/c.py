@@ -348,7 +348,7 @@ class _Writer:
                 window = op.kernel, op.stride, op.padding, *self.shapes[op.out][:2]
                 shape = *self.shapes[op.x], int(self._is_signed(op.x)), *window
                 return f"max_pool({self._at(op.x)}, {', '.join(map(str, shape))}, {self._at(op.out)});"
-            case _:
+            case Conv() | SumPool() | Product():
                 raise AssertionError("convolutions and sums are part of the step that reads them")
 
     def _copies(self, op: Concat) -> Iterator[str]:

@@ -219,7 +219,7 @@ class _Exporter:
                 return _Value(self.add("Mul", self._sums(op.x), self._sums(op.y)))
             case Scale():
                 return self._scale(op)
-            case _:
+            case Choose():
                 raise AssertionError("the controller's choice is no value")
 
     def _choice(self, layer: int) -> str:

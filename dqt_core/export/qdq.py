@@ -123,8 +123,8 @@ class _Exporter:
                 self.add("Concat", *op.parts, out=op.out, axis=1)
             case Scale():
                 self._scale(op)
-            case _:
-                """Convolutions, sums and products are written where they are read."""
+            case Conv() | SumPool() | Product() | Choose():
+                """Convolutions, sums and products are written where they are read; no choice is left."""
 
     def _ops(self) -> list[Op]:
         return [op for op in self.program.ops if not op.controller and not isinstance(op, Choose)]

@@ -124,7 +124,7 @@ class _Exporter:
                 self.add("Mul", self._integers(op.x), self._integers(op.y), out=op.out)
             case Scale():
                 self.add("Flatten", self._sum((op.term,), 0), out="logits")
-            case _:
+            case Choose():
                 raise AssertionError("the controller's choice is no value")
 
     def _lookup(self, op: Lookup) -> None:

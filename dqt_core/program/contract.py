@@ -185,7 +185,8 @@ class _Walk:
                 return self.product(at, op)
             case Scale():
                 return self.scale(at, op)
-        raise AssertionError("Choose makes no value")
+            case Choose():
+                raise AssertionError("Choose makes no value")
 
     def finish(self, at: Place, last: Op) -> None:
         if not isinstance(last, Scale) or last.controller:
