@@ -30,12 +30,12 @@ CONTRAST = ("color-contrast", "link-in-text-block")  # all that a theme can chan
 THEME_ERRORS = ("Identifier 'THEBE_JS_URL' has already been declared",)
 # docutils writes a list of citations as <div role="list"> around entries that have another role.
 DOCUTILS_RULES = ("aria-required-children", "aria-deprecated-role")
-# A chapter's code has thousands of words and a dozen looks: one word of each look is kept, as axe-core
-# measures the contrast of every word for itself.
+# A page's code and signatures have thousands of words and a dozen looks: one word of each look is kept, as
+# each of axe-core's rules walks through them all.
 ONE_OF_A_KIND = """() => {
   const seen = new Set()
-  const words = [...document.querySelectorAll(".highlight span")].filter(word => {
-    const style = getComputedStyle(word), block = word.closest(".highlight").parentElement
+  const words = [...document.querySelectorAll(".highlight span, .sig span:not(a span)")].filter(word => {
+    const style = getComputedStyle(word), block = word.closest(".highlight, .sig").parentElement
     const own = [style.color, style.backgroundColor, style.fontSize, style.fontWeight]
     const look = [block.className, word.parentElement.className, word.className, ...own].join()
     const known = seen.has(look)
@@ -44,7 +44,8 @@ ONE_OF_A_KIND = """() => {
   })
   words.forEach(word => word.remove())
 }"""
-# One element of each look: what contrast depends on is its own style and the grounds of what it lies in.
+# axe-core measures the contrast of every word for itself, and a page has thousands of words and dozens of
+# looks. One element of each is enough: contrast depends on its own style and the grounds of what it lies in.
 CONTRAST_OF_EACH_LOOK = """rules => {
   const grounds = new Map([[null, ""]]), seen = new Set()
   const ground = node => {
@@ -65,6 +66,10 @@ CONTRAST_OF_EACH_LOOK = """rules => {
     return !known
   })
   return axe.run(looks, {runOnly: rules})
+}"""
+ALL_BUT_CONTRAST = """([tags, contrast]) => {
+  const rules = Object.fromEntries(contrast.map(rule => [rule, {enabled: false}]))
+  return axe.run(document, {runOnly: {type: "tag", values: tags}, rules})
 }"""
 
 
@@ -124,15 +129,21 @@ class Visit:
 
     def axe(self) -> list[str]:
         """Violations that axe-core finds, one line each. The page's code is taken apart for it."""
-        self.page.evaluate(AXE.read_text())
-        self.page.evaluate(ONE_OF_A_KIND)
-        return self._told(self.page.evaluate("rules => axe.run(document, {runOnly: rules})", RULES))
+        contrast = self.contrast()
+        return [*self._told(self.page.evaluate(ALL_BUT_CONTRAST, [RULES, CONTRAST])), *contrast]
+
+    def contrast(self) -> list[str]:
+        """Those of them that are of colours: all in which the themes differ. Code is taken apart here too."""
+        if not self.page.evaluate("'axe' in window"):
+            self.page.evaluate(AXE.read_text())
+            self.page.evaluate(ONE_OF_A_KIND)
+        return self._told(self.page.evaluate(CONTRAST_OF_EACH_LOOK, CONTRAST))
 
     def axe_in_dark(self) -> list[str]:
-        """What `axe` did not find in the light theme and finds in the dark one: colours alone differ."""
+        """What axe-core finds in the dark theme and not in the light one."""
         self.page.add_style_tag(content="* { transition: none !important }")
         self.page.evaluate("Object.assign(document.documentElement.dataset, {theme: 'dark', mode: 'dark'})")
-        return self._told(self.page.evaluate(CONTRAST_OF_EACH_LOOK, CONTRAST))
+        return self.contrast()
 
     @staticmethod
     def _told(found: dict[str, Any]) -> list[str]:
