@@ -1,6 +1,7 @@
 """Networks as courses and papers write them: each converts, is close at 8 bits, and runs alike everywhere."""
 
 import functools
+import itertools
 import shutil
 
 import numpy as np
@@ -18,6 +19,13 @@ from reproductions.exports import record as exports
 WIDTHS, IMAGES = (3, 8), 2
 EMULATED = 4_000_000  # products of an image up to which the emulator takes seconds
 NEEDS = {"node": "node", "c": "gcc"}
+# Of a hundred layers: a compiler and ONNX Runtime take seconds to read them, `make slow` lets them
+DEEP = ("DenseNet-121", "ResNet-101", "ResNet-110", "Inception", "EfficientNet-B0", "ShuffleNet")
+WAYS = ("torch", "numba", "emulator", "node", "c", "onnx")
+
+
+def is_slow(name, way):
+    return way in ("c", "onnx") and name.startswith(DEEP)
 
 
 @functools.cache
@@ -43,8 +51,13 @@ def test_it_converts_and_8_bits_are_close(name):
     assert len(program.layers) == len(nested.switch_layers)
 
 
-@pytest.mark.parametrize("way", ["torch", "numba", "emulator", "node", "c", "onnx"])
-@pytest.mark.parametrize("name", networks.NETWORKS)
+@pytest.mark.parametrize(
+    ("name", "way"),
+    [
+        pytest.param(*case, marks=pytest.mark.slow if is_slow(*case) else ())
+        for case in itertools.product(networks.NETWORKS, WAYS)
+    ],
+)
 def test_every_way_gives_the_same_bits(name, way, tmp_path):
     nested, program, images = converted(name)
     if way in NEEDS and shutil.which(NEEDS[way]) is None:
