@@ -49,8 +49,8 @@ def test_bytes_and_operations_are_counted(measured):
 PLANTED = {
     "switch": ("common.cuh", "(codes >> (drop - 1)) & EACH_BYTE", "(codes >> drop) & EACH_BYTE"),
     "gemv": ("planes.cu", ">> (8 - width)", ">> (7 - width)"),
-    "conv": ("conv.cu", "(1ll << (e.r - 1))", "(1ll << e.r)"),
-    "network": ("pointwise.cu", "return scaled(a, drop, term", "return scaled(a, 0 * drop, 2 * term"),
+    "conv": ("conv.cu", "(1ll << (c.r - 1))", "(1ll << c.r)"),
+    "network": ("common.cuh", "return scaled(x, drop, __ldg", "return scaled(x, 0 * drop, 2 * __ldg"),
 }
 
 

@@ -100,17 +100,19 @@ class Emulator:
             raise EmulatorError(f"{file} has no kernel {name!r}; it has {', '.join(declared)}")
         key = (file, *sorted(defines.items()))
         if key not in self._libraries:
-            self._libraries[key] = self._compiled(file, tuple(declared), defines)
+            self._libraries[key] = self._compiled(file, declared, defines)
         parameters = [leaf for part in declared[name].split(",") for leaf in _leaves(part)]
         return EmulatedKernel(self._libraries[key], name, parameters, self.backwards, self.checked)
 
     def _text(self, name: str) -> str:
         return self._sources[name] if name in self._sources else kernels.source(name)
 
-    def _compiled(self, file: str, names: tuple[str, ...], defines: Mapping[str, int]) -> ctypes.PyDLL:
+    def _compiled(self, file: str, declared: Mapping[str, str], defines: Mapping[str, int]) -> ctypes.PyDLL:
         texts = {name: self._text(name) for name in (*HEADERS, file)}
-        exports = "".join(f"CUDA_CPU_EXPORT({name})\n" for name in names)
-        texts["main.cpp"] = f'#include "{file}"\n' + structs.sizes_in_c() + _field_types() + exports
+        given = {kind for parameters in declared.values() for kind in re.findall(r"\w+", parameters)}
+        known = structs.sizes_in_c() + _field_types() if given & structs.fields().keys() else ""
+        exports = "".join(f"CUDA_CPU_EXPORT({name})\n" for name in declared)
+        texts["main.cpp"] = f'#include "{file}"\n' + known + exports
         flags = (*FLAGS, *(CHECKS if self.checked else ()))
         flags += tuple(f"-D{name}={value}" for name, value in sorted(defines.items()))
         return _library(tuple(texts.items()), flags)
