@@ -65,6 +65,36 @@ def test_what_is_prepared_is_what_runs():
     assert [len(run.signatures) for run in (_kernels.run, _kernels.run_alone)] == before
 
 
+FORKS = """
+import os, signal
+import torch
+from dqt_core.backends.numba_cpu import _kernels as kernels
+from program_checks import small_images, small_program
+
+def loaded():
+    return [len(f.signatures) for f in (kernels.run, kernels.run_alone, kernels.switch_weights)]
+
+torch.set_num_threads(2)
+program, images = small_program(), small_images()
+program.run(images, 8, "numba")
+assert loaded()[:2] == [1, 0], "on two threads the parent does not need the function of one"
+if (child := os.fork()) == 0:
+    signal.alarm(60)
+    before = loaded()
+    digest = program.run(images, "controller", "numba").digest
+    os._exit((loaded() != before) + 2 * (digest != program.run(images, "controller", "numpy").digest))
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def test_a_fork_loads_nothing(tmp_path):
+    """It might wait for ever: see `numba_cpu._before_fork`."""
+    script = tmp_path / "forks.py"
+    script.write_text(FORKS, encoding="utf-8")
+    done = in_a_process(script, OMP_NUM_THREADS="2", NUMBA_NUM_THREADS="2")
+    assert (done.returncode, done.stdout) == (0, "0\n"), done.stderr
+
+
 SOURCE = """
 from dqt_core.backends._numba_cache import kept
 

@@ -16,6 +16,7 @@ the bytes of the images and the logits nothing is allocated.
 """
 
 import contextlib
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -68,11 +69,32 @@ def prepare() -> None:
     >>> prepare()
     """
     start_pool()
-    nothing = (np.zeros(int(kind is layout.MEMORY), kind) for kind in _ARGUMENTS)
-    arguments = machine(), *nothing
-    kernels.run_alone(*arguments)
-    kernels.run(*arguments, 1)
+    kernels.run(*_nothing(), 1)
+    _load_what_forks_need()
+
+
+def _nothing() -> tuple[Any, ...]:
+    """Arguments of a run without steps."""
+    return machine(), *(np.zeros(int(kind is layout.MEMORY), kind) for kind in _ARGUMENTS)
+
+
+def _load_what_forks_need() -> None:
+    kernels.run_alone(*_nothing())
     kernels.switch_weights(0, 0, 0, 0, 0)
+
+
+def _before_fork() -> None:
+    """Load, where kernels are in use, those that a child calls.
+
+    A thread that ends holds a lock of the C++ runtime, and a child forked then keeps it for ever: it can run
+    what is loaded, and would wait to load anything.
+    """
+    if kernels.run.signatures or kernels.run_alone.signatures:
+        _load_what_forks_need()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork)
 
 
 _ARGUMENTS = layout.MEMORY, layout.BLOCK, layout.TERM, layout.STEP
