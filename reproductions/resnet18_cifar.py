@@ -226,7 +226,7 @@ def say(text):
     display(Markdown(text))
 
 
-groups = [comparison.Records(RECORDS, *group) for group in comparison.groups(RECORDS)]
+groups = comparison.groups(RECORDS)
 for group in groups:
     commits = sorted({record["provenance"]["commit"][:12] for record in group.all})
     cpus = sorted({record["provenance"]["hardware"]["cpu"] for record in group.all})

@@ -128,7 +128,7 @@ def consistency(claim):
 
 @cache
 def groups():
-    return [comparison.Records(RECORDS, *group) for group in comparison.groups(RECORDS)]
+    return comparison.groups(RECORDS)
 
 
 def _size(group):

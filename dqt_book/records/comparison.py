@@ -133,16 +133,6 @@ CHANGES = {
 }
 
 
-def groups(folder: Path) -> list[tuple[int, float]]:
-    """Channels and epochs of the recorded comparisons: the longest first, then the one with most records."""
-    found: Counter[tuple[int, float]] = Counter()
-    for path in folder.glob("*_c*_e*_s*.json"):
-        record = results.read(path)
-        if record["dataset"]["name"] == "cifar10" and record["dataset"]["limit"] is None:
-            found[record["channels"], record["epochs"]] += 1
-    return sorted(found, key=lambda group: (group[1], found[group], group), reverse=True)
-
-
 class Records:
     """The records of one network size and training length."""
 
@@ -248,6 +238,17 @@ class Records:
         return rows
 
 
+def groups(folder: Path) -> list[Records]:
+    """The recorded comparisons: the longest trained first, then the one with most records."""
+    found: Counter[tuple[int, float]] = Counter()
+    for path in folder.glob("*_c*_e*_s*.json"):
+        record = results.read(path)
+        if record["dataset"]["name"] == "cifar10" and record["dataset"]["limit"] is None:
+            found[record["channels"], record["epochs"]] += 1
+    order = sorted(found, key=lambda group: (group[1], found[group], group), reverse=True)
+    return [Records(folder, *group) for group in order]
+
+
 def _result(record: results.Record, label: str) -> results.Record:
     return next(row for row in record["rows"] if row["widths"] == label)
 
@@ -329,9 +330,8 @@ def second_look(folder: Path, bits: int = 3, row: str = "cascade") -> dict[str, 
 
     Of the networks that were trained longest. An opponent that was not run is named as that.
     """
-    every = [Records(folder, *group) for group in groups(folder)]
     looks = Line("", row, f"cascade at {bits} bits")
-    records = next((some for some in every if some.of(looks)), None)
+    records = next((some for some in groups(folder) if some.of(looks)), None)
     if records is None:
         return None
     gains = {name: records.gain(looks, line) for name, line in rivals(bits, row).items()}

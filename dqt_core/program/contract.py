@@ -13,8 +13,7 @@ every backend and reads nothing outside its arrays; what is refused is named in 
 - No array is larger than a network needs: a number that was mistyped ends in an error, not in the swap.
 """
 
-import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -164,7 +163,7 @@ class _Walk:
             )
         value = self.made(at, op)
         at.size("its result", value.shape)
-        self.values[op.out] = dataclasses.replace(value, controller=op.controller)
+        self.values[op.out] = replace(value, controller=op.controller)
         self.unread.add(op.out)
 
     def made(self, at: Place, op: Op) -> Value:
