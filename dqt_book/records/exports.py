@@ -34,7 +34,7 @@ def digests(name):
     """One line for each way to run the network, one column for each setting of the widths."""
     rows = record(name)["rows"]
     head = ["run by", *(_title(row["widths"]) for row in rows)]
-    return Table(head, [[WAYS[way], *(row.get(way, "none")[:8] for row in rows)] for way in WAYS])
+    return Table(head, [[WAYS[way], *(row.get(way, "none")[:6] for row in rows)] for way in WAYS])
 
 
 def _title(widths):
