@@ -281,6 +281,18 @@ def test_a_cascade_trained_for_its_own_widths_is_a_row(tmp_path):
     assert rows["2"]["bitops"] < rows[looks]["bitops"] < rows["4"]["bitops"]
 
 
+def test_a_cascade_between_two_allocations_is_a_row(tmp_path):
+    settings = embedded(tmp_path)
+    assert compare.make_all(settings, ["cascade-chosen-3"]) == 0
+    record = results.read(settings.record("cascade-chosen-3"))
+    looks, other, narrow, wide = record["rows"]
+    assert looks["steps"] == [narrow["run"], wide["run"]] == record["training"]["allocations"]
+    assert len(set(narrow["run"])) > 1, "2.5 bits are no uniform width"
+    assert narrow["bitops"] < looks["bitops"] <= looks["budget"] < wide["bitops"]
+    assert looks["passes"] == other["passes"]
+    assert looks["logits"] != other["logits"]
+
+
 # Decisions
 
 

@@ -22,7 +22,14 @@ from typing import Any
 
 from dqt_core import results
 from reproductions.cifar10.foresight import foresight
-from reproductions.cifar10.looking_rows import dynamic, joint, later, looking, looking_twice
+from reproductions.cifar10.looking_rows import (
+    dynamic,
+    joint,
+    later,
+    looking,
+    looking_twice,
+    looking_twice_chosen,
+)
 from reproductions.cifar10.run import RECORDS, WIDTHS, Run, Settings
 from reproductions.cifar10.static_rows import (
     baseline,
@@ -73,6 +80,11 @@ def _rows() -> dict[str, Row]:
             looking_twice,
             "nested codes, trained further at 2 and 4 bits alone; a cascade of both at the BitOPs of uniform 3",
             {"only": (2, 4)},
+        ),
+        "cascade-chosen-3": Row(
+            looking_twice_chosen,
+            "a cascade between the best static widths at the BitOPs of 2.5 and of 4 bits, trained further at both",
+            {"bits": 3, "around": (2.5, 4)},
         ),
     }
     sees = "which images a second look would help, predicted from the codes at one place"

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ from reproductions.cifar10.decisions import (
 )
 from reproductions.cifar10.later import place_controller
 from reproductions.cifar10.run import SAMPLED, WIDTHS, Run, batches_of, estimate_norms, static_objective
+from reproductions.cifar10.static_rows import Allocated, best_allocation
 
 PAIRS = ((2, 4), (3, 4), (3, 6))  # steps of the cascades along whose shares a curve is drawn
 SHARES = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5)
@@ -67,14 +69,7 @@ def looking_twice(run: Run, only: tuple[int, ...] | None = None) -> list[results
     train.recalibrate(net, run.images, run.settings.calibration)
     program, widths = run.lower(net), only or WIDTHS
     rows = [run.integer(program, width, str(width)) for width in widths]
-    torch.manual_seed(run.settings.seed)
-    seen = train.augment(torch.from_numpy(run.images.train_images[-run.settings.looking :]), run.flip).numpy()
-
-    def looked(label: str, steps: tuple[int, ...], shares: Sequence[float]) -> results.Record:
-        found = thresholds_for(program, seen, steps, shares)
-        row = results.evaluate_cascade(program, run.images, steps, found, run.settings.limit, label=label)
-        return row | {"kind": "integer", "program": program.digest, "shares": list(shares)}
-
+    looked = functools.partial(looked_twice, run, program)
     spent = {width: float(cost.bitops(program, width)[0]) for width in WIDTHS}
     for steps, bits in (((2, 4), 3), ((3, 6), 4)):
         if not set(steps) <= set(widths):
@@ -91,12 +86,47 @@ def looking_twice(run: Run, only: tuple[int, ...] | None = None) -> list[results
     return rows
 
 
+def looking_twice_chosen(run: Run, bits: int, around: tuple[float, float]) -> list[results.Record]:
+    """A cascade between two static allocations at the BitOPs of a uniform width.
+
+    Each is the best one at the BitOPs of its (possibly fractional) width of `around`; the network is trained
+    further at both, and each is recorded alone.
+    """
+    net = run.static()
+    program = lower(net, "static")
+    budgets = [allocate.uniform_bitops(program, width) for width in around]
+    steps = [best_allocation(run, program, budget) for budget in budgets]
+    run.fit(net, Allocated(tuple(map(tuple, steps))))
+    batches = batches_of(run.images, run.images.train_images[: run.settings.calibration])
+    estimate_norms(net, [lambda x: [net(x, widths) for widths in steps]], batches)
+    program = run.lower(net)
+    run.training["allocations"] = steps
+    spent = [float(cost.bitops(program, widths)[0]) for widths in steps]
+    budget = allocate.uniform_bitops(program, bits)
+    share = RESERVE * (budget - spent[0]) / spent[1]
+    row = looked_twice(run, program, f"cascade at {bits} bits", steps, [share]) | {"budget": budget}
+    alone = [run.integer(program, widths, f"step {i}") for i, widths in enumerate(steps)]
+    return [row, dealt(run, program, row), *alone]
+
+
+def looked_twice(
+    run: Run, program: Program, label: str, steps: Sequence[Any], shares: Sequence[float]
+) -> results.Record:
+    """A cascade on the test images, its thresholds from augmented training images."""
+    torch.manual_seed(run.settings.seed)
+    seen = train.augment(torch.from_numpy(run.images.train_images[-run.settings.looking :]), run.flip).numpy()
+    found = thresholds_for(program, seen, steps, shares)
+    row = results.evaluate_cascade(program, run.images, steps, found, run.settings.limit, label=label)
+    return row | {"kind": "integer", "program": program.digest, "shares": list(shares)}
+
+
 def dealt(run: Run, program: Program, row: results.Record) -> results.Record:
     """A cascade's control: as many images take the second pass, drawn without looking."""
     images = run.images.test_images[: run.settings.limit]
     taken = np.repeat([0, 1], row["passes"])
     np.random.default_rng(run.settings.seed).shuffle(taken)
-    widths = np.array(row["steps"])[taken][:, None].repeat(len(program.layers), 1)
+    layers = len(program.layers)
+    widths = np.array([np.broadcast_to(step, layers) for step in row["steps"]])[taken]
     label = f"{row['widths']}, dealt to other images"
     assert len(widths) == len(images), "every image is dealt a number of passes"
     return run.integer(program, widths, label) | {"bitops": row["bitops"], "passes": row["passes"]}

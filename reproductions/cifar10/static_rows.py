@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -22,9 +23,9 @@ REFERENCES = (8, 4)  # widths of the other layers while one is measured
 
 @dataclass
 class Allocated:
-    """The task at one static allocation, beside the same consistency term as the controller's objective."""
+    """The mean task at static allocations, beside the same consistency term as the controller's objective."""
 
-    widths: tuple[int, ...]
+    allocations: tuple[tuple[int, ...], ...]
     alpha: float = 1.0
 
     def __call__(
@@ -32,7 +33,8 @@ class Allocated:
     ) -> tuple[Tensor, dict[str, float]]:
         consistency = static_objective(alpha=self.alpha)
         loss, figures = consistency(net, images, labels, progress)
-        task = functional.cross_entropy(net(images, list(self.widths)).float(), labels)
+        tasks = [functional.cross_entropy(net(images, list(w)).float(), labels) for w in self.allocations]
+        task = torch.stack(tasks).mean()
         return loss + task, figures | {"task": round(task.item(), 4)}
 
 
@@ -95,7 +97,7 @@ def mixed(run: Run, bits: int, uniform: bool = False) -> list[results.Record]:
     widths = [bits] * len(program.layers) if uniform else best_allocation(run, program, budget)
     label = "uniform" if uniform else "mixed"
     before = run.integer(program, widths, f"{label}, before its training")
-    run.fit(net, Allocated(tuple(widths)))
+    run.fit(net, Allocated((tuple(widths),)))
     batches = batches_of(run.images, run.images.train_images[: run.settings.calibration])
     estimate_norms(net, [lambda x: net(x, widths)], batches)
     program = run.lower(net)
