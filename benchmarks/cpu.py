@@ -1,10 +1,12 @@
 """Time of the integer program on this CPU against its peers, in one run: ``make bench``.
 
-    python -m benchmarks.cpu --threads 1 --out reproductions/results/cpu/one-thread.json
+    python -m benchmarks.cpu --threads 1 --out reproductions/results/cpu
 
-Rows take turns, so that what else the machine does falls on all of them; the ratios count, the milliseconds
-do not. With one thread the clock is that of the process, which stands still while others run. The record is
-written after every row: a run that is cut keeps what it has. Digests are compared before anything is timed.
+In a folder the record is named after the processor's products and the threads, as amx-one-thread.json:
+processors with other instructions have records of their own. Rows take turns, so that what else the machine
+does falls on all of them; the ratios count, the milliseconds do not. With one thread the clock is that of the
+process, which stands still while others run. The record is written after every row: a run that is cut keeps
+what it has. Digests are compared before anything is timed.
 """
 
 import argparse
@@ -46,6 +48,9 @@ class Bench:
 
     def __init__(self, options):
         self.options, self.threads = options, options.threads
+        if options.out.is_dir():
+            threads = "one-thread" if options.threads == 1 else "all-threads"
+            options.out = options.out / f"{machine()['instructions'].lower()}-{threads}.json"
         self.clock = time.process_time if options.threads == 1 else time.perf_counter
         self.data = {
             "schema": SCHEMA,

@@ -63,9 +63,10 @@ def test_a_missed_aim_has_its_cause(bench, tmp_path):
     bench.data["facts"]["roofline"] = {"operations_per_second": 8e9, "bytes_per_second": 1e9}
     bench.write()
     causes = tmp_path / "causes.json"
-    causes.write_text('{"group | b": "because"}')
+    name = cpu_records.processor(bench.data)
+    causes.write_text(json.dumps({name: {"group | b": "because"}, "another": {"group | b": "no"}}))
     folder = bench.options.out.parent
-    assert [row[1:] for row in cpu_records.misses(folder, causes).rows] == [
+    assert [row[2:] for row in cpu_records.misses(folder, causes).rows] == [
         ["group", "b", "0.50", "1", "because"]
     ]
     (row,) = cpu_records.roofline(folder).rows
@@ -83,6 +84,15 @@ def test_a_record_goes_on(bench):
     ]
     with pytest.raises(SystemExit, match="is of 1 threads"):
         cpu.Bench(Namespace(**vars(bench.options) | {"threads": 2}))
+
+
+def test_a_folder_has_a_record_for_each_kind_of_processor(tmp_path):
+    bench = cpu.Bench(Namespace(threads=1, rounds=3, compile=False, add=False, out=tmp_path))
+    bench.rows("first", {"dqt_core": [1.0, 1.0], "a": [2.0, 2.0]})
+    (written,) = tmp_path.iterdir()
+    assert written.name == f"{type(numba_cpu.machine()).__name__.lower()}-one-thread.json"
+    kind = cpu_records.processor(bench.data)
+    assert cpu_records.one_thread(kind, tmp_path)["rows"][0]["group"] == "first"
 
 
 def test_growth_is_drawn(bench):
@@ -110,13 +120,12 @@ def test_the_records_of_this_project_are_drawn():
         assert record["rows"]
     assert cpu_records.pages()
     table = cpu_records.summary()
-    shown = {
-        (row[0], row[1], peer): cell for row in table.rows for peer, cell in zip(table.head, row, strict=True)
-    }
+    shown = {(*row[:3], peer): cell for row in table.rows for peer, cell in zip(table.head, row, strict=True)}
     for record in cpu_records.records():
         for row in record["rows"]:
             if row["what"] == "dqt_core":
-                assert shown[str(record["threads"]), row["group"], row["peer"]] == f"{row['ratio']:.2f}"
+                of = cpu_records.processor(record), str(record["threads"]), row["group"]
+                assert shown[*of, row["peer"]] == f"{row['ratio']:.2f}"
     missed = cpu_records.misses()
     assert all(row[-1] != "not known" for row in getattr(missed, "rows", ()))
 
@@ -153,10 +162,11 @@ def test_words_are_those_of_the_record(tmp_path):
     row = {"peer": "torch PT2E int8", "group": "small", "ratio": 1.5}
     shares = {"products": 0.6, "windows": 0.3, "Python": 0.1}
     record = {"schema": cpu_records.SCHEMA, "threads": 1, "rows": [row], "facts": {"net shares": shares}}
+    record["machine"] = {"instructions": "Vnni512"}
     record["rows"].append(row | {"group": "large", "ratio": 0.7})
     (tmp_path / "a.json").write_text(json.dumps(record))
-    assert cpu_records.pt2e(tmp_path) == "with 1 thread(s) it is faster at large and not at small"
-    assert cpu_records.above_a_tenth(tmp_path) == "windows (net with 1 thread(s))"
+    assert cpu_records.pt2e(tmp_path) == "on VNNI, 1 thread(s), it is faster at large and not at small"
+    assert cpu_records.above_a_tenth(tmp_path) == "windows (net on VNNI, 1 thread(s))"
     steps = [{"cpu_seconds": seconds} for seconds in (1, 2, 4, 3)]
     (tmp_path / "steps.json").write_text(json.dumps({"by_channels": {"64": steps}}))
     assert cpu_records.controller_on_a_part(path=tmp_path / "steps.json") == "50 %"

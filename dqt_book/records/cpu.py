@@ -17,13 +17,33 @@ BYTES_AIM = 1.2  # 8 planes, of the time of the fastest product of bytes
 OF_PASSES = 1.3  # a step is to take at most this of its forward and backward passes
 SCHEMA = "dqt-cpu-1"
 AIMS = {True: "reached", False: "missed", None: ""}
+# by what a processor multiplies with, in the words of the page
+PROCESSORS = {"Amx": "AMX", "Vnni512": "VNNI", "Vnni256": "VNNI of 256 bits", "Plain": "no VNNI"}
 AXES = {"batch": "images in a batch", "channels": "channels of the first stage", "size": "rows of an image"}
 
 
 def records(folder=FOLDER):
-    """Every record of the folder, by name."""
+    """Every record of the folder, by processor and threads."""
     read = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
-    return sorted((record for record in read if record.get("schema") == SCHEMA), key=lambda r: r["threads"])
+    return sorted(
+        (record for record in read if record.get("schema") == SCHEMA),
+        key=lambda record: (processor(record), record["threads"]),
+    )
+
+
+def one_thread(processor_name="AMX", folder=FOLDER):
+    """The record of one thread on a kind of processor."""
+    (found,) = (r for r in records(folder) if (processor(r), r["threads"]) == (processor_name, 1))
+    return found
+
+
+def processor(record):
+    """What the processor of a record multiplies with."""
+    return PROCESSORS[record["machine"]["instructions"]]
+
+
+def _where(record):
+    return f"{processor(record)}, {record['threads']} thread(s)"
 
 
 def pages(folder=FOLDER):
@@ -36,12 +56,13 @@ def pages(folder=FOLDER):
 
 def summary(folder=FOLDER):
     """How many times as long each peer takes: a row for a network and batch, a column for a peer."""
-    rows = [(r["threads"], row) for r in records(folder) for row in r["rows"] if row["what"] == "dqt_core"]
+    rows = [(r, row) for r in records(folder) for row in r["rows"] if row["what"] == "dqt_core"]
     peers = list(dict.fromkeys(row["peer"] for _, row in rows))
     ratios = {}
-    for threads, row in rows:
-        ratios.setdefault((threads, row["group"]), {})[row["peer"]] = f"{row['ratio']:.2f}"
-    head = ["threads", "network", *peers]
+    for record, row in rows:
+        of = processor(record), record["threads"], row["group"]
+        ratios.setdefault(of, {})[row["peer"]] = f"{row['ratio']:.2f}"
+    head = ["processor", "threads", "network", *peers]
     return Table(head, [(*of, *(found.get(peer, "") for peer in peers)) for of, found in ratios.items()])
 
 
@@ -50,7 +71,7 @@ def _page(record):
     whole = "" if record["finished"] else " The run was cut: what it had measured by then is below."
     hardware = origin["hardware"]
     text = (
-        f"### {record['threads']} of {hardware['cores']} cores, {origin['date']}\n\n"
+        f"### {processor(record)}, {record['threads']} of {hardware['cores']} cores, {origin['date']}\n\n"
         f"{hardware['cpu']} ({', '.join(machine['flags'])}); products by {machine['instructions']}. "
         f"Clock {record['clock']}, {record['rounds']} rounds, commit `{origin['commit']}`.{whole}"
     )
@@ -78,7 +99,7 @@ def pt2e(folder=FOLDER):
         faster = [row["group"] for row in rows if row["ratio"] < 1]
         slower = [row["group"] for row in rows if row["ratio"] >= 1]
         ends = f"faster at {', '.join(faster) or 'none'} and not at {', '.join(slower) or 'any other'}"
-        said += [f"with {record['threads']} thread(s) it is {ends}"] if rows else []
+        said += [f"on {_where(record)}, it is {ends}"] if rows else []
     return "; ".join(said) or "it was not measured"
 
 
@@ -89,34 +110,35 @@ def above_a_tenth(folder=FOLDER):
         for name, parts in record["facts"].items():
             for part, share in parts.items() if name.endswith(" shares") else ():
                 if part != "products" and share > 0.1:
-                    found.setdefault(part, []).append(
-                        f"{name.removesuffix(' shares')} with {record['threads']} thread(s)"
-                    )
-    said = [f"{part} ({', '.join(where)})" for part, where in found.items()]
+                    found.setdefault(part, []).append(f"{name.removesuffix(' shares')} on {_where(record)}")
+    said = [f"{part} ({'; '.join(where)})" for part, where in found.items()]
     return " and ".join(said) or "none"
 
 
 def misses(folder=FOLDER, causes=CAUSES):
     """Every aim that was missed, and why."""
     known = json.loads(causes.read_text())
-    head = ["threads", "what", "peer", "ratio", "aim", "cause"]
+    head = ["processor", "threads", "what", "peer", "ratio", "aim", "cause"]
     rows = []
     for record in records(folder):
+        causes_there = known.get(processor(record), {})
         for row in record["rows"]:
             if row["met"] is False:
-                cause = known.get(f"{row['group']} | {row['peer']}", "not known")
-                aim = f"{row['aim']:g}"
-                rows.append((record["threads"], row["group"], row["peer"], f"{row['ratio']:.2f}", aim, cause))
+                cause = causes_there.get(f"{row['group']} | {row['peer']}", "not known")
+                figures = f"{row['ratio']:.2f}", f"{row['aim']:g}"
+                rows.append(
+                    (processor(record), record["threads"], row["group"], row["peer"], *figures, cause)
+                )
     return Table(head, rows) if rows else Markdown("*None.*")
 
 
 def shares(folder=FOLDER):
     """Where the time of a run goes."""
-    head = ["threads", "network", "part", "share"]
+    head = ["processor", "threads", "network", "part", "share"]
     return Table(
         head,
         [
-            (record["threads"], name.removesuffix(" shares"), part, f"{100 * share:.0f} %")
+            (processor(record), record["threads"], name.removesuffix(" shares"), part, f"{100 * share:.0f} %")
             for record in records(folder)
             for name, parts in record["facts"].items()
             if name.endswith(" shares")
@@ -128,6 +150,7 @@ def shares(folder=FOLDER):
 def roofline(folder=FOLDER):
     """How near each network comes to what the machine can do at most."""
     head = [
+        "processor",
         "threads",
         "what",
         "G operations",
@@ -149,7 +172,8 @@ def roofline(folder=FOLDER):
             share = max(bounds) / row["ours_ms"]
             amounts = f"{row['operations'] / 1e9:.3g}", f"{row['bytes'] / 1e6:.3g}"
             times = *(f"{bound:.3g} ms" for bound in bounds), f"{row['ours_ms']:.3g}"
-            rows.append((record["threads"], group, *amounts, *times, f"{100 * share:.0f} %"))
+            of = processor(record), record["threads"], group
+            rows.append((*of, *amounts, *times, f"{100 * share:.0f} %"))
     return Table(head, rows)
 
 
@@ -161,7 +185,7 @@ def growth(folder=FOLDER):
         for record in found:
             points = [point for point in record["growth"] if point["axis"] == axis]
             values = [point["value"] for point in points]
-            column[0].plot(values, [p["ms"] for p in points], label=f"{record['threads']} thread(s)")
+            column[0].plot(values, [p["ms"] for p in points], label=_where(record))
             memory = [(p["arena_bytes"] + p["weight_bytes"]) / 1e6 for p in points]
             column[1].plot(values, memory)
             if record is found[0] and points:
