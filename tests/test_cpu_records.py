@@ -159,13 +159,13 @@ def test_products_from_planes_are_drawn_with_their_aims(tmp_path):
 
 
 def test_words_are_those_of_the_record(tmp_path):
-    row = {"peer": "torch PT2E int8", "group": "small", "ratio": 1.5}
+    row = {"peer": "torch PT2E int8", "group": "small", "ratio": 1.5, "what": "dqt_core"}
     shares = {"products": 0.6, "windows": 0.3, "Python": 0.1}
     record = {"schema": cpu_records.SCHEMA, "threads": 1, "rows": [row], "facts": {"net shares": shares}}
     record["machine"] = {"instructions": "Vnni512"}
     record["rows"].append(row | {"group": "large", "ratio": 0.7})
     (tmp_path / "a.json").write_text(json.dumps(record))
-    assert cpu_records.pt2e(tmp_path) == "on VNNI, 1 thread(s), it is faster at large and not at small"
+    assert cpu_records.faster(tmp_path) == [("torch PT2E int8", "VNNI", 1, "large (0.70)")]
     assert cpu_records.above_a_tenth(tmp_path) == "windows (net on VNNI, 1 thread(s))"
     steps = [{"cpu_seconds": seconds} for seconds in (1, 2, 4, 3)]
     (tmp_path / "steps.json").write_text(json.dumps({"by_channels": {"64": steps}}))

@@ -91,16 +91,15 @@ def _row(row):
     )
 
 
-def pt2e(folder=FOLDER):
-    """In words, where PyTorch's own int8 is faster than the program, and where it is slower."""
-    said = []
+def faster(folder=FOLDER):
+    """Which peers are faster than the program, and where: a row for each, with its ratios."""
+    found = {}
     for record in records(folder):
-        rows = [row for row in record["rows"] if row["peer"] == "torch PT2E int8"]
-        faster = [row["group"] for row in rows if row["ratio"] < 1]
-        slower = [row["group"] for row in rows if row["ratio"] >= 1]
-        ends = f"faster at {', '.join(faster) or 'none'} and not at {', '.join(slower) or 'any other'}"
-        said += [f"on {_where(record)}, it is {ends}"] if rows else []
-    return "; ".join(said) or "it was not measured"
+        for row in record["rows"]:
+            if row["what"] == "dqt_core" and row["ratio"] < 1:
+                of = row["peer"], processor(record), record["threads"]
+                found.setdefault(of, []).append(f"{row['group']} ({row['ratio']:.2f})")
+    return [(*of, ", ".join(where)) for of, where in sorted(found.items())]
 
 
 def above_a_tenth(folder=FOLDER):
