@@ -2,9 +2,10 @@
 
     OMP_NUM_THREADS=1 python -m benchmarks.planes --out reproductions/results/planes.json
 
-One thread. There are as many matrices as it takes to fill more than the last cache, and every row walks
-through all of them: weights come from memory, as those of a language model do for each word. Rows take turns;
-the ratios count, the milliseconds do not. Sums are compared with those of NumPy before anything is timed.
+One thread. There are as many matrices as it takes to fill more than the last cache in 8 planes, and every row
+walks through all of them: weights come from memory, as those of a language model do for each word. A narrower
+row may find its planes in the cache. Rows take turns; the ratios count, the milliseconds do not. Sums are
+compared with those of NumPy before anything is timed.
 """
 
 import argparse
