@@ -183,6 +183,10 @@ class Payload:
             lambda state: {"a": torch.zeros(1)},
             "it lacks fc.weight, fc.bias, conv1.weight and",
         ),
+        (
+            lambda state: {f"net.{k}": v for k, v in state.items()},
+            "which the model has not; take `net.` off the names of the file",
+        ),
         (lambda state: state | {"fc.bias": torch.zeros(3)}, "fc.bias is (3,), the model's is (10,)"),
     ],
 )
@@ -207,6 +211,13 @@ def test_an_array_of_objects_is_not_loaded(model, tmp_path):
     np.savez(tmp_path / "w.npz", a=np.array([{}], object))
     with pytest.raises(from_files.FileError, match="cannot be read as weights"):
         from_files.load_weights(model, tmp_path / "w.npz")
+
+
+def test_names_that_lack_what_stands_before_them(tmp_path):
+    own = torch.nn.Sequential(torch.nn.Linear(2, 2))
+    torch.save(own[0].state_dict(), tmp_path / "w.pth")
+    with pytest.raises(from_files.FileError, match=r"; put `0\.` before the names of the file$"):
+        from_files.load_weights(own, tmp_path / "w.pth")
 
 
 # Images
@@ -276,7 +287,7 @@ def test_a_difference_is_told_and_is_no_success(capsys, monkeypatch):
     [
         (("absent.safetensors", RECORD), "absent.safetensors does not exist"),
         (("digits", "absent.json"), "absent.json is not a readable record"),
-        (("digits", ROOT / "tests" / "mutants.json"), "is not a record of schema"),
+        (("digits", ROOT / "tests" / "mutants.json"), "(the report of `quantize` is none)"),
         (("digits", RECORD.with_name("cifar10.json")), "is of others (cut ad7486fbc218"),
     ],
     ids=lambda value: None if isinstance(value, str) else Path(value[0]).stem + "-" + Path(value[1]).stem,

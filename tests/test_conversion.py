@@ -413,10 +413,17 @@ def test_model_in_training_mode_is_calibrated_in_evaluation_mode():
     assert not nested.training
 
 
-SQUARE = "convert needs one stride for both axes, and padding with zeros"
 KNOWN = "convert has no integer form for .* it knows Conv2d, Linear, batch norm, pointwise"
 
 REFUSED = {
+    "a mean over columns": (
+        r"for `mean` but over height and width, x.mean\(\(2, 3\)\); it knows",
+        model(lambda m, x: m.tail(m.head(x).mean(3, keepdim=True))),
+    ),
+    "a branch before all layers": (
+        "cannot be traced .*; before the first layer",
+        model(lambda m, x: m.tail(m.head(x if x.mean() > 0 else -x))),
+    ),
     "sine": (KNOWN, model(lambda m, x: m.tail(torch.sin(m.head(x))))),
     "softmax over channels": ("no integer form", model(lambda m, x: m.tail(m.s(m.head(x))), s=nn.Softmax(1))),
     "rows side by side": ("dim=1", model(lambda m, x: (lambda y: m.tail(torch.cat([y, y], 2)))(m.head(x)))),
@@ -452,9 +459,12 @@ REFUSED = {
         "equal windows",
         model(lambda m, x: m.tail(m.p(m.head(x))), p=nn.AdaptiveAvgPool2d(48)),
     ),
-    "two strides": (SQUARE, model(lambda m, x: m.tail(m.head(x)), b=nn.Conv2d(8, 8, 3, (2, 1)))),
+    "two strides": (
+        "`b`: .* needs one stride for both axes; change that in the model",
+        model(lambda m, x: m.tail(m.head(x)), b=nn.Conv2d(8, 8, 3, (2, 1))),
+    ),
     "padding by reflection": (
-        SQUARE,
+        "`b`: .* needs padding with zeros; change that in the model",
         model(lambda m, x: m.tail(m.head(x)), b=nn.Conv2d(8, 8, 3, padding=1, padding_mode="reflect")),
     ),
     "the last pixels": ("`getitem`; a 1x1 convolution", model(lambda m, x: m.tail(m.head(x)[:, :, 1:, 1:]))),

@@ -158,7 +158,9 @@ REFUSED = {
     "scripted": ("the model is scripted or traced; give", lambda: quietly(torch.jit.script, nn.ReLU())),
     "traced": ("scripted or traced", lambda: quietly(torch.jit.trace, nn.ReLU(), tensors())),
     "in parallel": ("the model is wrapped .* `module`", changed(nn.DataParallel)),
-    "no model": ("the model is a function, expected an nn.Module", lambda: functional.relu),
+    "no model": ("the model is a function, expected an nn.Module$", lambda: functional.relu),
+    "a state dict": ("expected an nn.Module; build the model, give it", lambda: nn.ReLU().state_dict()),
+    "a class": (r"the model is a type, .*; give an instance of it, ReLU\(...\)", lambda: nn.ReLU),
     "slices": (
         "no integer form for `getitem`; a 1x1 convolution .* with stride 2 the same pixels",
         between(lambda m, y: m.c(y)[:, :, 1::2, ::2]),
@@ -211,7 +213,7 @@ REFUSED = {
         changed(lambda net: setattr(net.b, "weight", nn.Parameter(net.b.weight.detach().to_sparse()))),
     ),
     "one channel": (
-        "`a` reads 1 channels, and the images have 3",
+        "`a` reads 1 channels, and the images have 3; give images of 1, and a mean and a std for each",
         between(lambda m, y: y, a=nn.Conv2d(1, 8, 3)),
     ),
     "channels that do not fit": (

@@ -205,9 +205,16 @@ def test_bf16_autocast_changes_the_result_by_its_last_rounding_alone():
     torch.testing.assert_close(rounded, exact, rtol=2**-8, atol=0)
 
 
-@pytest.mark.parametrize("options", [{"stride": (1, 2)}, {"padding_mode": "reflect", "padding": 1}], ids=str)
-def test_layer_refuses_geometry(options):
-    with pytest.raises(ValueError, match="convert needs one stride for both axes, and padding with zeros"):
+@pytest.mark.parametrize(
+    ("options", "needed"),
+    [
+        ({"stride": (1, 2)}, "one stride for both axes"),
+        ({"padding_mode": "reflect", "padding": 1}, "padding with zeros"),
+    ],
+    ids=str,
+)
+def test_layer_refuses_geometry(options, needed):
+    with pytest.raises(ValueError, match=f": convert needs {needed}; change that in the model and train it"):
         layer_of(nn.Conv2d(6, 4, 3, **options))
 
 

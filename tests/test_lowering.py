@@ -93,6 +93,11 @@ def test_first_last_and_controller_are_not_switchable():
     assert program.choices == CHOICES
 
 
+def test_a_float_network_is_refused():
+    with pytest.raises(ValueError, match="the network is a Linear, expected what convert returns"):
+        lower(nn.Linear(2, 2))
+
+
 def test_lowering_leaves_the_net_unchanged_and_repeats(tmp_path):
     net = block()
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}

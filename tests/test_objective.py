@@ -40,6 +40,11 @@ def cost(net):
 WIDEST = 64 * (sum(SWITCHED_MACS) + FIXED_MACS)
 
 
+def test_a_float_network_is_refused():
+    with pytest.raises(ValueError, match="the network is a CourseNet, expected what convert returns"):
+        Objective()(CourseNet(), tensors(), torch.zeros(1), 0.5)
+
+
 def test_terms_and_weights(net):
     loss, figures = Objective(alpha=0.7, beta=0.3)(net, tensors(), LABELS, 0.5)
     consistency = sum(task(net, width) for width in WIDTHS)

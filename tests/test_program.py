@@ -139,6 +139,13 @@ def test_the_digest_depends_on_everything():
     assert len(set(digests)) == len(digests)
 
 
+def test_another_file_is_no_program(saved):
+    saved.write_bytes(b"an ONNX file, or weights")
+    assert_refused(
+        saved, "is no program, or a damaged one .*; give one that Program.save wrote, or get the file"
+    )
+
+
 def test_truncated_files(saved):
     contents = saved.read_bytes()
     lengths = {0, 1, 7, 8, 9, 100, len(contents) - 1, *range(0, len(contents), len(contents) // 40)}
@@ -374,10 +381,18 @@ def test_no_controller():
             "images must be uint8 bytes 0..255, got float64; do not normalise them",
         ),
         (lambda x: x.astype(np.int8), TypeError, "must be uint8 bytes 0..255, got int8"),
-        (lambda x: x.tolist(), TypeError, "must be uint8 bytes 0..255, got list"),
-        (lambda x: x.transpose(0, 3, 1, 2), ValueError, r"must be \(N, 5, 4, 3\), got \(6, 3, 5, 4\)"),
-        (lambda x: x[0], ValueError, r"must be \(N, 5, 4, 3\), got \(5, 4, 3\)"),
-        (lambda x: x[:, :4], ValueError, r"must be \(N, 5, 4, 3\), got \(6, 4, 4, 3\)"),
+        (lambda x: x.tolist(), TypeError, "must be uint8 bytes 0..255, got list; give a NumPy array"),
+        (
+            lambda x: x.transpose(0, 3, 1, 2),
+            ValueError,
+            r"must be \(N, 5, 4, 3\), got \(6, 3, 5, 4\); channels come last: images.transpose\(0, 2, 3",
+        ),
+        (
+            lambda x: x[0],
+            ValueError,
+            r"must be \(N, 5, 4, 3\), got \(5, 4, 3\); give one image an axis of its own, images\[None\]$",
+        ),
+        (lambda x: x[:, :4], ValueError, r"must be \(N, 5, 4, 3\), got \(6, 4, 4, 3\)$"),
         (lambda x: x[..., :1], ValueError, r"must be \(N, 5, 4, 3\), got \(6, 5, 4, 1\)"),
         (lambda x: x[:0], ValueError, r"must be \(N, 5, 4, 3\), got \(0, 5, 4, 3\)"),
     ],

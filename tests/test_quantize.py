@@ -127,8 +127,25 @@ def test_digits_keep_their_classes():
     ("change", "message"),
     [
         ({"images": images(1)}, "quantize needs 2 images or more"),
-        ({"images": images(4).astype(np.float32)}, "images must be uint8"),
-        ({"images": [1, 2]}, "images must be uint8"),
+        (
+            {"images": images(4).astype(np.float32)},
+            r"^images must be uint8 .*, got float32 [^;]*; give the bytes from before the normalisation, or "
+            r"np.rint\(255 \* x\).astype\(np.uint8\) of floats x between 0 and 1$",
+        ),
+        (
+            {"images": images(4).astype(int)},
+            r"got int64 [^;]*; give images.astype\(np.uint8\) of numbers 0..255$",
+        ),
+        (
+            {"images": torch.from_numpy(images(4)).permute(0, 3, 1, 2)},
+            r"got torch.uint8 [^;]*; give a NumPy array, images.permute\(0, 2, 3, 1\).numpy\(\) of a torch",
+        ),
+        (
+            {"images": images(4)[..., 0]},
+            r"got uint8 [^;]*; give images\[..., None\] of grey images, images\[None\] of one image$",
+        ),
+        ({"images": images(4)[..., None]}, "; give one axis for each of images, rows, columns and channels$"),
+        ({"images": [1, 2]}, "images must be uint8 .*; give a NumPy array$"),
         ({"images": images(4)[:0]}, "there are no calibration images"),
         ({"std": (0, 1, 1)}, "std positive"),
         ({"widths": ()}, "widths must be one or more"),

@@ -325,7 +325,8 @@ def _require(record: Record, path: Path) -> Record:
     if missing or record["schema"] != SCHEMA:
         raise ResultError(
             f"{path} is not a record of schema {SCHEMA!r}: schema is {record.get('schema')!r}, "
-            f"missing: {', '.join(missing) or 'nothing'}"
+            f"missing: {', '.join(missing) or 'nothing'}; give one of reproductions/results "
+            "(the report of `quantize` is none)"
         )
     if problems := consistency.problems(record):
         raise ResultError(

@@ -229,13 +229,17 @@ class Program:
     def _require_images(self, images: NDArray[np.uint8]) -> None:
         if getattr(images, "dtype", None) != np.uint8:
             kind = getattr(images, "dtype", type(images).__name__)
-            raise TypeError(f"images must be uint8 bytes 0..255, got {kind}; do not normalise them")
+            way_out = "do not normalise them" if "float" in str(kind) else "give a NumPy array of them"
+            raise TypeError(f"images must be uint8 bytes 0..255, got {kind}; {way_out}")
         if images.ndim != 4 or images.shape[1:] != self.image_shape or not len(images):
-            is_grey = images.ndim == 3 and self.image_shape[2] == 1
-            raise ValueError(
-                f"images must be (N, {', '.join(map(str, self.image_shape))}), got {images.shape}"
-                + "; give them their channel, images[..., None]" * is_grey
-            )
+            given, expected = images.shape, ", ".join(map(str, self.image_shape))
+            ways_out = {
+                (*given[1:], 1): "; give them their channel, images[..., None]",
+                given: "; give one image an axis of its own, images[None]",
+                (*given[2:], *given[1:2]): "; channels come last: images.transpose(0, 2, 3, 1)",
+            }
+            way_out = ways_out.get(self.image_shape, "")
+            raise ValueError(f"images must be (N, {expected}), got {given}{way_out}")
 
     def _choices_of(self, widths: Widths, n: int) -> NDArray[np.int64] | None:
         if isinstance(widths, str):

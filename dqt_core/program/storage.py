@@ -48,7 +48,10 @@ def read(path: Path, make: Callable[..., Made]) -> Made:
             text = (file.metadata() or {}).get(METADATA, "{}")
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
     except (SafetensorError, AttributeError, TypeError) as error:
-        raise ProgramError(f"{path} is damaged or truncated ({_short(error)}); get the file again") from error
+        raise ProgramError(
+            f"{path} is no program, or a damaged one ({_short(error)}); give one that Program.save wrote, or "
+            "get the file again"
+        ) from error
     try:
         program = _parsed(text, tensors, make)
     except ProgramError as error:

@@ -37,10 +37,7 @@ def normalized(images: Images, mean: Sequence[float], std: Sequence[float]) -> T
     """
     got = f"{getattr(images, 'dtype', type(images).__name__)} {tuple(getattr(images, 'shape', ()))}"
     if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.ndim != 4:
-        raise ValueError(
-            f"images must be uint8 (N, H, W, C), got {got}; give a NumPy array, of grey images "
-            "images[..., None], of a torch tensor (N, C, H, W) images.permute(0, 2, 3, 1).numpy()"
-        )
+        raise ValueError(f"images must be uint8 (N, H, W, C), got {got}; {_way_out(images)}")
     if images.size == 0:
         raise ValueError(f"there are no calibration images in {got}; give at least one")
     channels = images.shape[3]
@@ -63,6 +60,25 @@ def normalized(images: Images, mean: Sequence[float], std: Sequence[float]) -> T
     # values would lie as their images do in memory, and be added up in that order
     pixels = np.ascontiguousarray(images)
     return torch.from_numpy(table[np.arange(channels), pixels]).permute(0, 3, 1, 2)
+
+
+def _way_out(images: object) -> str:
+    """What makes bytes (N, H, W, C) of what came, for each thing that it is not."""
+    kind, steps = str(getattr(images, "dtype", "")), []
+    if isinstance(images, Tensor):
+        steps.append("give a NumPy array, images.permute(0, 2, 3, 1).numpy() of a torch tensor (N, C, H, W)")
+    elif not isinstance(images, np.ndarray):
+        steps.append("give a NumPy array")
+    if "float" in kind:
+        steps.append(
+            "give the bytes from before the normalisation, or np.rint(255 * x).astype(np.uint8) of floats x "
+            "between 0 and 1"
+        )
+    elif kind and not kind.endswith("uint8"):
+        steps.append("give images.astype(np.uint8) of numbers 0..255")
+    if isinstance(images, np.ndarray) and images.ndim == 3:
+        steps.append("give images[..., None] of grey images, images[None] of one image")
+    return "; ".join(steps) or "give one axis for each of images, rows, columns and channels"
 
 
 def in_order(x: Tensor) -> Tensor:

@@ -375,8 +375,10 @@ def _geometry(layer: nn.Conv2d | nn.Linear, margins: Margins) -> tuple[int, tupl
     """Stride, dilation, groups, and the padding on every side."""
     if isinstance(layer, nn.Linear):
         return 1, (1, 1), 1, margins
-    if layer.stride[0] != layer.stride[1] or layer.padding_mode != "zeros":
-        raise ValueError(f"{layer}: convert needs one stride for both axes, and padding with zeros")
+    one_stride = layer.stride[0] == layer.stride[1]
+    if not one_stride or layer.padding_mode != "zeros":
+        needed = "padding with zeros" if one_stride else "one stride for both axes"
+        raise ValueError(f"{layer}: convert needs {needed}; change that in the model and train it again")
     height, width = layer.dilation
     if layer.padding == "valid":
         own = 0, 0, 0, 0

@@ -108,7 +108,7 @@ def lower(net: NestedNet, name: str = "program") -> Program:
     Raises
     ------
     ValueError
-        If a parameter is NaN or infinite.
+        If the network is none that `convert` made, or a parameter is NaN or infinite.
     OverflowError
         If a step or a batch-norm gain is degenerate: no multiplier can express it.
     ProgramError
@@ -130,6 +130,8 @@ def lower(net: NestedNet, name: str = "program") -> Program:
     >>> program.run(images, widths=4).logits.dtype
     dtype('int64')
     """
+    if not isinstance(net, NestedNet):
+        raise ValueError(f"the network is a {type(net).__name__}, expected what convert returns")
     _require_finite(net)
     with torch.no_grad():
         return _Lowering(net).run(name)

@@ -108,6 +108,8 @@ class Objective:
         figures : dict of floats
             The terms, for the log.
         """
+        if not hasattr(net, "switch_layers"):
+            raise ValueError(f"the network is a {type(net).__name__}, expected what convert returns")
         widths = self._widths(net)
         layers = len(net.switch_layers)
         soft = self._soft_labels(images)

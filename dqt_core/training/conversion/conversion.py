@@ -226,7 +226,7 @@ class _Conversion:
         if isinstance(stem, nn.Conv2d) and is_first and stem.in_channels != image.shape[1]:
             raise ValueError(
                 f"`{first.target}` reads {stem.in_channels} channels, and the images have "
-                f"{image.shape[1]}; convert needs a model of {image.shape[1]} channels"
+                f"{image.shape[1]}; give images of {stem.in_channels}, and a mean and a std for each"
             )
 
     def _require_name(self) -> None:

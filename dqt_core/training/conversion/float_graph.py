@@ -28,9 +28,11 @@ _SELECTION = (
 )
 _CONSTANT = ", a tensor of the model's own; what normalises the images is mean and std of convert"
 _SOFTMAX = "; return the logits, or log_softmax of them, instead: the largest is the same class"
-_HINTS = dict.fromkeys(("getitem", "chunk", "split", "pad"), _SELECTION) | dict.fromkeys(
-    ("softmax", "log_softmax"), _SOFTMAX
-)
+_HINTS = {
+    **dict.fromkeys(("getitem", "chunk", "split", "pad"), _SELECTION),
+    **dict.fromkeys(("softmax", "log_softmax"), _SOFTMAX),
+    "mean": " but over height and width, x.mean((2, 3))",
+}
 Pads = tuple[int, int, int, int]  # left, right, above, below
 
 

@@ -96,7 +96,8 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
     if missing or strange:
         lacks = f"it lacks {_some(missing)}" if missing else ""
         holds = f"it holds {_some(strange)}, which the model has not" if strange else ""
-        raise FileError(f"{path} does not fit the model: {' and '.join(filter(None, (lacks, holds)))}")
+        told = " and ".join(filter(None, (lacks, holds)))
+        raise FileError(f"{path} does not fit the model: {told}{_way_out(missing, strange)}")
     for name, value in state.items():
         if value.shape != own[name].shape:
             raise FileError(
@@ -104,6 +105,18 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
                 f"{tuple(own[name].shape)}"
             )
     model.load_state_dict(state, strict=False)
+
+
+def _way_out(missing: list[str], strange: list[str]) -> str:
+    """What to do where the names differ by what stands before them, and by nothing else."""
+    for longer, shorter, change in (
+        (strange, missing, "take `{}` off the names of the file"),
+        (missing, strange, "put `{}` before the names of the file"),
+    ):
+        before = longer[0].removesuffix(shorter[0]) if missing and strange else ""
+        if before and {before + name for name in shorter} <= set(longer):
+            return f"; {change.format(before)}"
+    return ""
 
 
 def _read(path: Path) -> Any:

@@ -54,8 +54,7 @@ def require_ordinary(net: nn.Module) -> None:
     ValueError: `weight` of the model is computed from other tensors; training could not move it: call \
 torch.nn.utils.parametrize.remove_parametrizations(module, 'weight')
     """
-    if not isinstance(net, nn.Module):
-        raise ValueError(f"the model is a {type(net).__name__}, expected an nn.Module")
+    _require_module(net)
     for name, module in net.named_modules():
         where = f"`{name}`" if name else "the model"
         for kinds, what, original in _STAND_INS:
@@ -69,6 +68,17 @@ torch.nn.utils.parametrize.remove_parametrizations(module, 'weight')
             )
     for name, tensor in [*net.named_parameters(), *net.named_buffers()]:
         _require_numbers(name, tensor)
+
+
+def _require_module(net: object) -> None:
+    if isinstance(net, nn.Module):
+        return
+    way_out = ""
+    if isinstance(net, dict):
+        way_out = "; build the model, give it these by load_state_dict, and give the model"
+    elif isinstance(net, type) and issubclass(net, nn.Module):
+        way_out = f"; give an instance of it, {net.__name__}(...)"
+    raise ValueError(f"the model is a {type(net).__name__}, expected an nn.Module{way_out}")
 
 
 def _require_own_weights(where: str, module: nn.Module) -> None:

@@ -31,7 +31,7 @@ class _Tracer(fx.Tracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """A module of a known kind, or another of torch's."""
-        self.entered = module_qualified_name.removeprefix("net.")
+        self.entered = module_qualified_name.removeprefix("net").removeprefix(".")
         for kind in (*KNOWN, nn.Identity, nn.Flatten):
             if isinstance(m, kind):
                 return is_plain(m, kind)
@@ -76,8 +76,9 @@ def trace(net: nn.Module) -> fx.Graph:
     try:
         graph = tracer.trace(_Given(net))
     except Exception as error:  # whatever the model's own code makes of a value without numbers
+        where = f"in or after `{tracer.entered}`" if tracer.entered else "before the first layer"
         raise ValueError(
-            f"the model's forward cannot be traced ({first_line(error)}; in or after `{tracer.entered}`); "
+            f"the model's forward cannot be traced ({first_line(error)}; {where}); "
             "convert needs one without branches on values and shapes"
         ) from error
     if tracer.is_autocast:
