@@ -371,6 +371,14 @@ def test_a_finished_run_is_loaded_and_goes_no_further(tmp_path, uninterrupted):
     assert_continued(tmp_path, uninterrupted, first=9)
 
 
+@pytest.mark.parametrize("call", [lambda net, of: train.fit(net, of, RECIPE, Objective()), train.evaluate])
+def test_images_of_another_normalization_are_refused(call):
+    """What was trained would not be what the lowered program makes of the bytes."""
+    other = dataclasses.replace(digits(), mean=(0.9, 0.9, 0.9))
+    with pytest.raises(ValueError, match=r"converted for mean=.* the data set has mean=\(0.9, 0.9, 0.9\)"):
+        call(nested_net(), other)
+
+
 def test_another_recipe_in_the_same_folder_is_refused(tmp_path):
     recipe = dataclasses.replace(RECIPE, epochs=1 / 44)
     fitted(nested_net(), recipe, out=tmp_path)

@@ -74,8 +74,8 @@ def fit(
         If the loss stops being finite.
     ValueError
         If the folder's checkpoint was made by another run (start, recipe, loss or images), a batch is larger
-        than the training set, `epochs` or `checkpoint_every` is not positive, or the microbatches cannot be
-        shared out evenly.
+        than the training set, `epochs` or `checkpoint_every` is not positive, the microbatches cannot be
+        shared out evenly, or a nested network was converted for another mean and std than the images have.
     DataError
         If another run is training in the folder; it is named.
     OSError
@@ -87,6 +87,7 @@ def fit(
     """
     if checkpoint_every < 1:
         raise ValueError(f"checkpoint_every={checkpoint_every}, expected 1 or more steps")
+    _require_normalization(net, dataset)
     with _own_accelerator():
         # several processes without a GPU: Accelerate wants to be told
         on_cpus = "LOCAL_RANK" in os.environ and not torch.accelerator.is_available()
@@ -306,6 +307,18 @@ def fresh_statistics(net: nn.Module) -> Iterator[None]:
         net.eval()
 
 
+def _require_normalization(net: Callable[..., Tensor], dataset: Dataset | ImageStream) -> None:
+    """What a nested network is trained on is what its program makes of the bytes."""
+    if not isinstance(net, NestedNet):
+        return
+    own, other = ((tuple(x.mean), tuple(x.std)) for x in (net, dataset))
+    if own != other:
+        raise ValueError(
+            f"this network was converted for mean={own[0]} and std={own[1]}, the data set has "
+            f"mean={other[0]} and std={other[1]}; convert with those, or give the data set the network's"
+        )
+
+
 def _require_size(batch_size: int) -> None:
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size}, expected 1 or more")
@@ -344,9 +357,10 @@ def evaluate(
     Raises
     ------
     ValueError
-        If `limit` or `batch_size` is not positive.
+        If `limit` or `batch_size` is not positive, or the network was converted for another mean and std.
     """
     _require_size(batch_size)
+    _require_normalization(net, dataset)
     if limit is not None and limit < 1:
         raise ValueError(f"limit={limit}, expected a positive number of images, or None for all")
     device = torch.device("cpu")
