@@ -19,11 +19,13 @@ from typing import Any
 
 import axe_playwright_python
 import yaml
-from playwright.sync_api import Browser, Page, Request, Response, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, Request, Response, sync_playwright
 
 from dqt_book.places import ROOT
 
 THEMES = ("light", "dark")
+# Not by Playwright's routes: with one, a browser keeps no file, and loads MathJax anew for every page.
+NO_NETWORK = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
 QUIET = 40  # milliseconds without a request, twice, until a page is drawn
 PATIENCE = 20_000  # milliseconds for anything that a page does
 AXE = Path(axe_playwright_python.__file__).with_name("axe.min.js")
@@ -95,7 +97,7 @@ def chromium() -> str | None:
 def browser(executable: str) -> Iterator[Browser]:
     with sync_playwright() as playwright:
         # No sandbox: containers, where continuous integration runs, seldom allow one.
-        running = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
+        running = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox", NO_NETWORK])
         try:
             yield running
         finally:
@@ -103,6 +105,13 @@ def browser(executable: str) -> Iterator[Browser]:
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):
+    def do_GET(self) -> None:
+        if self.path == "/favicon.ico":  # asked for by the browser, where a page names no picture
+            self.send_response(204)
+            self.end_headers()
+        else:
+            super().do_GET()
+
     def log_message(self, *args: object) -> None:
         pass
 
@@ -167,16 +176,24 @@ class Visit:
         ]
 
 
-@contextmanager
-def visit(running: Browser, address: str, theme: str = "light", width: int = 1280) -> Iterator[Visit]:
-    """Open a page in a theme with the network cut, and wait until it is drawn."""
-    context = running.new_context(viewport={"width": width, "height": 900}, reduced_motion="reduce")
+@functools.cache
+def _context(running: Browser, theme: str) -> BrowserContext:
+    """One for all pages in a theme: what they share is loaded and compiled once."""
+    context = running.new_context(reduced_motion="reduce")
     context.set_default_timeout(PATIENCE)
     context.add_init_script(
         f"localStorage.setItem('mode', '{theme}'); localStorage.setItem('theme', '{theme}')"
     )
+    return context
+
+
+@contextmanager
+def visit(running: Browser, address: str, theme: str = "light", width: int = 1280) -> Iterator[Visit]:
+    """Open a page in a theme with the network cut, and wait until it is drawn."""
+    context = _context(running, theme)
     try:
         page = context.new_page()
+        page.set_viewport_size({"width": width, "height": 900})
         opened = Visit(page)
         own = (re.match(r"\w+://[^/]*", address).group(), "data:", "blob:")
         note = opened.problems.append
@@ -188,7 +205,6 @@ def visit(running: Browser, address: str, theme: str = "light", width: int = 128
         page.on("requestfailed", lambda r: opened.under_way.discard(r))
         page.on("requestfailed", lambda r: note(f"not loaded: {r.url}"))
         page.on("response", lambda r: opened.responses.append(r))
-        context.route(lambda url: not url.startswith(own), lambda route: route.abort())
         page.goto(address, wait_until="load")
         page.wait_for_function(
             "!window.MathJax || !MathJax.startup || MathJax.startup.promise.then(() => true)"
@@ -196,4 +212,5 @@ def visit(running: Browser, address: str, theme: str = "light", width: int = 128
         opened.wait_until_quiet()
         yield opened
     finally:
-        context.close()
+        for page in context.pages:
+            page.close()
