@@ -35,7 +35,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if item.get_closest_marker("gpu") and (reason := without_gpu()):
             item.add_marker(pytest.mark.skip(reason=reason))
     for notebook in {item.parent for item in items if item.path.suffix == ".ipynb"}:
-        prepared()
         notebook.setup = functools.partial(without_data, notebook.setup)
     if "PYTEST_XDIST_WORKER" in os.environ:
         items.sort(key=lambda item: (rank(item.nodeid), part(item.nodeid)))
@@ -63,7 +62,7 @@ def part(nodeid: str) -> str:
     name = file.rsplit("/")[-1]
     if name in OF_THE_BOOK:
         return "book"
-    return f"browser {zlib.crc32(nodeid.encode()) % 24}" if name == "test_browser.py" else file
+    return f"browser {zlib.crc32(nodeid.encode()) % 60}" if name == "test_browser.py" else file
 
 
 def rank(nodeid: str) -> int:
@@ -89,6 +88,7 @@ def pytest_runtest_call(item: pytest.Item) -> Any:
 
 def without_data(start: Callable[[], None]) -> None:
     """Start a notebook's kernel as it was started where its outputs were stored."""
+    prepared()
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv(data.ENVIRONMENT_VARIABLE, raising=False)
         start()

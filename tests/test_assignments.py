@@ -199,6 +199,7 @@ def answered(made, tmp_path, name, answers):
 
 def run_pytest(folder, *options):
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST")}
+    environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # a student has none of this environment's
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *options]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
 
@@ -221,10 +222,7 @@ def test_one_task_runs_by_its_marker(made, tmp_path):
     folder = answered(made, tmp_path, "a2", {"a2_3": submissions.solutions("a2")["a2_3"]})
     result = run_pytest(folder, "-m", "a2_3")
     assert "1 passed, 4 deselected" in result.stdout
-    assert (
-        "a2_3: from" in run_pytest(folder, "--markers").stdout
-        or "a2_3: " in (folder / "pytest.ini").read_text()
-    )
+    assert "a2_3: " in (folder / "pytest.ini").read_text()
 
 
 def test_markers_are_registered_strictly(made):

@@ -15,8 +15,32 @@ from dqt_core.backends import gpu_launches, gpu_plan
 from dqt_core.kernels import structs
 from dqt_core.kernels.emulator import KERNEL
 
+SIDES = ("TILE_M", "TILE_N")
+
+
+def meetings(defines):
+    """Which macros a variant has, and which values of two of them meet in it; a tile is one value."""
+    values = [item for item in defines.items() if item[0] not in SIDES]
+    values.append(tuple(defines.get(side) for side in SIDES))
+    return {frozenset(pair) for pair in itertools.combinations(values, 2)} | {(*defines,)}
+
+
+def quick(variants):
+    """So few of them that every two values that meet, meet in one; `make slow` compiles the others."""
+    chosen, left = [], set().union(*map(meetings, variants))
+    while left:
+        chosen.append(max(variants, key=lambda defines: len(meetings(defines) & left)))
+        left -= meetings(chosen[-1])
+    return chosen
+
+
 VARIANTS = [
-    pytest.param(source, defines, id=f"{source} {words(defines)}")
+    pytest.param(
+        source,
+        defines,
+        marks=() if defines in quick(variants) else pytest.mark.slow,
+        id=f"{source} {words(defines)}",
+    )
     for source, variants in kernels.VARIANTS.items()
     for defines in variants
 ]
@@ -95,6 +119,16 @@ def nvrtc_machine_code(compiler, source, defines, sm):
     code = b" " * checked(*compiler.nvrtcGetCUBINSize(program))
     checked(*compiler.nvrtcGetCUBIN(program, code))
     return code
+
+
+def test_every_two_values_of_macros_meet_in_a_variant_that_is_always_compiled():
+    for source, variants in kernels.VARIANTS.items():
+        kept = quick(variants)
+        assert all(
+            any(meeting in meetings(one) for one in kept) for v in variants for meeting in meetings(v)
+        ), source
+    # five tiles meet three lengths of vectors, each with both signs and both roundings
+    assert 15 <= len(quick(kernels.VARIANTS["conv"])) < 20
 
 
 def test_every_source_is_listed_with_its_variants():

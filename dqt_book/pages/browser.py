@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,11 +19,15 @@ from typing import Any
 
 import axe_playwright_python
 import yaml
-from playwright.sync_api import Browser, Page, Response, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, Request, Response, sync_playwright
 
 from dqt_book.places import ROOT
 
 THEMES = ("light", "dark")
+# Not by Playwright's routes: with one, a browser keeps no file, and loads MathJax anew for every page.
+NO_NETWORK = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
+QUIET = 40  # milliseconds without a request, twice, until a page is drawn
+PATIENCE = 20_000  # milliseconds for anything that a page does
 AXE = Path(axe_playwright_python.__file__).with_name("axe.min.js")
 RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]
 CONTRAST = ("color-contrast", "link-in-text-block")  # all that a theme can change
@@ -92,7 +97,7 @@ def chromium() -> str | None:
 def browser(executable: str) -> Iterator[Browser]:
     with sync_playwright() as playwright:
         # No sandbox: containers, where continuous integration runs, seldom allow one.
-        running = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
+        running = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox", NO_NETWORK])
         try:
             yield running
         finally:
@@ -100,6 +105,13 @@ def browser(executable: str) -> Iterator[Browser]:
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):
+    def do_GET(self) -> None:
+        if self.path == "/favicon.ico":  # asked for by the browser, where a page names no picture
+            self.send_response(204)
+            self.end_headers()
+        else:
+            super().do_GET()
+
     def log_message(self, *args: object) -> None:
         pass
 
@@ -121,6 +133,15 @@ class Visit:
     page: Page
     problems: list[str] = field(default_factory=list)
     responses: list[Response] = field(default_factory=list)
+    under_way: set[Request] = field(default_factory=set)
+
+    def wait_until_quiet(self) -> None:
+        """Nothing is loaded any more, seen twice; Playwright's "networkidle" waits half a second longer."""
+        seen, late = 0, time.monotonic() + PATIENCE / 1000
+        while seen < 2:
+            assert time.monotonic() < late, f"still loading: {[request.url for request in self.under_way]}"
+            self.page.wait_for_timeout(QUIET)
+            seen = 0 if self.under_way else seen + 1
 
     def weight(self, shared: bool) -> tuple[int, int]:
         """Bytes as stored and as gzip sends them; of the theme and MathJax, or of the page's own files."""
@@ -155,29 +176,41 @@ class Visit:
         ]
 
 
-@contextmanager
-def visit(running: Browser, address: str, theme: str = "light", width: int = 1280) -> Iterator[Visit]:
-    """Open a page in a theme with the network cut, and wait until it is drawn."""
-    context = running.new_context(viewport={"width": width, "height": 900}, reduced_motion="reduce")
-    context.set_default_timeout(20_000)
+@functools.cache
+def _context(running: Browser, theme: str) -> BrowserContext:
+    """One for all pages in a theme: what they share is loaded and compiled once."""
+    context = running.new_context(reduced_motion="reduce")
+    context.set_default_timeout(PATIENCE)
     context.add_init_script(
         f"localStorage.setItem('mode', '{theme}'); localStorage.setItem('theme', '{theme}')"
     )
+    return context
+
+
+@contextmanager
+def visit(running: Browser, address: str, theme: str = "light", width: int = 1280) -> Iterator[Visit]:
+    """Open a page in a theme with the network cut, and wait until it is drawn."""
+    context = _context(running, theme)
     try:
         page = context.new_page()
+        page.set_viewport_size({"width": width, "height": 900})
         opened = Visit(page)
         own = (re.match(r"\w+://[^/]*", address).group(), "data:", "blob:")
         note = opened.problems.append
         page.on("console", lambda m: note(f"console: {m.text}") if m.type == "error" else None)
         page.on("pageerror", lambda e: None if str(e) in THEME_ERRORS else note(f"script: {e}"))
         page.on("request", lambda r: None if r.url.startswith(own) else note(f"foreign: {r.url}"))
+        page.on("request", lambda r: opened.under_way.add(r))
+        page.on("requestfinished", lambda r: opened.under_way.discard(r))
+        page.on("requestfailed", lambda r: opened.under_way.discard(r))
         page.on("requestfailed", lambda r: note(f"not loaded: {r.url}"))
         page.on("response", lambda r: opened.responses.append(r))
-        context.route(lambda url: not url.startswith(own), lambda route: route.abort())
-        page.goto(address, wait_until="networkidle")
+        page.goto(address, wait_until="load")
         page.wait_for_function(
             "!window.MathJax || !MathJax.startup || MathJax.startup.promise.then(() => true)"
         )
+        opened.wait_until_quiet()
         yield opened
     finally:
-        context.close()
+        for page in context.pages:
+            page.close()
