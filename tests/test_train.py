@@ -21,7 +21,17 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
-from small_nets import CourseNet, assert_equal_states, digits, nested_net, same_loss, seeded, state, tensors
+from small_nets import (
+    WIDTHS,
+    CourseNet,
+    assert_equal_states,
+    digits,
+    nested_net,
+    same_loss,
+    seeded,
+    state,
+    tensors,
+)
 from torch import nn
 
 from dqt_core import convert, data, models, train
@@ -400,11 +410,17 @@ def relabelled():
     return dataclasses.replace(digits(), train_labels=digits().train_labels[::-1].copy())
 
 
+def normalized_otherwise():
+    other = dataclasses.replace(digits(), mean=(0.1, 0.2, 0.3))
+    net = convert(seeded(CourseNet, 0), other.train_images[:8], other.mean, other.std, WIDTHS)
+    return {"dataset": other, "net": net}
+
+
 @pytest.mark.parametrize(
     ("named", "other"),
     [
         ("labels", {"dataset": relabelled()}),
-        ("mean", {"dataset": dataclasses.replace(digits(), mean=(0.1, 0.2, 0.3))}),
+        ("mean", normalized_otherwise()),
         ("start", {"net": nested_net(seed=1)}),
         ("rounding", {"net": nested_net(rounding="floor")}),
         ("choices", {"net": nested_net(widths=(3, 8))}),
