@@ -262,7 +262,7 @@ def _writer(kind: Any) -> Any:
     @intrinsic
     def write(typingctx: Any, address: Any, value: Any) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            value = builder.trunc(arguments[1], kind)
+            value = arguments[1] if kind is LONG else builder.trunc(arguments[1], kind)
             builder.store(value, pointer(builder, arguments[0], of=kind), align=kind.width // 8)
             return context.get_dummy_value()
 
@@ -272,7 +272,7 @@ def _writer(kind: Any) -> Any:
 
 
 read_byte, read_short, read_long = (_reader(kind) for kind in (BYTE, SHORT, LONG))
-put_byte, put_int = _writer(BYTE), _writer(INT)
+put_byte, put_int, put_long = (_writer(kind) for kind in (BYTE, INT, LONG))
 
 
 @intrinsic
