@@ -1,5 +1,6 @@
 """The steps of a program: what is fused, where every value lies, and what the kernels read of it."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -7,7 +8,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dqt_core import integer
 from dqt_core.backends import drops_of, rows_of
 from dqt_core.backends.analysis import (
     FusedConv,
@@ -234,6 +234,7 @@ class Plan:
         self.counts = buffers.zeros(len(self._made) * 2 * layout.LINE // 8, np.int64)
         self.blocks: dict[int, NDArray[Any]] = {}  # of every part
         self._filled: dict[int, Any] = {}
+        self._memory: tuple[NDArray[np.uint8], buffers.Scratch, NDArray[Any]] | None = None
 
     def _fill(self, part: int, records: slice, images: int, choices: Picks | None, workers: int) -> None:
         """What depends on the images' number and widths; kept for the next batch that is alike."""
@@ -340,23 +341,25 @@ class Plan:
                 logits = made[op.x].reshape(n, op.layers, len(self.program.choices))
                 choices = of_all_layers(op, logits.argmax(axis=-1))
             else:
-                sums = self.value(op.term.x, n, arena)
-                made[op.out] = integer.scale(sums, op.term.multiplier[0], op.term.offset[0])
+                sums, term = self.value(op.term.x, n, arena), op.term
+                made[op.out] = np.multiply(sums, term.multiplier[0], dtype=np.int64) + term.offset[0]
         return made, choices
 
     def value(self, name: str, images: int, arena: NDArray[np.uint8]) -> NDArray[Any]:
         """A value in the arena."""
         shape = images, *self.shapes[name]
-        size = int(np.prod(shape)) * self.dtypes[name].itemsize
+        size = math.prod(shape) * self.dtypes[name].itemsize
         return arena[self.places[name] :][:size].view(self.dtypes[name]).reshape(shape)
 
     def memory(self, arena: NDArray[np.uint8], scratch: buffers.Scratch) -> NDArray[Any]:
-        """The addresses that kernels are given, of every thread."""
-        memory = buffers.table(scratch.memory)
-        memory["arena"] = arena.ctypes.data
-        for name in ("order", "drops", "rows", "tables", "counts"):
-            memory[name] = getattr(self, name).ctypes.data
-        return memory
+        """The addresses that kernels are given, of every thread; kept, as to find them out takes time."""
+        if self._memory is None or self._memory[0] is not arena or self._memory[1] is not scratch:
+            memory = buffers.table(scratch.memory)
+            memory["arena"] = arena.ctypes.data
+            for name in ("order", "drops", "rows", "tables", "counts"):
+                memory[name] = getattr(self, name).ctypes.data
+            self._memory = arena, scratch, memory
+        return self._memory[2]
 
 
 def _switched(op: Conv) -> str:
