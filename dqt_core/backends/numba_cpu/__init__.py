@@ -168,8 +168,10 @@ class Backend:
         """One batch; None: the controller chooses."""
         logits, picks = [], []
         with self._workspace() as workspace:
-            for start in range(0, len(images), self.most):
-                part = slice(start, start + self.most)
+            parts = -(-len(images) // self.most)
+            size = -(-len(images) // parts)  # alike: what is found out for a part serves the next
+            for start in range(0, len(images), size):
+                part = slice(start, start + size)
                 plan = workspace.plan(len(images[part]), choices is not None)
                 made, chosen = workspace.run(plan, images[part], None if choices is None else choices[part])
                 logits.append(next(reversed(made.values())).reshape(len(images[part]), -1))
