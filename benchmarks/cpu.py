@@ -252,7 +252,7 @@ def shares_of(bench, program, batch):
     memory = plan.memory(workspace.arena, workspace.scratch)
     steps, flat, rest = (plan.records.copy() for _ in range(3))
     for records in (flat, rest):
-        records["kernel_height"][records["kind"] == _layout.CONV] = 0  # no row of a window is collected
+        records["kernel_height"][records["kind"] == _layout.CONV] = 0  # no row of a window is copied
     rest["lines"] = 0
 
     def of(records):
@@ -274,18 +274,19 @@ def roofline(bench):
     """What this machine can do at most: products of codes that stay in the nearest cache, and copies."""
     from dqt_core.backends.numba_cpu import _buffers
 
-    count, lines = 2000, 9
+    count, row = 2000, 9 * 64
     make = kernel_of_products()
     machine = numba_cpu.machine()
-    x, weights, sums = (_buffers.zeros(32 * 64 * lines, np.uint8) for _ in range(3))
+    x, weights, sums = (_buffers.zeros(32 * row, np.uint8) for _ in range(3))
     scratch = _buffers.Scratch(networks.resnet18(4, 8, 4, 2), {}, machine, 1)
-    offsets = np.arange(lines) * 64
-    places = x.ctypes.data, 64 * lines, offsets.ctypes.data, weights.ctypes.data, lines, sums.ctypes.data
+    windows = x.ctypes.data + row * np.arange(32)
+    lines = row // machine.line
+    places = windows.ctypes.data, 0, row, weights.ctypes.data, 1, lines, 32, sums.ctypes.data
     seconds = min_seconds(bench, lambda: make(machine, scratch.memory["config"][0], *places, count), 20)
     source = np.zeros(1 << 28, np.uint8)
     target = np.empty_like(source)
     copying = min_seconds(bench, lambda: np.copyto(target, source))
-    operations = 2 * 32 * 32 * lines * machine.unit * count
+    operations = 2 * 32 * 32 * row // machine.code * count
     bench.data["facts"]["roofline"] = {
         # the copy is one thread's too
         "operations_per_second": bench.threads * operations / seconds,
@@ -301,10 +302,10 @@ def kernel_of_products():
     from dqt_core.backends.numba_cpu._products import configure, product
 
     @numba.njit
-    def repeated(machine, tiles, x, row, offsets, weights, lines, sums, count):
+    def repeated(machine, tiles, windows, span, row, weights, pieces, lines, pixels, sums, count):
         configure(machine, tiles)
         for _ in range(count):
-            product(machine, x, row, offsets, weights, lines, sums)
+            product(machine, windows, span, row, weights, pieces, lines, pixels, sums)
         configure(machine, 0)
 
     return repeated

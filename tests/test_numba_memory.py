@@ -16,12 +16,14 @@ INSTRUCTIONS = {"Amx": "", "Vnni512": "AVX512_CORE_VNNI", "Vnni256": "AVX2_VNNI"
 MUTANTS = {
     # name: (text of a file of numba_cpu, its replacement)
     "the last product is read where it is": (
-        "block.pixels // PIXELS * PIXELS if step.direct else 0",
+        "block.pixels // machine.tile * machine.tile if step.direct else 0",
         "block.pixels if step.direct else 0",
     ),
     "no line beyond a value": ("MARGIN = layout.LINE ", "MARGIN = 0 "),
     "no line beyond the windows": ('"panel": windows + layout.LINE', '"panel": windows'),
-    "a panel of one size": ("own.block_pixels * own.lines * layout.LINE for", "1 << 18 for"),
+    "a panel of one size": ("own.block_pixels * own.lines * machine.line for", "1 << 18 for"),
+    "windows of one piece": ("own.block_pixels * own.pieces for", "own.block_pixels for"),
+    "windows nowhere": ("for i in range(block.pixels, span)", "for i in range(span, span)"),
     "a block that ends within a product": (
         "max(1, products) * layout.PIXELS",
         "max(layout.PIXELS, min(buffers.MOST, PANEL // touched))",
@@ -33,9 +35,9 @@ MUTANTS = {
     "middles of 8 bits": ('"middles": 4 * MOST', '"middles": MOST'),
     "codes alone have a rest": ('"spare": 4 * 16 * layout.PIXELS', '"spare": 16 * layout.PIXELS'),
     "tables that end with the channels": ("beyond=15", "beyond=0"),
-    "weights of half a product": (
-        "blocks = -(-self.outputs // layout.CHANNELS) * 2",
-        "blocks = -(-self.outputs // 16)",
+    "a product beyond the channels": (
+        "parts = (outputs + CHANNELS - 1) // CHANNELS",
+        "parts = (outputs + CHANNELS) // CHANNELS",
     ),
     "sums as long as codes": ("self.dtypes[name].itemsize\n            for", "1\n            for"),
 }
@@ -75,8 +77,8 @@ ALWAYS = "no line beyond the windows", "totals of 32 bits"
     "name", [pytest.param(name, marks=() if name in ALWAYS else pytest.mark.mutants) for name in MUTANTS]
 )
 def test_every_mutant_is_killed(name, tmp_path):
-    if name == "the last product is read where it is" and numba_cpu.machine().unit != _layout.LINE:
-        pytest.skip("this processor has no product of bytes, and reads no pixels where they are")
+    if name == "the last product is read where it is" and not isinstance(numba_cpu.machine(), _layout.Amx):
+        pytest.skip("this processor has no tiles: it reads the windows that it is given, and none beyond")
     done = guarded("end", 1, *MUTANTS[name], tmp_path)
     assert "intact" not in done.stdout
     assert done.returncode == -signal.SIGSEGV or "OutsideError: " in done.stderr, done.stderr

@@ -247,6 +247,8 @@ class Program:
                 known = "an int, a list or an array" + (", or 'controller'" if self.has_controller else "")
                 raise ValueError(f"widths={came(widths)} is not possible with this program; give {known}")
             return None
+        if type(widths) is int and (widths, widths) in self.choices:  # soon answered, as a single image is
+            return np.full((n, len(self.layers)), self.choices.index((widths, widths)), np.int64)
         pairs = _as_pairs(widths, len(self.layers))
         if pairs.ndim == 3 and len(pairs) != n:
             raise ValueError(f"widths are for {len(pairs)} images, got {n} images")
@@ -260,7 +262,7 @@ class Program:
 
     def _widths_of(self, choices: NDArray[np.int64]) -> NDArray[np.int64]:
         table = np.asarray(self.choices, np.int64)
-        return table[choices][..., 0] if (table[:, 0] == table[:, 1]).all() else table[choices]
+        return table[choices][..., 0] if all(w == x for w, x in self.choices) else table[choices]
 
     def _known(self) -> str:
         return ", ".join(_as_text(pair) for pair in self.choices)

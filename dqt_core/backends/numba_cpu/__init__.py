@@ -112,9 +112,9 @@ class Workspace:
     def plan(self, images: int, given: bool, keep: bool = False) -> Plan:
         """The plan for so many images; one that keeps every value is made for one run."""
         if keep:
-            return Plan(self.program, self._weights, self._machine.unit, images, given, keep)
+            return Plan(self.program, self._weights, images, given, keep)
         if given not in self.plans or self.plans[given].capacity < images:
-            self.plans[given] = Plan(self.program, self._weights, self._machine.unit, images, given)
+            self.plans[given] = Plan(self.program, self._weights, images, given)
         return self.plans[given]
 
     def run(
@@ -148,11 +148,10 @@ class Backend:
     def __init__(self, program: Program) -> None:
         self.program = program
         self._machine = machine()
-        unit = self._machine.unit
         self._weights = {
-            op.out: Weights(op, program.rounding, unit) for op in program.ops if isinstance(op, Conv)
+            op.out: Weights(op, program.rounding, self._machine) for op in program.ops if isinstance(op, Conv)
         }
-        one = Plan(program, self._weights, unit, 1, given=False)
+        one = Plan(program, self._weights, 1, given=False)
         self.most = max(1, ARENA // one.size)  # images at a time
         self.idle: list[Workspace] = []
 
@@ -169,8 +168,10 @@ class Backend:
         """One batch; None: the controller chooses."""
         logits, picks = [], []
         with self._workspace() as workspace:
-            for start in range(0, len(images), self.most):
-                part = slice(start, start + self.most)
+            parts = -(-len(images) // self.most)
+            size = -(-len(images) // parts)  # alike: what is found out for a part serves the next
+            for start in range(0, len(images), size):
+                part = slice(start, start + size)
                 plan = workspace.plan(len(images[part]), choices is not None)
                 made, chosen = workspace.run(plan, images[part], None if choices is None else choices[part])
                 logits.append(next(reversed(made.values())).reshape(len(images[part]), -1))

@@ -54,8 +54,10 @@ class Scratch:
     ) -> None:
         self.machine, self.workers = machine, workers
         widest = max(value.shape[2] for value in program.values.values()) + 15
-        windows = max((own.block_pixels * own.lines * layout.LINE for own in weights.values()), default=0)
+        windows = max((own.block_pixels * own.lines * machine.line for own in weights.values()), default=0)
+        pieces = max((own.block_pixels * own.pieces for own in weights.values()), default=0)
         sizes = {"sums": max(layout.PRODUCT, 4 * widest), "totals": 8 * widest}
+        sizes |= {"windows": 8 * pieces}
         # `spare` takes 16 channels, of int32 at most, of every pixel of a product
         sizes |= {"middles": 4 * MOST, "spare": 4 * 16 * layout.PIXELS, "panel": windows + layout.LINE}
         tiles = zeros(layout.LINE, np.uint8)

@@ -1,6 +1,7 @@
-"""A convolution: windows are collected, multiplied, and requantized while their sums are in the cache.
+"""A convolution: windows are found, multiplied, and requantized while their sums are in the cache.
 
-A product is one of matrices, of 32 pixels by 32 channels.
+A product is one of matrices, of 32 pixels by 32 channels. The window of a pixel is a list of addresses: its
+rows lie in the image, and are copied only where a part of one is outside. AMX has whole windows copied.
 """
 
 from dqt_core.backends.numba_cpu._layout import (
@@ -33,6 +34,7 @@ from dqt_core.backends.numba_cpu._lines import (
     multiply_signed,
     multiply_unsigned,
     put_int,
+    put_long,
     read_byte,
     read_long,
     read_short,
@@ -49,31 +51,22 @@ def conv(machine: Machine, memory: Memory, blocks: Blocks, terms: Terms, step: S
     part = item % step.splits
     outputs = step.outputs // step.groups
     parts = (outputs + CHANNELS - 1) // CHANNELS
-    x, row = memory.arena + step.x + block.first * step.channels, step.lines * LINE
-    offsets, panel = memory.offsets + 8 * step.offsets, memory.panel
+    row, lines = step.lines * machine.line, step.lines // step.pieces
+    span = 8 * whole_tiles(machine, block.pixels)
     size = step.out_height * step.out_width
-    # So many pixels are read where they are. A last product of fewer than 32 would read on beyond them: up to
-    # 31 times all their channels beyond the value.
-    direct = block.pixels // PIXELS * PIXELS if step.direct else 0
     configure(machine, memory.config)
     for group in range(step.groups):
-        if machine.unit == LINE:
-            gather(memory, step, block, group, direct)
-        else:
-            gather_wide(memory, step, block, group, direct)
+        gather(machine, memory, step, block, group)
         if block.middle:
-            add_windows(machine, step, block, direct, x, memory.middles)
-            rest = block.pixels - direct
-            add_windows(machine, step, block, rest, panel, memory.middles + 4 * direct)
+            add_windows(machine, memory, step, block)
         for channels in range(parts * part // step.splits, parts * (part + 1) // step.splits):
             first = channels * CHANNELS
             count = min(CHANNELS, outputs - first)
-            weights = block.weights + (group * parts + channels) * step.lines * 32 * LINE
+            weights = block.weights + (group * parts + channels) * CHANNELS * row
             slot, place = block.first // size, block.first % size
             for pixel in range(0, block.pixels, PIXELS):
-                windows = x + pixel * row if pixel < direct else panel + (pixel - direct) * row
-                product(machine, windows, row, offsets, weights, step.lines, memory.sums)
-                last = min(block.pixels, pixel + PIXELS)
+                windows, last = memory.windows + 8 * pixel, min(block.pixels, pixel + PIXELS)
+                product(machine, windows, span, row, weights, step.pieces, lines, last - pixel, memory.sums)
                 done = pixel
                 while done < last:  # the pixels of one image
                     image = read_long(memory.order + 8 * (step.order + slot))
@@ -91,79 +84,106 @@ def conv(machine: Machine, memory: Memory, blocks: Blocks, terms: Terms, step: S
 
 
 @compiled
-def gather(memory: Memory, step: Step, block: Block, group: int, skip: int) -> None:
-    """The codes of every pixel's window to `panel`, a pixel after the other from the block's pixel `skip` on.
+def gather(machine: Machine, memory: Memory, step: Step, block: Block, group: int) -> None:
+    """Where the pieces of every pixel's window are: in the image, or copied to `panel` one after the other.
 
-    Whole lines are copied. What is beyond a part of a window is covered by its next part; what is beyond the
-    window, by the next pixel, or it meets weights of 0.
+    Copied are pieces that are not all in the image, and pixels that do not fill a tile: AMX would read on
+    beyond them, up to 31 times all their channels beyond the value.
     """
-    inputs, panel, row = step.channels // step.groups, memory.panel, step.lines * LINE
-    size = step.out_height * step.out_width
-    slot, place = (block.first + skip) // size, (block.first + skip) % size
-    top, left = place // step.out_width, place % step.out_width - 1
-    top, left = top * step.stride - step.padding, left * step.stride - step.padding
-    right, bottom = step.out_width * step.stride - step.padding, step.out_height * step.stride - step.padding
-    for pixel in range(block.pixels - skip):
-        left += step.stride
-        if left == right:
-            left, top = -step.padding, top + step.stride
-            if top == bottom:
-                top, slot = -step.padding, slot + 1
+    inputs, rows = step.channels // step.groups, step.kernel_height // step.pieces
+    length, stride = step.lines // step.pieces * machine.line, step.stride * step.channels
+    direct = block.pixels // machine.tile * machine.tile if step.direct else 0
+    size, span = step.out_height * step.out_width, whole_tiles(machine, block.pixels)
+    # columns whose windows lie within the image
+    begin = (step.padding + step.stride - 1) // step.stride
+    end = (step.width + step.padding - step.kernel_width) // step.stride + 1
+    pixel, out = 0, memory.panel
+    while pixel < block.pixels:  # those of one row
+        slot, place = (block.first + pixel) // size, (block.first + pixel) % size
+        row, column = place // step.out_width, place % step.out_width
+        count = min(step.out_width - column, block.pixels - pixel)
+        first = min(max(begin - column, 0), count)
+        last = max(first, min(end - column, count, direct - pixel))
         image = read_long(memory.order + 8 * (step.order + slot))
-        inside = step.groups == 1 and left >= 0 and left + step.kernel_width <= step.width
-        out = panel + pixel * row
-        for y in range(top, top + step.kernel_height):
+        left = column * step.stride - step.padding
+        for piece in range(step.pieces):
+            y = row * step.stride - step.padding + piece * rows
             x = ((image * step.height + y) * step.width + left) * step.channels + group * inputs
-            x += memory.arena + step.x
-            if inside and 0 <= y < step.height:
-                for line in range(0, step.kernel_width * inputs, LINE):
-                    copy_line(out + line, x + line)
-                out += step.kernel_width * inputs
-                continue
-            for column in range(left, left + step.kernel_width):
-                if 0 <= y < step.height and 0 <= column < step.width:
-                    for line in range(0, inputs, LINE):
-                        copy_line(out + line, x + line)
-                else:
-                    for line in range(0, inputs, LINE):
-                        fill_line(out + line, block.zero)
-                out += inputs
-                x += step.channels
+            x, at = memory.arena + step.x + x, memory.windows + 8 * (piece * span + pixel)
+            inside = (first, last) if 0 <= y < step.height else (0, 0)
+            for i in range(inside[0], inside[1]):
+                put_long(at + 8 * i, x + i * stride)
+            for start, stop in ((0, inside[0]), (inside[1], count)):
+                for i in range(start, stop):
+                    put_long(at + 8 * i, out)
+                    copy_piece(machine, step, block.zero, out, x + i * stride, y, left + i * step.stride)
+                    out += length
+        pixel += count
+    for piece in range(step.pieces):
+        for i in range(block.pixels, span):  # whose sums nobody reads
+            put_long(memory.windows + 8 * (piece * span + i), memory.panel)
 
 
 @compiled
-def gather_wide(memory: Memory, step: Step, block: Block, group: int, skip: int) -> None:
-    """`gather` to 16-bit integers."""
-    inputs, panel, row = step.channels // step.groups, memory.panel, step.lines * LINE
-    size = step.out_height * step.out_width
-    for pixel in range(block.pixels - skip):
-        place = block.first + skip + pixel
-        image, place = read_long(memory.order + 8 * (step.order + place // size)), place % size
-        top = place // step.out_width * step.stride - step.padding
-        left = place % step.out_width * step.stride - step.padding
-        out = panel + pixel * row
-        for y in range(top, top + step.kernel_height):
-            for column in range(left, left + step.kernel_width):
-                x = ((image * step.height + y) * step.width + column) * step.channels + group * inputs
-                x += memory.arena + step.x
-                inside = 0 <= y < step.height and 0 <= column < step.width
-                for i in range(0, inputs, 32):
-                    if inside:
-                        widen_line(out + 2 * i, x + i)
-                    else:
-                        fill_wide_line(out + 2 * i, block.zero)
-                out += 2 * inputs
+def whole_tiles(machine: Machine, pixels: int) -> int:
+    """Entries of `Memory.windows` for a piece of so many pixels."""
+    return (pixels + machine.tile - 1) // machine.tile * machine.tile
 
 
 @compiled
-def add_windows(machine: Machine, step: Step, block: Block, pixels: int, windows: int, out: int) -> None:
+def copy_piece(machine: Machine, step: Step, zero: int, out: int, x: int, top: int, left: int) -> None:
+    """Rows of a window, with `zero` for what is outside of the image.
+
+    Whole lines are copied. What is beyond a part is covered by the next, or it meets weights of 0.
+    """
+    inputs, columns, code = step.channels // step.groups, step.kernel_width, machine.code
+    for y in range(top, top + step.kernel_height // step.pieces):
+        first, last = max(-left, 0), min(step.width - left, columns)
+        if not 0 <= y < step.height or last <= first:
+            first, last = columns, columns
+        run = max(1, last - first) if step.groups == 1 else 1  # columns whose codes lie beside each other
+        fill_codes(machine, out, zero, first * inputs)
+        for column in range(first, last, run):
+            copy_codes(machine, out + column * inputs * code, x + column * step.channels, run * inputs)
+        fill_codes(machine, out + last * inputs * code, zero, (columns - last) * inputs)
+        out += columns * inputs * code
+        x += step.width * step.channels
+
+
+@compiled
+def copy_codes(machine: Machine, out: int, x: int, count: int) -> None:
+    """Codes without a sign, as wide as products read them."""
+    if machine.code == 1:
+        for i in range(0, count, LINE):
+            copy_line(out + i, x + i)
+    else:
+        for i in range(0, count, LINE // 2):
+            widen_line(out + 2 * i, x + i)
+
+
+@compiled
+def fill_codes(machine: Machine, out: int, code: int, count: int) -> None:
+    """One code, as wide as products read it."""
+    if machine.code == 1:
+        for i in range(0, count, LINE):
+            fill_line(out + i, code)
+    else:
+        for i in range(0, count, LINE // 2):
+            fill_wide_line(out + 2 * i, code)
+
+
+@compiled
+def add_windows(machine: Machine, memory: Memory, step: Step, block: Block) -> None:
     """What floor's middle of a bin adds to every sum of a pixel: a multiple of the sum of its window."""
-    count, row = step.kernel_height * step.kernel_width * (step.channels // step.groups), step.lines * LINE
-    for pixel in range(pixels):
-        total, window = 0, windows + pixel * row
-        for i in range(count):
-            total += read_byte(window + i) if machine.unit == LINE else read_short(window + 2 * i)
-        put_int(out + 4 * pixel, (total - block.zero * count) * block.middle)
+    codes = step.kernel_height * step.kernel_width * (step.channels // step.groups)
+    span = whole_tiles(machine, block.pixels)
+    for pixel in range(block.pixels):
+        total = -block.zero * codes
+        for piece in range(step.pieces):
+            x = read_long(memory.windows + 8 * (piece * span + pixel))
+            for i in range(0, codes // step.pieces * machine.code, machine.code):
+                total += read_byte(x + i) if machine.code == 1 else read_short(x + i)
+        put_int(memory.middles + 4 * pixel, total * block.middle)
 
 
 @compiled

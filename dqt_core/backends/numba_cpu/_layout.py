@@ -41,8 +41,8 @@ class Step(NamedTuple):
     order: int = 0  # its first entry of `Memory.order`
     block: int = 0  # its first
     lines: int = 0  # of a window
-    offsets: int = 0  # its first entry of `Memory.offsets`
-    direct: int = 0  # 1: windows are pixels, read where they are
+    pieces: int = 0  # of a window, each at an address of its own and of as many lines
+    direct: int = 0  # 1: pieces within the image are read where they are
     # of a requantize, alone or with a convolution
     term: int = 0  # its first
     terms: int = 0
@@ -94,7 +94,6 @@ class Memory(NamedTuple):
     """
 
     arena: int  # every value, and a line that may be read beyond the last
-    offsets: int  # int64: of the lines of a pixel, for every convolution
     order: int  # int64: images sorted by choice, for every convolution
     drops: int  # int64: dropped bits of every image, for every reader
     rows: int  # int64: row of its table of every image, for every term
@@ -108,6 +107,7 @@ class Memory(NamedTuple):
     totals: int  # int64, of one pixel's channels and up to 15 more
     middles: int  # int32, for every pixel of a block
     spare: int  # 16 channels of every pixel of a product; a line of codes
+    windows: int  # int64 (pieces, pixels of a block in whole tiles): the address of every piece of a window
     panel: int  # the windows of a block, in whole products, and a line
 
 
@@ -146,25 +146,37 @@ STEP, BLOCK, TERM, MEMORY = map(record, (Step, Block, Term, Memory))
 class Amx(NamedTuple):
     """Tiles of 16 x 64 bytes."""
 
-    unit: int = LINE  # products along a line
+    line: int = 64  # bytes of a window that are multiplied at a time
+    code: int = 1  # bytes of a code of a window
+    tile: int = 32  # pixels that are multiplied together
+    channels: int = 16  # whose weights lie beside each other
 
 
 class Vnni512(NamedTuple):
     """Dot products of four bytes, 16 at a time."""
 
-    unit: int = LINE
+    line: int = 16
+    code: int = 1
+    tile: int = 8
+    channels: int = 32
 
 
 class Vnni256(NamedTuple):
     """Dot products of four bytes, 8 at a time."""
 
-    unit: int = LINE
+    line: int = 16
+    code: int = 1
+    tile: int = 4
+    channels: int = 32
 
 
 class Plain(NamedTuple):
     """Dot products of two 16-bit integers, on any processor."""
 
-    unit: int = LINE // 2
+    line: int = 16
+    code: int = 2
+    tile: int = 4
+    channels: int = 32
 
 
 Machine: TypeAlias = Amx | Vnni512 | Vnni256 | Plain

@@ -109,7 +109,9 @@ def fence(typingctx: Any) -> Any:
 
 # How 16 channels go on from their sums.
 _SIXTEEN = 16
-_BYTES, _INTS, _LONGS = (ir.VectorType(kind, _SIXTEEN) for kind in (BYTE, INT, LONG))
+_BYTES, _INTS = (ir.VectorType(kind, _SIXTEEN) for kind in (BYTE, INT))
+_LONGS = ir.VectorType(LONG, _SIXTEEN // 2)
+_EVEN, _ODD = (ir.VectorType(INT, _SIXTEEN // 2)(list(range(start, _SIXTEEN, 2))) for start in (0, 1))
 
 
 def _load(builder: Any, x: Any, kind: int) -> Any:
@@ -120,24 +122,38 @@ def _load(builder: Any, x: Any, kind: int) -> Any:
     return builder.zext(codes, _INTS) if kind == UNSIGNED else builder.sext(codes, _INTS)
 
 
+def _halves(builder: Any, values: Any) -> tuple[Any, Any]:
+    """Int32 values as int64, of even places and of odd ones: so each is multiplied where it is."""
+    half = every(builder, LONG(32), _LONGS)
+    pairs = builder.bitcast(values, _LONGS)
+    return builder.ashr(builder.shl(pairs, half), half), builder.ashr(pairs, half)
+
+
 def _table(builder: Any, m: Any, b: Any) -> tuple[Any, Any]:
-    """M as int64, and B."""
-    multiplier = builder.sext(builder.load(pointer(builder, m, of=_INTS), align=4), _LONGS)
-    return multiplier, builder.load(pointer(builder, b, of=_LONGS), align=8)
+    """M as int64, and B, in halves."""
+    longs = builder.load(pointer(builder, b, of=ir.VectorType(LONG, _SIXTEEN)), align=8)
+    offsets = tuple(builder.shuffle_vector(longs, longs, places) for places in (_EVEN, _ODD))
+    return _halves(builder, builder.load(pointer(builder, m, of=_INTS), align=4)), offsets
 
 
-def _term(builder: Any, values: Any, m: Any, b: Any) -> Any:
-    """``values * M + B`` of int32 values, in int64."""
-    return builder.add(builder.mul(builder.sext(values, _LONGS), m), b)
+def _terms(builder: Any, values: Any, m: Any, b: Any) -> list[Any]:
+    """``values * M + B`` of int32 values, in halves of int64."""
+    halves = zip(_halves(builder, values), m, b, strict=True)
+    return [builder.add(builder.mul(value, factor), offset) for value, factor, offset in halves]
 
 
-def _round(builder: Any, total: Any, rounding: Any, out: Any) -> None:
+def _round(builder: Any, totals: Any, rounding: Any, out: Any) -> None:
     r, lo, hi = rounding
-    total = builder.ashr(total, every(builder, r, _LONGS))
-    for bound, order in ((lo, ">"), (hi, "<")):
-        bound = every(builder, bound, _LONGS)
-        total = builder.select(builder.icmp_signed(order, total, bound), total, bound)
-    builder.store(builder.trunc(total, _BYTES), pointer(builder, out, of=_BYTES), align=1)
+    codes = []
+    for total in totals:
+        total = builder.ashr(total, every(builder, r, _LONGS))
+        for bound, order in ((lo, ">"), (hi, "<")):
+            bound = every(builder, bound, _LONGS)
+            total = builder.select(builder.icmp_signed(order, total, bound), total, bound)
+        codes.append(builder.bitcast(total, _INTS))
+    places = [place + 16 * odd for place in range(0, _SIXTEEN, 2) for odd in (0, 1)]
+    together = builder.shuffle_vector(*codes, _INTS(places))
+    builder.store(builder.trunc(together, _BYTES), pointer(builder, out, of=_BYTES), align=1)
 
 
 def _finish(kind: int | None) -> Any:
@@ -172,12 +188,12 @@ def _finish(kind: int | None) -> Any:
                 if kind is None:
                     builder.store(values, pointer(builder, place, of=_INTS), align=4)
                 else:
-                    total = _term(builder, values, *mine)
+                    totals = _terms(builder, values, *mine)
                     if kind:
                         x = _load(builder, builder.add(other[0], at[3]), kind)
                         x = builder.shl(x, every(builder, shifts[1], _INTS))
-                        total = builder.add(total, _term(builder, x, *theirs))
-                    _round(builder, total, rounding, place)
+                        totals = list(map(builder.add, totals, _terms(builder, x, *theirs)))
+                    _round(builder, totals, rounding, place)
             return context.get_dummy_value()
 
         numbers = [types.UniTuple(types.int64, count) for count in (6, 3, 4, 2, 3)]
@@ -192,16 +208,20 @@ store_sums, (finish_alone, finish_unsigned, finish_signed, finish_sums) = (
 )
 
 
+def _places(builder: Any, totals: Any) -> list[Any]:
+    return [pointer(builder, totals, start, of=_LONGS) for start in (0, 8 * _SIXTEEN // 2)]
+
+
 def _add(kind: int) -> Any:
-    """Add a term of 16 values to int64 totals."""
+    """Add a term of 16 values to int64 totals, which lie in halves."""
 
     @intrinsic
     def add(typingctx: Any, totals: Any, x: Any, drop: Any, m: Any, b: Any) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            place = pointer(builder, arguments[0], of=_LONGS)
             values = builder.shl(_load(builder, arguments[1], kind), every(builder, arguments[2], _INTS))
-            term = _term(builder, values, *_table(builder, *arguments[3:]))
-            builder.store(builder.add(builder.load(place, align=8), term), place, align=8)
+            terms = _terms(builder, values, *_table(builder, *arguments[3:]))
+            for place, term in zip(_places(builder, arguments[0]), terms, strict=True):
+                builder.store(builder.add(builder.load(place, align=8), term), place, align=8)
             return context.get_dummy_value()
 
         return types.none(*[types.int64] * 5), codegen
@@ -216,7 +236,8 @@ add_unsigned, add_signed, add_sums = (_add(kind) for kind in (UNSIGNED, SIGNED, 
 def round_line(typingctx: Any, totals: Any, r: Any, lo: Any, hi: Any, out: Any) -> Any:
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         totals, r, lo, hi, out = arguments
-        _round(builder, builder.load(pointer(builder, totals, of=_LONGS), align=8), (r, lo, hi), out)
+        halves = [builder.load(place, align=8) for place in _places(builder, totals)]
+        _round(builder, halves, (r, lo, hi), out)
         return context.get_dummy_value()
 
     return types.none(*[types.int64] * 5), codegen
@@ -262,7 +283,7 @@ def _writer(kind: Any) -> Any:
     @intrinsic
     def write(typingctx: Any, address: Any, value: Any) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            value = builder.trunc(arguments[1], kind)
+            value = arguments[1] if kind is LONG else builder.trunc(arguments[1], kind)
             builder.store(value, pointer(builder, arguments[0], of=kind), align=kind.width // 8)
             return context.get_dummy_value()
 
@@ -272,7 +293,7 @@ def _writer(kind: Any) -> Any:
 
 
 read_byte, read_short, read_long = (_reader(kind) for kind in (BYTE, SHORT, LONG))
-put_byte, put_int = _writer(BYTE), _writer(INT)
+put_byte, put_int, put_long = (_writer(kind) for kind in (BYTE, INT, LONG))
 
 
 @intrinsic

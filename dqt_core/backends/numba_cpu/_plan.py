@@ -1,5 +1,6 @@
 """The steps of a program: what is fused, where every value lies, and what the kernels read of it."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -7,7 +8,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dqt_core import integer
 from dqt_core.backends import drops_of, rows_of
 from dqt_core.backends.analysis import (
     FusedConv,
@@ -22,7 +22,7 @@ from dqt_core.backends.analysis import (
 from dqt_core.backends.numba_cpu import _buffers as buffers
 from dqt_core.backends.numba_cpu import _kernels as kernels
 from dqt_core.backends.numba_cpu import _layout as layout
-from dqt_core.backends.numba_cpu._weights import LINE, Weights
+from dqt_core.backends.numba_cpu._weights import Weights
 from dqt_core.nested import MASTER_WIDTH
 from dqt_core.program import (
     IMAGE,
@@ -54,7 +54,6 @@ class _Conv:
     own: tuple[NDArray[Any], NDArray[Any], int] | None  # M, B, length of a choice's row, where fused
     pixels: int  # of an image
     entries: int  # of its sorted images; those of its switch follow
-    is_pointwise: bool
 
 
 class Plan:
@@ -64,8 +63,6 @@ class Plan:
     ----------
     program : Program
     weights : mapping of a convolution's value to `Weights`
-    unit : int
-        Codes in a line of 64 bytes.
     capacity : int
     given : bool
         Whether the widths come with the images; otherwise the controller chooses.
@@ -77,12 +74,11 @@ class Plan:
         self,
         program: Program,
         weights: Mapping[str, Weights],
-        unit: int,
         capacity: int,
         given: bool,
         keep: bool = False,
     ) -> None:
-        self.program, self.capacity, self._weights, self._unit = program, capacity, weights, unit
+        self.program, self.capacity, self._weights = program, capacity, weights
         ops = [op for op in program.ops if not (given and op.controller)]
         steps: list[Step] = list(ops) if keep else fused(ops)
         self.shapes = {name: value.shape for name, value in program.values.items()}
@@ -93,7 +89,6 @@ class Plan:
         self._readers: list[tuple[Term, int]] = []  # a term, and the first of its entries
         self._terms: list[layout.Term] = []
         self._tables: list[NDArray[np.int8]] = []
-        self._offsets: list[int] = []
         self._kept: list[NDArray[Any]] = []  # whose addresses are in the records
         self._entries = 0
         self._on_host: list[tuple[int, Scale | Choose]] = []
@@ -209,7 +204,8 @@ class Plan:
             "kernel_width": op.weight.shape[2],
             "stride": op.stride,
         }
-        fields |= {"padding": op.padding, "groups": op.groups, "lines": weights.lines, "order": entries}
+        fields |= {"padding": op.padding, "groups": op.groups}
+        fields |= {"lines": weights.lines, "pieces": weights.pieces}
         own = None
         if joint is not None:
             r = joint.requantize.r
@@ -221,17 +217,11 @@ class Plan:
                 fields["terms"] = 1
                 self._add_term(joint.skip, out)
         kind = layout.DEPTHWISE if weights.is_depthwise else layout.CONV
-        self._record(kind, op.x, out, **fields, offsets=len(self._offsets))
-        self._offsets += [LINE * line for line in range(weights.lines)]
+        self._record(kind, op.x, out, **fields, order=entries)
         pixels = int(np.prod(self.shapes[op.out][:2]))
-        is_pointwise = (
-            (op.weight.shape[1:3] == (1, 1) and (op.stride, op.padding, op.groups) == (1, 0, 1))
-            and weights.unit == LINE
-            and weights.terms % LINE == 0
-        )
         places = self.places[op.x], self.places[_switched(op)]
         self._convs.append(
-            _Conv(weights, len(self._made) - 1, op.layer, signed, *places, own, pixels, entries, is_pointwise)
+            _Conv(weights, len(self._made) - 1, op.layer, signed, *places, own, pixels, entries)
         )
 
     def _fix(self) -> None:
@@ -240,11 +230,11 @@ class Plan:
         self._items = np.array([int(r["out_height"]) if r["kind"] in rowwise else 1 for r in self.records])
         self.order, self.drops, self.rows = (buffers.zeros(self._entries, np.int64) for _ in range(3))
         self.terms = buffers.table(np.array(self._terms, layout.TERM))
-        self.offsets = buffers.table(np.array(self._offsets, np.int64))
         self.tables = buffers.table(np.stack(self._tables))
-        self.counts = buffers.zeros(len(self._made) * 2 * LINE // 8, np.int64)
+        self.counts = buffers.zeros(len(self._made) * 2 * layout.LINE // 8, np.int64)
         self.blocks: dict[int, NDArray[Any]] = {}  # of every part
         self._filled: dict[int, Any] = {}
+        self._memory: tuple[NDArray[np.uint8], buffers.Scratch, NDArray[Any]] | None = None
 
     def _fill(self, part: int, records: slice, images: int, choices: Picks | None, workers: int) -> None:
         """What depends on the images' number and widths; kept for the next batch that is alike."""
@@ -286,7 +276,7 @@ class Plan:
         order = np.argsort(column, kind="stable")
         self.order[conv.entries : conv.entries + images] = order
         used, starts = np.unique(column[order], return_index=True)
-        record["direct"] = int(conv.is_pointwise and len(used) == 1)
+        record["direct"] = int(weights.is_direct(choices=len(used)))
         record["block"] = len(blocks)
         if not is_gemm:
             blocks += [self._block(conv, int(column[image]), table, image, 1) for image in range(images)]
@@ -351,23 +341,25 @@ class Plan:
                 logits = made[op.x].reshape(n, op.layers, len(self.program.choices))
                 choices = of_all_layers(op, logits.argmax(axis=-1))
             else:
-                sums = self.value(op.term.x, n, arena)
-                made[op.out] = integer.scale(sums, op.term.multiplier[0], op.term.offset[0])
+                sums, term = self.value(op.term.x, n, arena), op.term
+                made[op.out] = np.multiply(sums, term.multiplier[0], dtype=np.int64) + term.offset[0]
         return made, choices
 
     def value(self, name: str, images: int, arena: NDArray[np.uint8]) -> NDArray[Any]:
         """A value in the arena."""
         shape = images, *self.shapes[name]
-        size = int(np.prod(shape)) * self.dtypes[name].itemsize
+        size = math.prod(shape) * self.dtypes[name].itemsize
         return arena[self.places[name] :][:size].view(self.dtypes[name]).reshape(shape)
 
     def memory(self, arena: NDArray[np.uint8], scratch: buffers.Scratch) -> NDArray[Any]:
-        """The addresses that kernels are given, of every thread."""
-        memory = buffers.table(scratch.memory)
-        memory["arena"] = arena.ctypes.data
-        for name in ("offsets", "order", "drops", "rows", "tables", "counts"):
-            memory[name] = getattr(self, name).ctypes.data
-        return memory
+        """The addresses that kernels are given, of every thread; kept, as to find them out takes time."""
+        if self._memory is None or self._memory[0] is not arena or self._memory[1] is not scratch:
+            memory = buffers.table(scratch.memory)
+            memory["arena"] = arena.ctypes.data
+            for name in ("order", "drops", "rows", "tables", "counts"):
+                memory[name] = getattr(self, name).ctypes.data
+            self._memory = arena, scratch, memory
+        return self._memory[2]
 
 
 def _switched(op: Conv) -> str:

@@ -12,8 +12,7 @@ from dqt_core.backends.numba_cpu import _layout as layout
 from dqt_core.nested import MASTER_WIDTH
 from dqt_core.program import Choice, Conv, once
 
-LINE = layout.LINE
-PANEL = 1 << 18  # bytes of windows that a thread collects before it multiplies, if a product has no more
+PANEL = 1 << 18  # bytes of a block's codes and of what becomes of them, which stay in a core's own cache
 
 
 class Weights:
@@ -23,40 +22,59 @@ class Weights:
     ----------
     op : Conv
     rounding : {"half_up", "floor"}
-    unit : int
-        Codes in a line of 64 bytes.
+    machine : Amx, Vnni512, Vnni256 or Plain
 
     Attributes
     ----------
+    pieces : int
+        Of a window: its rows; all of it for tiles, whose windows lie at one distance from each other.
     lines : int
-        Of a window.
+        Of a window; every piece has whole ones.
     block_pixels : int
-        Most pixels whose windows are collected at a time: whole products, as many as `PANEL` holds.
+        Most pixels whose windows are gathered at a time: whole products, as many as `PANEL` holds.
 
     Notes
     -----
     Plans hold addresses of what is made here: where two threads make the same, both go on with the first.
     """
 
-    def __init__(self, op: Conv, rounding: nested.Rounding, unit: int) -> None:
-        self.op, self.rounding, self.unit = op, rounding, unit
+    def __init__(self, op: Conv, rounding: nested.Rounding, machine: layout.Machine) -> None:
+        self.op, self.rounding, self._machine = op, rounding, machine
+        self._has_tiles = isinstance(machine, layout.Amx)
+        kernel, inputs = op.weight.shape[1], op.weight.shape[3]
         self.outputs, self.terms = len(op.weight) // op.groups, int(np.prod(op.weight.shape[1:]))
-        self.is_depthwise = op.groups > 1 and self.outputs == 1 and op.weight.shape[3] == 1
-        self.lines = -(-self.terms // unit)
-        touched = LINE * self.lines + 2 * len(op.weight)  # bytes of a pixel
+        self.is_depthwise = op.groups > 1 and self.outputs == 1 and inputs == 1
+        self.pieces = 1 if self._has_tiles else kernel
+        self.lines = self.pieces * -(-self.terms * machine.code // (self.pieces * machine.line))
+        self._shape = op.groups, -1, self.lines * machine.line // 4, machine.channels, 4 // machine.code
+        codes = inputs * min(op.stride, kernel) ** 2 if self.is_direct(1) else self.lines * machine.line
+        touched = codes + 2 * len(op.weight)  # bytes of a pixel
         products = min(buffers.MOST, PANEL // touched) // layout.PIXELS
         self.block_pixels = max(1, products) * layout.PIXELS
         self._switched: dict[int, tuple[NDArray[Any], NDArray[np.int32]]] = {}
         self._made: dict[tuple[int, int, bool], tuple[NDArray[Any], NDArray[np.int32]]] = {}
 
+    def is_direct(self, choices: int) -> bool:
+        """Whether windows are read where they are, where the images are of so many choices."""
+        op, machine = self.op, self._machine
+        if not self._has_tiles:
+            return machine.code == 1 and op.groups == 1
+        is_pointwise = op.weight.shape[1:3] == (1, 1) and (op.stride, op.padding, op.groups) == (1, 0, 1)
+        return is_pointwise and self.terms % machine.line == 0 and choices == 1
+
     @once
     def _packed(self) -> NDArray[np.int8]:
-        """(groups, blocks of 16 channels, lines, 16 channels, 4 bytes), channels padded to whole products."""
-        op, size = self.op, self.unit // 16
-        blocks = -(-self.outputs // layout.CHANNELS) * 2
-        padded = np.zeros((op.groups, blocks * 16, self.lines * self.unit), np.int8)
-        padded[:, : self.outputs, : self.terms] = op.weight.reshape(op.groups, self.outputs, self.terms)
-        lines = padded.reshape(op.groups, blocks, 16, -1, size).swapaxes(2, 3)
+        """(groups, blocks of channels, fours of bytes of a window, channels of a block, codes of four bytes).
+
+        Channels are padded to whole products, pieces to whole lines.
+        """
+        op = self.op
+        groups, _, quadruples, channels, codes = self._shape
+        outputs = -(-self.outputs // layout.CHANNELS) * layout.CHANNELS
+        terms = self.terms // self.pieces
+        padded = np.zeros((groups, outputs, self.pieces, quadruples * codes // self.pieces), np.int8)
+        padded[:, : self.outputs, :, :terms] = op.weight.reshape(groups, self.outputs, self.pieces, terms)
+        lines = padded.reshape(groups, -1, channels, quadruples, codes).swapaxes(2, 3)
         packed = buffers.zeros(padded.size, np.int8)
         packed[:] = lines.reshape(-1)
         return packed
@@ -70,9 +88,9 @@ class Weights:
             kernels.switch_weights(
                 codes.ctypes.data, packed.ctypes.data, len(codes), MASTER_WIDTH - width, epsilon
             )
-            by_channel = codes.reshape(self.op.groups, -1, self.lines * 16, 16, self.unit // 16)
+            by_channel = codes.reshape(self._shape)
             sums = by_channel.sum((2, 4), dtype=np.int32).reshape(self.op.groups, -1)[:, : self.outputs]
-            if self.unit != LINE:
+            if self._machine.code == 2:
                 narrow, codes = codes, buffers.zeros(len(codes), np.int16)
                 codes[:] = narrow
             self._switched.setdefault(width, (codes, sums.ravel()))
