@@ -335,7 +335,7 @@ class SwitchLayer(nn.Module):
         return self.convolved(x.at(input_bits, self.rounding), weight)
 
     def convolved(self, x: Tensor, weight: Tensor) -> Tensor:
-        """This layer's sums, of an input (N, C, H, W), or (N, C), and weights of the shape of its own."""
+        """The layer's sums, of an input (N, C, H, W), or (N, C), and weights of the shape of its own."""
         if not self.is_conv:
             return functional.linear(x.flatten(1), weight)
         left, right, above, below = self.margins
