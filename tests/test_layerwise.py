@@ -30,7 +30,7 @@ def problem(rows=6, terms=7, apart=False, seed=0):
 
 
 def cost(weight, step, codes, moments, counts):
-    each = code_choice.errors(weight, step, codes, WIDTHS, moments)
+    each = code_choice.errors([weight] * 3, step, codes, WIDTHS, moments)
     return sum(count * error for count, error in zip(counts, each, strict=True))
 
 
@@ -41,8 +41,8 @@ def cost(weight, step, codes, moments, counts):
 def test_no_other_code_of_one_weight_is_better(apart):
     """Against a search through all 256 codes with NumPy's views."""
     weight, step, start, moments = problem(apart=apart)
-    counts = code_choice.weights_of_widths(weight, step, start, WIDTHS, moments)
-    codes = code_choice.chosen(weight, step, start, WIDTHS, moments, counts, sweeps=50)
+    counts = code_choice.weights_of_widths([weight] * 3, step, start, WIDTHS, moments)
+    codes = code_choice.chosen([weight] * 3, step, start, WIDTHS, moments, counts, sweeps=50)
     assert (codes == codes.numpy().astype(np.int8)).all()
 
     def total(codes):
@@ -67,15 +67,15 @@ def test_no_other_code_of_one_weight_is_better(apart):
 
 def test_a_row_longer_than_a_block_is_one_problem():
     weight, step, start, moments = problem(rows=2, terms=2 * code_choice._BLOCK + 9)
-    counts = code_choice.weights_of_widths(weight, step, start, WIDTHS, moments)
+    counts = code_choice.weights_of_widths([weight] * 3, step, start, WIDTHS, moments)
     found = [start]
     for _ in range(4):
-        found.append(code_choice.chosen(weight, step, found[-1], WIDTHS, moments, counts, sweeps=1))
+        found.append(code_choice.chosen([weight] * 3, step, found[-1], WIDTHS, moments, counts, sweeps=1))
     costs = [cost(weight, step, codes, moments, counts) for codes in found]
     for before, after in itertools.pairwise(costs):
         assert (after <= before * (1 + 1e-5)).all()
     assert (costs[1] < 0.5 * costs[0]).all()
-    twice = code_choice.chosen(weight, step, start, WIDTHS, moments, counts, sweeps=2)
+    twice = code_choice.chosen([weight] * 3, step, start, WIDTHS, moments, counts, sweeps=2)
     assert torch.equal(twice, found[2])
 
 
@@ -83,9 +83,11 @@ def test_balance_says_what_a_width_counts():
     weight, step, start, moments = problem()
     found = {}
     for balance in (0.0, 1.0):
-        counts = code_choice.weights_of_widths(weight, step, start, WIDTHS, moments, balance)
-        codes = code_choice.chosen(weight, step, start, WIDTHS, moments, counts)
-        found[balance] = [error.sum() for error in code_choice.errors(weight, step, codes, WIDTHS, moments)]
+        counts = code_choice.weights_of_widths([weight] * 3, step, start, WIDTHS, moments, balance)
+        codes = code_choice.chosen([weight] * 3, step, start, WIDTHS, moments, counts)
+        found[balance] = [
+            error.sum() for error in code_choice.errors([weight] * 3, step, codes, WIDTHS, moments)
+        ]
     assert found[0.0][0] < found[1.0][0]
     assert found[0.0][2] > 3 * found[1.0][2]
 
@@ -94,10 +96,12 @@ def test_weights_that_are_codes_already_leave_something_to_the_narrow_widths():
     """Without a floor an error of 0 at 8 bits counts so much that no code is ever moved."""
     weight, step, start, moments = problem()
     weight = start * step
-    counts = code_choice.weights_of_widths(weight, step, start, WIDTHS, moments)
+    counts = code_choice.weights_of_widths([weight] * 3, step, start, WIDTHS, moments)
     assert all(count.isfinite().all() for count in counts)
-    codes = code_choice.chosen(weight, step, start, WIDTHS, moments, counts)
-    before, after = (code_choice.errors(weight, step, c, WIDTHS, moments)[0].sum() for c in (start, codes))
+    codes = code_choice.chosen([weight] * 3, step, start, WIDTHS, moments, counts)
+    before, after = (
+        code_choice.errors([weight] * 3, step, c, WIDTHS, moments)[0].sum() for c in (start, codes)
+    )
     assert after < 0.8 * before
 
 
@@ -132,6 +136,31 @@ def test_moments_are_those_of_the_outputs(name, centred, monkeypatch):
     found = ((rows @ moment if moment.ndim == 2 else (rows[:, None] @ moment)[:, 0]) * rows).sum(1)
     expected = made.var((0, 2, 3), correction=0) if centred else made.square().mean((0, 2, 3))
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("centred", [False, True])
+@pytest.mark.parametrize("name", ["3x3", "groups"])
+def test_targets_are_least_squares(name, centred, monkeypatch):
+    """Of a layer whose inputs are scaled and mixed up a little: NumPy's solution for each row by itself."""
+    monkeypatch.setattr(layerwise, "_MENDING", 0.0)
+    monkeypatch.setattr(layerwise, "_RARE", 0.0)
+    make, (inputs, outputs) = GEOMETRIES[name]
+    torch.manual_seed(0)
+    float_net = nn.Sequential(
+        nn.Conv2d(3, inputs, 1), nn.ReLU(), make(), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(outputs, 10),
+    )  # fmt: skip
+    layer = convert(float_net, images(2, 8), MEAN, STD, (8,), controller=False).switch_layers[0]
+    exact = torch.rand(3, inputs, 8, 8)
+    x = 0.8 * exact + 0.3 * torch.rand(exact.shape)
+    (found,) = layerwise.targets_of(layer, exact, [x], centred)
+    wanted, rows = layer.convolved(exact, layer.weight), functional.unfold(x, 3, padding=1)
+    rows = rows.reshape(3, layer.groups, -1, 64).permute(1, 0, 3, 2).reshape(layer.groups, 3 * 64, -1)
+    for out in range(outputs):
+        own, y = rows[out * layer.groups // outputs].numpy(), wanted[:, out].detach().flatten().numpy()
+        own, y = (own - own.mean(0), y - y.mean()) if centred else (own, y)
+        expected = np.linalg.lstsq(own, y, rcond=None)[0]
+        np.testing.assert_allclose(found[out].detach(), expected, rtol=1e-3, atol=1e-3)
 
 
 # Networks
@@ -213,7 +242,11 @@ def test_a_negative_gain_stays_negative():
     assert signs == [[-1, 1, -1, 1, -1, 1]] * 2
 
 
-def test_a_layer_that_is_called_twice_is_chosen_once():
+def test_a_layer_that_is_called_twice_is_chosen_once(monkeypatch):
+    """A second choice would change what the first call was taken to make."""
+    found, chosen = [], code_choice.chosen
+    monkeypatch.setattr(code_choice, "chosen", lambda *a: found.append(a[1].shape) or chosen(*a))
+
     class Twice(nn.Module):
         def __init__(self):
             super().__init__()
@@ -230,8 +263,9 @@ def test_a_layer_that_is_called_twice_is_chosen_once():
     net = convert(seeded(Twice), images(12), MEAN, STD, (4, 8), controller=False)
     original = copy.deepcopy(net)
     layerwise.fit_layers(net, original, images(12))
-    first, second = net.switch_layers[:2]
+    first, second = net.switch_layers
     assert first.weight is second.weight
+    assert len(found) == 1
     assert not torch.equal(first.weight, original.switch_layers[0].weight)
 
 

@@ -21,18 +21,18 @@ def views(codes: Tensor, width: int) -> Tensor:
 
 
 def errors(
-    weight: Tensor, step: Tensor, codes: Tensor, widths: Sequence[int], moments: Sequence[Tensor]
+    targets: Sequence[Tensor], step: Tensor, codes: Tensor, widths: Sequence[int], moments: Sequence[Tensor]
 ) -> list[Tensor]:
     """Mean squared error of every row's output at every width, each (O, 1)."""
     found = []
-    for width, moment in zip(widths, moments, strict=True):
-        error = step * views(codes, width) - weight
+    for width, moment, target in zip(widths, moments, targets, strict=True):
+        error = step * views(codes, width) - target
         found.append((_times(error, moment) * error).sum(1, keepdim=True))
     return found
 
 
 def weights_of_widths(
-    weight: Tensor,
+    targets: Sequence[Tensor],
     step: Tensor,
     codes: Tensor,
     widths: Sequence[int],
@@ -47,7 +47,7 @@ def weights_of_widths(
     """
     found = []
     for width, moment, error in zip(
-        widths, moments, errors(weight, step, codes, widths, moments), strict=True
+        widths, moments, errors(targets, step, codes, widths, moments), strict=True
     ):
         trace = moment.diagonal(dim1=-2, dim2=-1).sum(-1).reshape(-1, 1)
         random = 4.0 ** (MASTER_WIDTH - width) / 12 * step**2 * trace
@@ -56,7 +56,7 @@ def weights_of_widths(
 
 
 def chosen(
-    weight: Tensor,
+    targets: Sequence[Tensor],
     step: Tensor,
     codes: Tensor,
     widths: Sequence[int],
@@ -68,7 +68,8 @@ def chosen(
 
     Parameters
     ----------
-    weight : float32 tensor, (O, K)
+    targets : sequence of float32 tensors, (O, K)
+        The weights that would be right at each choice, from narrow to wide.
     step : float32 tensor, (O, 1)
     codes : float32 tensor, (O, K)
         To start from.
@@ -93,7 +94,7 @@ def chosen(
     Examples
     --------
     >>> together = torch.tensor([[1.0, 0.99], [0.99, 1.0]])  # inputs that are nearly the same
-    >>> chosen(torch.tensor([[40.4, 40.4]]), torch.ones(1, 1), torch.tensor([[40.0, 40.0]]), [8],
+    >>> chosen([torch.tensor([[40.4, 40.4]])], torch.ones(1, 1), torch.tensor([[40.0, 40.0]]), [8],
     ...        [together], [torch.ones(1, 1)])
     tensor([[41., 40.]])
     """
@@ -102,13 +103,13 @@ def chosen(
     offsets = torch.arange(-far, far + 1).float()
     tables = [views(_CODES, width) for width in widths]
     slopes = [
-        _times(step * views(codes, width) - weight, moment)
-        for width, moment in zip(widths, moments, strict=True)
+        _times(step * views(codes, width) - target, moment)
+        for width, moment, target in zip(widths, moments, targets, strict=True)
     ]
     for _ in range(sweeps):
         for start in range(0, codes.shape[1], _BLOCK):
             block = slice(start, start + _BLOCK)
-            nearest = (weight[:, block] / step).round().clamp(_LO, _HI)
+            nearest = (targets[-1][:, block] / step).round().clamp(_LO, _HI)
             before = codes[:, block].clone()
             own = [slope[:, block].clone() for slope in slopes]
             parts = [moment[..., block, block] for moment in moments]

@@ -1,5 +1,6 @@
 """Codes and batch-norm tables, layer after layer, by what the float network makes of the same images."""
 
+from collections.abc import Sequence
 from typing import TypeAlias
 
 import torch
@@ -16,6 +17,10 @@ _Value: TypeAlias = Tensor | Coded
 
 ROWS = 16_000  # positions, at most about, whose inputs a layer's moments are taken of
 _DAMPING = 0.01  # of the mean moment, added to each weight's own: few images tell little of rare directions
+_MENDING, _RARE = (
+    0.03,
+    0.3,
+)  # how much a layer's own weights count in `targets_of`; for each weight a position
 _FACTORS = (1.0, 0.9, 0.8, 0.7)  # of a depthwise layer's steps, tried in turn
 _ONE = torch.ones(())
 
@@ -26,6 +31,7 @@ def fit_layers(
     original: NestedNet,
     images: Images,
     codes: bool = True,
+    mend_inputs: bool = True,
     balance: float = code_choice.BALANCE,
 ) -> None:
     """Fit each layer, at all widths, to its output in the float network, from what reaches it at each width.
@@ -43,6 +49,9 @@ def fit_layers(
         Calibration images. What a layer reads and makes of all of them, at every width, is held in memory.
     codes : bool
         Whether to choose codes too; else tables alone.
+    mend_inputs : bool
+        Whether codes shall also make up for what the inputs of a layer have lost at each width, as far as one
+        layer can (`targets_of`). It helps few bits most, and costs at 8.
     balance : float
         See `code_choice.weights_of_widths`.
 
@@ -63,7 +72,7 @@ def fit_layers(
         raise ValueError("fit_layers is for half_up; convert with rounding='half_up'")
     if any(0 < len(layer.norms) < len(layer.choices) for layer in net.switch_layers):
         raise ValueError("this network shares its batch norm among widths; convert with 'per_width'")
-    _Walk(net.eval(), original.eval(), codes, balance).run(calibration.inputs(net, images))
+    _Walk(net.eval(), original.eval(), codes, mend_inputs, balance).run(calibration.inputs(net, images))
 
 
 class _Walk:
@@ -73,8 +82,9 @@ class _Walk:
     codes, the float one has real numbers as `Coded` of step 1: what stands between layers serves both.
     """
 
-    def __init__(self, net: NestedNet, original: NestedNet, codes: bool, balance: float) -> None:
-        self.net, self.original, self.codes, self.balance = net, original, codes, balance
+    def __init__(self, net: NestedNet, original: NestedNet, codes: bool, mends: bool, balance: float) -> None:
+        self.net, self.original = net, original
+        self.codes, self.mends, self.balance = codes, mends, balance
         layers = len(net.switch_layers)
         self.selections = [Selection([k] * layers) for k in range(len(net.choices))]
         self.fitted: set[Tensor] = set()  # weights of layers that may be called again
@@ -122,7 +132,7 @@ class _Walk:
             )
         if layer.index is not None and self.codes and layer.weight not in self.fitted:
             self.fitted.add(layer.weight)
-            self._choose(layer, original, read[1:])
+            self._choose(layer, original, read)
         made: list[_Value] = [wanted]
         for k, (x, selection) in enumerate(zip(read[1:], self.selections, strict=True)):
             own = layer.norm_of(k) if layer.index is not None else None
@@ -139,18 +149,21 @@ class _Walk:
         has_offset = bool(len(layer.norms))
         inputs = [
             x.at(bits, self.net.rounding) * (x.step * 2.0 ** (8 - bits))
-            for x, (_, bits) in zip(read, layer.choices, strict=True)
+            for x, (_, bits) in zip(read[1:], layer.choices, strict=True)
         ]
         moments = [moment_of(layer, x, has_offset) for x in inputs]
         widths = [bits for bits, _ in layer.choices]
         weight, step = original.weight.flatten(1), layer.log_step.exp().flatten(1)
+        targets = [weight] * len(inputs)
+        if self.mends:
+            targets = targets_of(original, read[0].value, inputs, has_offset)
         codes = layer.master().flatten(1)
-        counts = code_choice.weights_of_widths(weight, step, codes, widths, moments, self.balance)
+        counts = code_choice.weights_of_widths(targets, step, codes, widths, moments, self.balance)
         least: Tensor | None = None
         for factor in _FACTORS if layer.groups > 1 else _FACTORS[:1]:
             start = codes if factor == 1 else (weight / (factor * step) + 0.5).floor().clamp(-128, 127)
-            found = code_choice.chosen(weight, factor * step, start, widths, moments, counts)
-            each = code_choice.errors(weight, factor * step, found, widths, moments)
+            found = code_choice.chosen(targets, factor * step, start, widths, moments, counts)
+            each = code_choice.errors(targets, factor * step, found, widths, moments)
             error = sum((count * e for count, e in zip(counts, each, strict=True)), torch.zeros_like(step))
             if least is None:
                 least, best, best_step = error, found, step
@@ -179,19 +192,65 @@ def moment_of(layer: SwitchLayer, x: Tensor, centred: bool) -> Tensor:
     float32 tensor, (K, K) or (O, K, K)
         K is the number of weights of a row. A little is added to the diagonal.
     """
-    rows = _rows(layer, x)
-    if centred:
-        rows = rows - rows.mean(1, keepdim=True)
+    rows = _rows(layer, x, centred)
     moment = rows.transpose(1, 2) @ rows / rows.shape[1]
-    mean = moment.diagonal(dim1=-2, dim2=-1).mean(-1).reshape(-1, 1, 1)
-    moment = moment + _DAMPING * mean * torch.eye(moment.shape[-1])
+    return _of_each_row(layer, moment + _ridge(moment, _DAMPING))
+
+
+def targets_of(layer: SwitchLayer, exact: Tensor, inputs: Sequence[Tensor], centred: bool) -> list[Tensor]:
+    """Weights that make of other inputs what a layer's weights make of exact ones, by least squares.
+
+    Parameters
+    ----------
+    layer : SwitchLayer
+    exact : float tensor, (N, C, H, W) or (N, C)
+    inputs : sequence of float tensors of that shape
+        What stands in its place, at each choice.
+    centred : bool
+        See `moment_of`.
+
+    Returns
+    -------
+    list of float32 tensors, (O, K)
+        Drawn to the layer's own weights, more so where there are few positions for the weights of a row.
+
+    Notes
+    -----
+    The error that is passed on is then that of the layers before as well, as in GPTAQ (arXiv 2504.02692).
+    """
+    rows, weight, found = _rows(layer, exact, centred), layer.weight.flatten(1), []
+    strength = _MENDING + _RARE * rows.shape[2] / rows.shape[1]
+    for x in inputs:
+        own = _rows(layer, x, centred)
+        moment = own.transpose(1, 2) @ own / own.shape[1]
+        ridge = _ridge(moment, strength)
+        cross = _of_each_row(layer, rows.transpose(1, 2) @ own / own.shape[1] + ridge)
+        moment = _of_each_row(layer, moment + ridge)
+        if layer.groups == 1:
+            found.append(torch.linalg.solve(moment, (weight @ cross).T).T.contiguous())
+        else:
+            found.append(torch.linalg.solve(moment, (weight[:, None] @ cross)[:, 0]))
+    return found
+
+
+def _ridge(moment: Tensor, strength: float) -> Tensor:
+    """Multiples of the unit matrix, of so much of the mean of each diagonal."""
+    mean = moment.diagonal(dim1=-2, dim2=-1).mean(-1).clamp_min(1e-9)  # of channels that are always 0
+    return strength * mean.reshape(-1, 1, 1) * torch.eye(moment.shape[-1])
+
+
+def _of_each_row(layer: SwitchLayer, moment: Tensor) -> Tensor:
+    """Of (groups, K, K): (K, K) where all rows share it, else that of each row."""
     return moment[0] if layer.groups == 1 else moment.repeat_interleave(len(layer.weight) // layer.groups, 0)
 
 
-def _rows(layer: SwitchLayer, x: Tensor) -> Tensor:
-    """Inputs of a layer's weights at some positions, (groups, positions, K)."""
-    if not layer.is_conv:
-        return x.flatten(1)[None]
+def _rows(layer: SwitchLayer, x: Tensor, centred: bool) -> Tensor:
+    """Inputs of a layer's weights at some positions, (groups, positions, K); centred, less their means."""
+    rows = _columns(layer, x) if layer.is_conv else x.flatten(1)[None]
+    return rows - rows.mean(1, keepdim=True) if centred else rows
+
+
+def _columns(layer: SwitchLayer, x: Tensor) -> Tensor:
     kernel, positions = layer.weight.shape[2:], x.shape[2] * x.shape[3] // layer.stride**2
     x = x[:: max(1, len(x) // max(4, -(-ROWS // positions)))]
     padded = functional.pad(x, layer.margins)

@@ -18,7 +18,7 @@ import torch
 from dqt_core import convert, lower, results
 from dqt_core.data import imagenet
 from dqt_core.data.holding import held
-from dqt_core.training import calibration, code_choice
+from dqt_core.training import calibration
 from dqt_core.training.conversion.quantization import float_logits
 from dqt_core.training.layerwise import fit_layers
 from dqt_core.training.network import NestedNet
@@ -26,23 +26,24 @@ from reproductions.imagenet import evaluate
 
 RESULTS = Path(__file__).parents[1] / "results" / "layerwise"
 WIDTHS = (4, 6, 8)
-# the record's name of a part: whether layers are fitted, their codes too, what widths count, accuracy too
-PARTS: dict[str, tuple[bool, bool, float, bool]] = {
-    "rounded once, tables corrected": (False, False, 0.0, True),
-    "tables layer by layer": (True, False, 0.0, True),
-    "codes, between": (True, True, code_choice.BALANCE, True),
-    "codes, widths alike": (True, True, 1.0, False),
+# by the record's name of a part: whether its accuracy is measured too, and how layers are fitted, if they are
+PARTS: dict[str, tuple[bool, dict[str, Any] | None]] = {
+    "rounded once, tables corrected": (True, None),
+    "tables layer by layer": (True, {"codes": False}),
+    "and codes chosen": (True, {"mend_inputs": False}),
+    "and inputs mended": (True, {}),
+    "codes chosen, widths alike": (False, {"mend_inputs": False, "balance": 1.0}),
 }
 
 
 def fitted(net: NestedNet, original: NestedNet, batches: list[np.ndarray], part: str) -> NestedNet:
     """A copy of the network, with one part of the work done."""
-    is_fitted, codes, balance, _ = PARTS[part]
+    _, options = PARTS[part]
     net = copy.deepcopy(net)
-    if is_fitted:
-        fit_layers(net, original, np.concatenate(batches), codes, balance)
-    else:
+    if options is None:
         calibration.correct_norms(net, batches)
+    else:
+        fit_layers(net, original, np.concatenate(batches), **options)
     return net
 
 
@@ -71,7 +72,7 @@ def _parts(one: evaluate.Run, options: argparse.Namespace) -> Path:
         "parts": [],
         "rows": [],
     }
-    for part, (*_, is_evaluated) in PARTS.items():
+    for part, (is_evaluated, _) in PARTS.items():
         start = time.process_time()
         own = fitted(net, original, one.calibration, part)
         spent = round(time.process_time() - start, 1)
