@@ -6,12 +6,16 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from small_nets import MEAN, STD, CourseNet, images, nested_net, seeded, state
 from torch import nn
 from torch.nn import functional
 
-from dqt_core import convert, models, nested, quantize
+from dqt_book.records import imagenet
+from dqt_core import convert, models, nested, quantize, results
 from dqt_core.training import calibration, code_choice, layerwise
+from reproductions.imagenet import evaluate
+from reproductions.imagenet import layerwise as run
 
 WIDTHS = (2, 4, 8)
 
@@ -182,7 +186,7 @@ def fitted(course, **options):
     return net
 
 
-def far(net, original, width):
+def far(net, width):
     """Mean squared error of the logits, from those of the float network on other images."""
     x = calibration.inputs(net, images(8, seed=5))
     with torch.no_grad():
@@ -226,11 +230,26 @@ def test_tables_alone_leave_the_codes(course):
 def test_chosen_codes_bring_narrow_widths_nearer(course):
     tables, codes = fitted(course, codes=False), fitted(course)
     for width in (2, 4):
-        assert far(codes, course[1], width) < 0.6 * far(tables, course[1], width)
+        assert far(codes, width) < 0.6 * far(tables, width)
     assert any(
         not torch.equal(a.master(), b.master())
         for a, b in zip(tables.switch_layers, codes.switch_layers, strict=True)
     )
+
+
+def test_mended_inputs_bring_the_narrowest_width_nearer(monkeypatch):
+    """On the images that layers were fitted to; so few say little of others."""
+    monkeypatch.setattr(layerwise, "_RARE", 0.0)
+    float_net = seeded(lambda: models.resnet18(10, 8, small_images=True)).eval()
+    net = convert(float_net, images(12), MEAN, STD, (2, 8), controller=False)
+    original, found = copy.deepcopy(net), []
+    x = calibration.inputs(net, images(12))
+    for mends in (False, True):
+        own = copy.deepcopy(net)
+        layerwise.fit_layers(own, original, images(12), mend_inputs=mends)
+        with torch.no_grad():
+            found.append(float((own(x, 2) - float_net(x)).square().mean()))
+    assert found[1] < 0.9 * found[0]
 
 
 def test_a_negative_gain_stays_negative():
@@ -304,3 +323,35 @@ def test_quantize_tries_it_beside_the_others(capsys):
     assert is_taken
     assert program.digest != plain.digest
     assert np.log(told.divergence).mean() < np.log(told_plain.divergence).mean()
+
+
+# The record
+
+
+def test_the_run_in_little(tmp_path, monkeypatch):
+    """A narrow ResNet-50 on made-up pictures: every part, what is evaluated, and the table of the page."""
+    random, names = np.random.default_rng(0), [f"n{i:08}" for i in range(1000)]
+    (tmp_path / "synsets.txt").write_text("\n".join(names))
+    for split in ("train", "val"):
+        for name in names[10:14]:
+            (tmp_path / split / name).mkdir(parents=True)
+            for i in range(8):
+                coarse = Image.fromarray(random.integers(0, 256, (6, 6, 3), np.uint8))
+                coarse.resize((227, 227)).save(tmp_path / split / name / f"{split}_{name}_{i}.JPEG")
+    torch.save(seeded(lambda: models.resnet50(1000, 2)).state_dict(), tmp_path / "small.pth")
+    monkeypatch.setattr(evaluate, "NETWORKS", {"resnet50": lambda: models.resnet50(1000, 2)})
+    monkeypatch.setattr(run, "RESULTS", tmp_path / "results")
+    given = ["--imagenet-root", tmp_path, "--weights", tmp_path / "small.pth", "--out", tmp_path / "out"]
+    more = ["--sample", "--calibration", "16", "--held-out", "16", "--limit", "10"]
+    record = results.read(run.run(evaluate.options([*map(str, given), *more])))
+    assert [part["part"] for part in record["parts"]] == list(run.PARTS)
+    assert record["images"] == {"fitted": 16, "held out": 16}
+    evaluated = [part for part, (is_evaluated, _) in run.PARTS.items() if is_evaluated]
+    assert [row["part"] for row in record["rows"]] == [part for part in evaluated for _ in run.WIDTHS]
+    assert len(set(record["programs"].values())) == len(evaluated)
+    table = imagenet.layerwise_rows(record)
+    assert [row[0] for row in table] == list(run.PARTS)
+    first = [f"{10 * row['correct']:.1f}" for row in record["rows"][:3]]
+    assert table[0][2] == " / ".join(first)
+    assert table[-1][2] == "not measured"
+    assert table[0][1].split(" / ")[-1] == f"{record['parts'][0]['divergence']['4']:.2g}"
