@@ -35,7 +35,7 @@ def quantize(given: argparse.Namespace) -> int:
     images = from_files.load_images(given.images, given.count, given.size, grey=len(mean) == 1)
     print(f"{len(images)} images of {images.shape[2]} x {images.shape[1]}, from {given.images}")
     name = given.name or Path(given.model.rpartition(":")[0]).stem
-    program, report = quantized(model, images, mean, std, given.widths, name)
+    program, report = quantized(model, images, mean, std, given.widths, name, layerwise=given.layerwise)
     path = program.save(given.out)
     beside = path.with_suffix(".json")
     write_whole(beside, f"{json.dumps(report.as_dict(), indent=1)}\n".encode())
@@ -114,6 +114,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     one.add_argument("--std", nargs="+", type=float)
     one.add_argument("--size", type=int, metavar="N", help="images are resized and cut to N x N")
     one.add_argument("--count", type=int, default=128, metavar="N", help="images taken, evenly; 128")
+    one.add_argument("--layerwise", action="store_true", help="fit layers one by one too, for few bits")
     one.add_argument("--name", help="of the program; that of the model's file if not given")
     two = commands.add_parser("verify", help="compare a program with the record of a run")
     two.set_defaults(run=verify)

@@ -91,6 +91,15 @@ def test_a_model_becomes_a_program_and_a_report(place, model, capsys):
     assert own.digest == found.digest
 
 
+def test_layers_are_fitted_where_it_is_asked_for(place, capsys):
+    given = ["quantize", f"{place / 'own.py'}:make", "--images", place / "images", "--widths", 4, 8]
+    for more, expected in ([], "rounded once"), (["--layerwise"], "chosen"):
+        out = place / f"layerwise{len(more)}"
+        assert told(capsys, *given, "--out", out, *more)[0] == 0
+        figures = json.loads(next(out.glob("*.json")).read_text())
+        assert figures["calibration"]["tried"][-1]["weights"] == expected
+
+
 def test_what_is_assumed_is_said(place, capsys):
     (place / "own.py").write_text(MODEL.replace("MEAN, STD", "A, B"))
     given = [

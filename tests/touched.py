@@ -25,8 +25,8 @@ ROOMS = {
     ),
     "training": (
         ("dqt_core/training/*", "dqt_core/__main__.py"),
-        "agreement calibration command conversion faithful layers lowering models objective quantize steps "
-        "straight_through threads train",
+        "agreement calibration command conversion faithful layers layerwise lowering models objective "
+        "quantize steps straight_through threads train",
     ),
     "exercises": (
         ("dqt_book/exercises/*", "book/[0-9]*.md", "book/kernels-in-detail.md"),

@@ -62,6 +62,22 @@ def short_rows(trained: Record, record: Record) -> list[list[str]]:
     ]
 
 
+def layerwise_rows(record: Record) -> list[list[str]]:
+    """For each part its divergences, accuracies where they were measured, and CPU minutes of the work."""
+    right: dict[str, list[str]] = {}
+    for row in record["rows"]:
+        right.setdefault(row["part"], []).append(f"{100 * row['correct'] / row['images']:.1f}")
+    return [
+        [
+            part["part"],
+            " / ".join(f"{far:.2g}" for _, far in sorted(part["divergence"].items(), reverse=True)),
+            " / ".join(right.get(part["part"], ["not measured"])),
+            f"{part['cpu_seconds'] / 60:.1f}",
+        ]
+        for part in record["parts"]
+    ]
+
+
 def training_facts(trained: Record) -> list[list[str]]:
     """What a record says of its training."""
     training, recipe = trained["training"], trained["training"]["recipe"]

@@ -16,6 +16,7 @@ Along the way of a network:
 `recipe`           what a run is: length, rates, optimizers; `batches`, the order and the crops of its images
 `train`            the loop, exact on any number of processes (`distributed`), resumed from a `checkpoint`
 `calibration`      steps and statistics from images alone, without training
+`layerwise`        the same layer by layer, with the codes that err least (`code_choice`)
 `lowering`         the trained network becomes a `dqt_core.program.Program`
 `agreement`        where the network in torch and its program make different codes, and why
 ================== ====================================================================================

@@ -332,14 +332,17 @@ class SwitchLayer(nn.Module):
         if self.rounding == "floor":
             drop = 2.0 ** (MASTER_WIDTH - weight_bits)
             weight = weight + (drop - 1) / (2 * drop)  # the middle of the bin
-        codes = x.at(input_bits, self.rounding)
+        return self.convolved(x.at(input_bits, self.rounding), weight)
+
+    def convolved(self, x: Tensor, weight: Tensor) -> Tensor:
+        """The layer's sums, of an input (N, C, H, W), or (N, C), and weights of the shape of its own."""
         if not self.is_conv:
-            return functional.linear(codes.flatten(1), weight)
+            return functional.linear(x.flatten(1), weight)
         left, right, above, below = self.margins
         padding = above, left
         if (right, below) != (left, above):
-            codes, padding = functional.pad(codes, self.margins), (0, 0)
-        return functional.conv2d(codes, weight, None, self.stride, padding, self.dilation, self.groups)
+            x, padding = functional.pad(x, self.margins), (0, 0)
+        return functional.conv2d(x, weight, None, self.stride, padding, self.dilation, self.groups)
 
 
 def as_choice(width: Any) -> Choice:

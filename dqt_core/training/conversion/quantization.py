@@ -17,10 +17,12 @@ from dqt_core.training import calibration
 from dqt_core.training.conversion.conversion import choices_of, convert
 from dqt_core.training.inputs import in_float32, in_order, normalized
 from dqt_core.training.layers import Choice
+from dqt_core.training.layerwise import fit_layers
 from dqt_core.training.lowering import lower
 from dqt_core.training.network import NestedNet
 
 WIDTHS = (4, 5, 6, 8)  # of the master's views; each more moves more codes by one, see `round_once`
+FITTED = 64  # images, at most, that layers are fitted to
 
 
 @dataclass(frozen=True)
@@ -33,9 +35,10 @@ class Calibration:
     rule : str
         Of the activations' steps, see `calibration.RULES`.
     tables : dict of str to str
-        For each width whether its batch-norm tables are "kept" or "corrected".
+        For each width whether its batch-norm tables are "kept" or "corrected", or all are "layer by layer".
     tried : list of dict
-        "weights" ("rounded twice" or "rounded once"), "rule", "tables", and "divergence" at each width.
+        "weights" ("rounded twice", "rounded once" or "chosen"), "rule", "tables", and "divergence" at each
+        width.
     """
 
     net: NestedNet
@@ -54,6 +57,7 @@ def quantize(
     name: str = "program",
     rules: Sequence[calibration.Rule] = calibration.RULES,
     progress: bool = True,
+    layerwise: bool = False,
 ) -> tuple[Program, Report]:
     """Turn a trained float model into an integer program, without training, and say how far they differ.
 
@@ -74,6 +78,10 @@ def quantize(
         Of the activations' steps, tried in turn.
     progress : bool
         Whether to show a bar.
+    layerwise : bool
+        Whether to try as well codes and tables that are fitted layer by layer, see `layerwise.fit_layers`, to
+        the first 64 images that set anything; for a gain at few bits. It takes several times as long, and
+        memory for all that a layer reads and makes of them.
 
     Returns
     -------
@@ -102,10 +110,10 @@ def quantize(
         raise ValueError("quantize needs 2 images or more: some set the steps, the others choose and compare")
     is_held_out = np.arange(len(images)) % 4 == 0
     held_out = images[is_held_out]
-    ticks = 1 + len(rules) + steps(len(choices_of(widths)), len(held_out))
+    ticks = 1 + len(rules) + layerwise + steps(len(choices_of(widths)), len(held_out))
     with tqdm(total=ticks, desc="quantize", disable=not progress) as bar:
         own, others = _batches(images[~is_held_out]), _batches(held_out)
-        found = calibrate(model, own, others, mean, std, widths, rules, bar.update)
+        found = calibrate(model, own, others, mean, std, widths, rules, bar.update, layerwise)
         program = lower(found.net, name)
         logits = torch.cat(float_logits(model, found.net, others)).numpy()
         made = {"rule": found.rule, "tables": found.tables, "tried": found.tried}
@@ -121,18 +129,19 @@ def calibrate(
     widths: Sequence[int | Choice] = WIDTHS,
     rules: Sequence[calibration.Rule] = calibration.RULES,
     tick: Callable[[], object] = lambda: None,
+    layerwise: bool = False,
 ) -> Calibration:
     """Convert a float model, and take the rule of steps and each width's tables that differ least from it.
 
     Parameters
     ----------
-    model, mean, std, widths, rules : as in `quantize`
+    model, mean, std, widths, rules, layerwise : as in `quantize`
     batches : sequence of uint8 arrays, (n, H, W, C)
         Training images for steps and tables.
     held_out : sequence of uint8 arrays, (n, H, W, C)
         Others, by which one is chosen.
     tick : callable
-        Called after the conversion and after each rule.
+        Called after the conversion, after each rule, and after layers were fitted.
 
     Returns
     -------
@@ -150,6 +159,7 @@ def calibrate(
     if not rules:
         raise ValueError(f"there is no rule of steps; give one or more of {calibration.RULES}")
     net = convert(model, batches[0], mean, std, widths, controller=False)
+    original = copy.deepcopy(net)
     wanted = float_logits(model, net, held_out)
     tried: list[dict[str, Any]] = []
 
@@ -175,6 +185,15 @@ def calibrate(
             kinds = ["corrected" if m < k else "kept" for k, m in zip(kept, moved, strict=True)]
             best, taken, found = score, rule, _with_tables(net, corrected, kinds)
             tables = dict(zip(labels(net.choices), kinds, strict=True))
+        tick()
+    if layerwise:
+        fitted = copy.deepcopy(original)
+        calibration.round_once(fitted)
+        calibration.set_steps(fitted, batches, taken)
+        fit_layers(fitted, original, np.concatenate(list(batches))[:FITTED])
+        far = tried_as("chosen", taken, "layer by layer", fitted)
+        if float(np.log(np.maximum(far, 1e-12)).mean()) < best:
+            found, tables = fitted, dict.fromkeys(tables, "layer by layer")
         tick()
     return Calibration(found, taken, tables, tried)
 
