@@ -118,6 +118,15 @@ def test_search_finds_a_term(running, address):
         assert opened.page.locator("#search-results li").count() > 1
 
 
+def test_what_a_search_has_found_can_be_read(running, address):
+    with visit(running, f"{address}/book/09-training-through-the-shift.html?highlight=requantize") as opened:
+        opened.page.wait_for_selector("span.highlighted")
+        assert opened.contrast() == []
+        assert opened.axe_in_dark() == []
+    with visit(running, f"{address}/book/09-training-through-the-shift.html") as opened:
+        assert opened.page.locator("span.highlighted").count() == 0, "another visit knows nothing of it"
+
+
 def test_paper_has_the_hints_and_solutions_and_no_buttons(running, address):
     with visit(running, f"{address}/book/02-nested-codes.html") as opened:
         page = opened.page

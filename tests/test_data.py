@@ -221,9 +221,10 @@ def test_embedded_is_scikit_learns_digits():
 
 
 def test_embedded_normalisation_is_that_of_its_training_images():
-    pixels = digits().train_images / 255
-    np.testing.assert_allclose(digits().mean, pixels.mean((0, 1, 2)), atol=1e-4)
-    np.testing.assert_allclose(digits().std, pixels.std((0, 1, 2)), atol=1e-4)
+    dataset = data.load("embedded")
+    pixels = dataset.train_images / 255
+    np.testing.assert_allclose(dataset.mean, pixels.mean((0, 1, 2)), atol=1e-4)
+    np.testing.assert_allclose(dataset.std, pixels.std((0, 1, 2)), atol=1e-4)
 
 
 def test_checksums_are_of_the_bytes_in_c_order():

@@ -178,10 +178,11 @@ class Visit:
 
 @functools.cache
 def _context(running: Browser, theme: str) -> BrowserContext:
-    """One for all pages in a theme: what they share is loaded and compiled once."""
+    """One for all pages in a theme: what they share is loaded once; what one visit keeps no other finds."""
     context = running.new_context(reduced_motion="reduce")
     context.set_default_timeout(PATIENCE)
     context.add_init_script(
+        "if (!sessionStorage.getItem('visited')) localStorage.clear(); sessionStorage.setItem('visited', 1);"
         f"localStorage.setItem('mode', '{theme}'); localStorage.setItem('theme', '{theme}')"
     )
     return context

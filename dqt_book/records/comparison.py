@@ -113,6 +113,10 @@ ABLATIONS = {
         for row, what in REMEDIES.items()
         for result, dealt in (("controller", ""), (SHUFFLED, ", dealt to other images"))
     ],
+    "a cascade between two allocations": [
+        Line("the best static widths of 2.5 and of 4 bits", "cascade-chosen-3", "cascade at 3 bits"),
+        Line(DEALT, "cascade-chosen-3", "cascade at 3 bits, dealt to other images"),
+    ],
     "where a gain can be foreseen": [Line(f"seen from {p}", "foresight", f"seen from {p}") for p in PLACES],
     "consistency": [
         Line(f"{name}, {label}", row, result)
