@@ -135,7 +135,7 @@ gpu: ## tests, measurements and sanitizer on this machine's GPU (PYTHON=python3 
 bench: $(STAMP) ## measure this machine's CPU against torch and ONNX Runtime, on one thread and on all
 	OMP_NUM_THREADS=1 $(RUN) -m benchmarks.cpu --threads 1 --out reproductions/results/cpu
 	env -u OMP_WAIT_POLICY $(RUN) -m benchmarks.cpu --out reproductions/results/cpu
-	OMP_NUM_THREADS=1 $(RUN) -m benchmarks.planes --out reproductions/results/planes.json
+	OMP_NUM_THREADS=1 $(RUN) -m benchmarks.planes --out reproductions/results
 
 gpu-train: ## train ResNet-18 at full width on this machine's GPU (PYTHON, DQT_DATA); goes on where it stopped
 	$(PYTHON) -m reproductions.cifar10.train --dataset cifar10 --width-multiplier 1 --epochs 100 \

@@ -1,6 +1,6 @@
 """Time of a matrix in bit planes times a vector at each width, against 8 planes and products of bytes.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.planes --out reproductions/results/planes.json
+    OMP_NUM_THREADS=1 python -m benchmarks.planes --out reproductions/results
 
 One thread. There are as many matrices as it takes to fill more than the last cache in 8 planes, and every row
 walks through all of them: weights come from memory, as those of a language model do for each word. A narrower
@@ -20,7 +20,7 @@ from onnx import TensorProto, helper
 from tqdm.auto import tqdm
 
 from dqt_core import integer, nested, results
-from dqt_core.backends import bit_serial
+from dqt_core.backends import bit_serial, numba_cpu
 from dqt_core.evaluation.consistency import signed, write_signed
 
 SCHEMA = "dqt-planes-1"
@@ -108,7 +108,7 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--out", type=Path, help="where the record goes; printed without it")
+    parser.add_argument("--out", type=Path, help="file or folder for the record; printed without it")
     parser.add_argument("--size", type=int, default=4096, help="rows and columns (%(default)s)")
     parser.add_argument("--rounds", type=int, default=21, help="turns of every row (%(default)s)")
     options = parser.parse_args()
@@ -126,7 +126,8 @@ def main():
         "rows": measure(options.size, count, options.rounds),
     }
     if options.out:
-        write_signed(record, options.out)
+        name = f"planes_{type(numba_cpu.machine()).__name__.lower()}.json"  # one for a kind of processor
+        write_signed(record, options.out / name if options.out.is_dir() else options.out)
     print(json.dumps(signed(record), indent=1))
 
 
