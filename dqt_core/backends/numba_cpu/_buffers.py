@@ -5,7 +5,7 @@ says of each buffer. The tests put what `zeros` makes between pages that may not
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,11 +13,16 @@ from numpy.typing import NDArray
 from dqt_core.backends.numba_cpu import _layout as layout
 from dqt_core.program import Program
 
-if TYPE_CHECKING:
-    from dqt_core.backends.numba_cpu._weights import Weights
-
 MARGIN = layout.LINE  # bytes that may be read beyond a value: a line that begins with its last code
 MOST = 4096  # pixels of a block
+
+
+class Windows(Protocol):
+    """Of the weights of a convolution, what says how much its windows take."""
+
+    block_pixels: int
+    lines: int
+    pieces: int
 
 
 def zeros(size: int, dtype: Any, alignment: int = layout.LINE) -> NDArray[Any]:
@@ -50,7 +55,7 @@ class Scratch:
     """
 
     def __init__(
-        self, program: Program, weights: Mapping[str, "Weights"], machine: layout.Machine, workers: int
+        self, program: Program, weights: Mapping[str, Windows], machine: layout.Machine, workers: int
     ) -> None:
         self.machine, self.workers = machine, workers
         widest = max(value.shape[2] for value in program.values.values()) + 15
