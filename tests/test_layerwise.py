@@ -121,18 +121,24 @@ GEOMETRIES = {
 }
 
 
-@pytest.mark.parametrize("centred", [False, True])
-@pytest.mark.parametrize("name", list(GEOMETRIES))
-def test_moments_are_those_of_the_outputs(name, centred, monkeypatch):
-    """A row's w M w is the mean square, or variance, of what the convolution makes."""
-    monkeypatch.setattr(layerwise, "_DAMPING", 0.0)
+def layer_of(name):
+    """A converted layer of a geometry, and its input channels."""
     make, (inputs, outputs) = GEOMETRIES[name]
     torch.manual_seed(0)
     float_net = nn.Sequential(
         nn.Conv2d(3, inputs, 1), nn.ReLU(), make(), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
         nn.Linear(outputs, 10),
     )  # fmt: skip
-    layer = convert(float_net, images(2, 8), MEAN, STD, (8,), controller=False).switch_layers[0]
+    net = convert(float_net, images(2, 8), MEAN, STD, (8,), controller=False)
+    return net.switch_layers[0], inputs
+
+
+@pytest.mark.parametrize("centred", [False, True])
+@pytest.mark.parametrize("name", list(GEOMETRIES))
+def test_moments_are_those_of_the_outputs(name, centred, monkeypatch):
+    """A row's w M w is the mean square, or variance, of what the convolution makes."""
+    monkeypatch.setattr(layerwise, "_DAMPING", 0.0)
+    layer, inputs = layer_of(name)
     x = torch.rand(3, inputs, 8, 8)
     made = layer.convolved(x, layer.weight)
     moment = layerwise.moment_of(layer, x, centred)
@@ -148,18 +154,13 @@ def test_targets_are_least_squares(name, centred, monkeypatch):
     """Of a layer whose inputs are scaled and mixed up a little: NumPy's solution for each row by itself."""
     monkeypatch.setattr(layerwise, "_MENDING", 0.0)
     monkeypatch.setattr(layerwise, "_RARE", 0.0)
-    make, (inputs, outputs) = GEOMETRIES[name]
-    torch.manual_seed(0)
-    float_net = nn.Sequential(
-        nn.Conv2d(3, inputs, 1), nn.ReLU(), make(), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
-        nn.Linear(outputs, 10),
-    )  # fmt: skip
-    layer = convert(float_net, images(2, 8), MEAN, STD, (8,), controller=False).switch_layers[0]
+    layer, inputs = layer_of(name)
     exact = torch.rand(3, inputs, 8, 8)
     x = 0.8 * exact + 0.3 * torch.rand(exact.shape)
     (found,) = layerwise.targets_of(layer, exact, [x], centred)
     wanted, rows = layer.convolved(exact, layer.weight), functional.unfold(x, 3, padding=1)
     rows = rows.reshape(3, layer.groups, -1, 64).permute(1, 0, 3, 2).reshape(layer.groups, 3 * 64, -1)
+    outputs = len(layer.weight)
     for out in range(outputs):
         own, y = rows[out * layer.groups // outputs].numpy(), wanted[:, out].detach().flatten().numpy()
         own, y = (own - own.mean(0), y - y.mean()) if centred else (own, y)
@@ -302,7 +303,7 @@ def test_depthwise_steps_may_shrink():
 
 def test_what_it_cannot_fit_is_refused():
     floor, shared = nested_net(controller=False, rounding="floor"), nested_net(batch_norm="shared")
-    with pytest.raises(ValueError, match="fit_layers is for half_up"):
+    with pytest.raises(ValueError, match="rounds by floor, and fit_layers needs half_up"):
         layerwise.fit_layers(floor, floor, images())
     with pytest.raises(ValueError, match="shares its batch norm among widths"):
         layerwise.fit_layers(shared, shared, images())

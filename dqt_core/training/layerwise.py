@@ -17,10 +17,8 @@ _Value: TypeAlias = Tensor | Coded
 
 ROWS = 16_000  # positions, at most about, whose inputs a layer's moments are taken of
 _DAMPING = 0.01  # of the mean moment, added to each weight's own: few images tell little of rare directions
-_MENDING, _RARE = (
-    0.03,
-    0.3,
-)  # how much a layer's own weights count in `targets_of`; for each weight a position
+# how much a layer's own weights count in `targets_of`, and how much more for each weight a position
+_MENDING, _RARE = 0.03, 0.3
 _FACTORS = (1.0, 0.9, 0.8, 0.7)  # of a depthwise layer's steps, tried in turn
 _ONE = torch.ones(())
 
@@ -69,7 +67,10 @@ def fit_layers(
     >>> fit_layers(net, copy.deepcopy(net), images)
     """
     if net.rounding != "half_up":
-        raise ValueError("fit_layers is for half_up; convert with rounding='half_up'")
+        raise ValueError(
+            f"this network rounds by {net.rounding}, and fit_layers needs half_up; "
+            "convert with rounding='half_up'"
+        )
     if any(0 < len(layer.norms) < len(layer.choices) for layer in net.switch_layers):
         raise ValueError("this network shares its batch norm among widths; convert with 'per_width'")
     _Walk(net.eval(), original.eval(), codes, mend_inputs, balance).run(calibration.inputs(net, images))

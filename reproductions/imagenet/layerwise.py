@@ -1,6 +1,7 @@
-"""MobileNetV2 without training, its codes and tables fitted layer by layer: what each part is worth.
+"""A network without training, its codes and tables fitted layer by layer: what each part is worth.
 
     python -m reproductions.imagenet.layerwise --imagenet-root DIR --sample --weights FILE --pads-after
+    python -m reproductions.imagenet.layerwise --network resnet50 --imagenet-root DIR --sample --weights FILE
 
 Every part is measured by its divergence from the float network on training images that set nothing, and some by
 accuracy on the validation images. A run that was interrupted goes on where it stopped.

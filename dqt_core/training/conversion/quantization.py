@@ -159,7 +159,7 @@ def calibrate(
     if not rules:
         raise ValueError(f"there is no rule of steps; give one or more of {calibration.RULES}")
     net = convert(model, batches[0], mean, std, widths, controller=False)
-    original = copy.deepcopy(net)
+    original = copy.deepcopy(net) if layerwise else None  # as large as the network
     wanted = float_logits(model, net, held_out)
     tried: list[dict[str, Any]] = []
 
@@ -186,7 +186,7 @@ def calibrate(
             best, taken, found = score, rule, _with_tables(net, corrected, kinds)
             tables = dict(zip(labels(net.choices), kinds, strict=True))
         tick()
-    if layerwise:
+    if original is not None:
         fitted = copy.deepcopy(original)
         calibration.round_once(fitted)
         calibration.set_steps(fitted, batches, taken)
