@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from lowering_checks import Joints
-from small_nets import WIDTHS, images, nested_net, tensors
+from small_nets import WIDTHS, images, nested_net, seeded, tensors
 from torch import nn
 from torch.nn import functional
 
@@ -286,7 +286,7 @@ def test_joints():
 
 def test_gradients_pass_all_joints():
     options = {"widths": (4, 8), "controller": False}
-    net = convert(Joints(), images(size=12), (0.4,) * 3, (0.3,) * 3, **options).train()
+    net = convert(seeded(Joints), images(size=12), (0.4,) * 3, (0.3,) * 3, **options).train()
     for width in options["widths"]:
         net(tensors(size=12), width).square().mean().backward()
     for name, parameter in net.named_parameters():
