@@ -2,10 +2,9 @@
 
     OMP_NUM_THREADS=1 python -m benchmarks.planes --out reproductions/results
 
-One thread. There are as many matrices as it takes to fill more than the last cache in 8 planes, and every row
-walks through all of them: weights come from memory, as those of a language model do for each word. A narrower
-row may find its planes in the cache. Rows take turns; the ratios count, the milliseconds do not. Sums are
-compared with those of NumPy before anything is timed.
+One thread. Every row walks through as many matrices as fill more than the last cache, fewer planes through more
+of them: weights come from memory, as those of a language model do for each word. Rows take turns; the ratios
+count, the milliseconds do not. Sums are compared with those of NumPy before anything is timed.
 """
 
 import argparse
@@ -23,7 +22,7 @@ from dqt_core import integer, nested, results
 from dqt_core.backends import bit_serial, numba_cpu
 from dqt_core.evaluation.consistency import signed, write_signed
 
-SCHEMA = "dqt-planes-1"
+SCHEMA = "dqt-planes-2"  # 1: every row met the same matrices, and fewer planes could lie in the last cache
 WIDTHS = (8, 6, 4, 3, 2, 1)
 BYTES = "ONNX Runtime int8"  # integers too: the peer whose sums are equal
 
@@ -58,25 +57,36 @@ def float_products(codes):
 
 
 def runners(size, count):
-    """Of every row, a function that walks through all matrices once."""
+    """Of every row, a function that walks through memory once, and the number of matrices that it meets.
+
+    There are `count` matrices of bytes. Their planes lie one after another, and a matrix of fewer planes takes
+    the next ones: of these there are more in the same memory.
+    """
     rng = np.random.default_rng(0)
-    matrices = [rng.integers(-128, 128, (size, size)).astype(np.int8) for _ in range(count)]
+    planes = rng.integers(0, 256, (8 * count, size, -(-size // 8)), np.uint8)
     x = rng.integers(0, 256, size).astype(np.uint8)
-    planes = [nested.to_planes(codes) for codes in matrices]
+
+    def walk(product, parts):
+        return lambda: [product(part) for part in parts]
+
+    table = {}
+    for width in WIDTHS:
+        parts = [planes[first : first + width] for first in range(0, 8 * count - width + 1, width)]
+        expected = integer.matmul(x[None], nested.from_planes(parts[0], width, length=size))[0]
+        assert np.array_equal(bit_serial.matvec(parts[0], x, width), expected), f"{width} planes"
+        table[f"{width} planes"] = (
+            walk(lambda part, width=width: bit_serial.matvec(part, x, width), parts),
+            len(parts),
+        )
+    matrices = [nested.from_planes(part, length=size) for part in np.split(planes, count)]
     peers = {
         BYTES: [byte_products(codes) for codes in matrices],
         "torch fp32": [float_products(codes) for codes in matrices[: max(1, count // 4)]],
     }
-    for width in WIDTHS:
-        expected = integer.matmul(x[None], nested.switch(matrices[0], width, rounding="floor"))[0]
-        assert np.array_equal(bit_serial.matvec(planes[0], x, width), expected), f"{width} planes"
     assert np.array_equal(peers[BYTES][0](x), integer.matmul(x[None], matrices[0])[0]), BYTES
-
-    def walk(products):
-        return lambda: [product(x) for product in products]
-
-    table = {f"{w} planes": (lambda w=w: [bit_serial.matvec(p, x, w) for p in planes], count) for w in WIDTHS}
-    return table | {name: (walk(products), len(products)) for name, products in peers.items()}
+    for name, products in peers.items():
+        table[name] = walk(lambda product: product(x), products), len(products)
+    return table
 
 
 def measure(size, count, rounds):
@@ -119,7 +129,7 @@ def main():
         "schema": SCHEMA,
         "provenance": results.provenance(),
         "size": options.size,
-        "matrices": count,
+        "matrices": count,  # in 8 planes; others as many as fit the same bytes
         "last_cache_bytes": cache,
         "rounds": options.rounds,
         "clock": "of the process",
