@@ -2,8 +2,8 @@
 
     OMP_NUM_THREADS=1 python -m benchmarks.planes --out reproductions/results
 
-One thread. Every row walks through as many matrices as fill more than the last cache, fewer planes through more
-of them: weights come from memory, as those of a language model do for each word. Rows take turns; the ratios
+One thread. Every row walks through as many matrices as fill more than the last cache, of fewer planes through
+more: weights come from memory, as those of a language model do for each word. Rows take turns; the ratios
 count, the milliseconds do not. Sums are compared with those of NumPy before anything is timed.
 """
 
@@ -19,7 +19,7 @@ from onnx import TensorProto, helper
 from tqdm.auto import tqdm
 
 from dqt_core import integer, nested, results
-from dqt_core.backends import bit_serial, numba_cpu
+from dqt_core.backends import bit_planes, numba_cpu
 from dqt_core.evaluation.consistency import signed, write_signed
 
 SCHEMA = "dqt-planes-2"  # 1: every row met the same matrices, and fewer planes could lie in the last cache
@@ -59,8 +59,8 @@ def float_products(codes):
 def runners(size, count):
     """Of every row, a function that walks through memory once, and the number of matrices that it meets.
 
-    There are `count` matrices of bytes. Their planes lie one after another, and a matrix of fewer planes takes
-    the next ones: of these there are more in the same memory.
+    There are `count` matrices of bytes. Their planes lie one after another, and each matrix of fewer planes
+    takes the next ones: of these there are more in the same memory.
     """
     rng = np.random.default_rng(0)
     planes = rng.integers(0, 256, (8 * count, size, -(-size // 8)), np.uint8)
@@ -73,9 +73,9 @@ def runners(size, count):
     for width in WIDTHS:
         parts = [planes[first : first + width] for first in range(0, 8 * count - width + 1, width)]
         expected = integer.matmul(x[None], nested.from_planes(parts[0], width, length=size))[0]
-        assert np.array_equal(bit_serial.matvec(parts[0], x, width), expected), f"{width} planes"
+        assert np.array_equal(bit_planes.matvec(parts[0], x, width), expected), f"{width} planes"
         table[f"{width} planes"] = (
-            walk(lambda part, width=width: bit_serial.matvec(part, x, width), parts),
+            walk(lambda part, width=width: bit_planes.matvec(part, x, width), parts),
             len(parts),
         )
     matrices = [nested.from_planes(part, length=size) for part in np.split(planes, count)]

@@ -97,7 +97,7 @@ TRAIN = f'{notebooks.FOR_CPUS}"..[train]" matplotlib'
         ),
         ("from dqt_core.training.objective import Objective", f'{notebooks.FOR_CPUS}"..[train]" matplotlib'),
         ("dqt_core.quantize(net)", f'{notebooks.FOR_CPUS}"..[train]" matplotlib'),
-        ("from dqt_core.backends import bit_serial", '"..[fast]" matplotlib'),
+        ("from dqt_core.backends import bit_planes", '"..[fast]" matplotlib'),
         ("import torch\nimport onnx", f'{notebooks.FOR_CPUS}"..[train,export]" matplotlib'),
     ],
 )

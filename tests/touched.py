@@ -16,7 +16,7 @@ ROOMS = {
     "numbers": (("dqt_core/nested.py", "dqt_core/integer/*"), "nested integer"),
     "program": (("dqt_core/program/*",), "program contract"),
     "kernels": (("dqt_core/kernels/*",), "emulator kernels_*"),
-    "backends": (("dqt_core/backends/*",), "backends bit_serial gpu_backend numba_compiling"),
+    "backends": (("dqt_core/backends/*",), "backends bit_planes gpu_backend numba_compiling"),
     "export": (("dqt_core/export/*",), "export export_c qdq qonnx"),
     "data": (("dqt_core/data/*",), "data data_decoding data_imagenet shards streaming"),
     "evaluation": (

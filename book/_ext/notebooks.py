@@ -37,7 +37,7 @@ TRAINS = (
 # what of a chapter's code asks for it, what pip is given, and the module that shows that it is there
 EXTRAS = (
     (TRAINS, "train", "torch"),
-    (r"backends import [^\n]*(bit_serial|numba_cpu)", "fast", "numba"),
+    (r"backends import [^\n]*(bit_planes|numba_cpu)", "fast", "numba"),
     (r"\bimport onnx|dqt_core\.export", "export", "onnxruntime"),
 )
 DIGITS = (r"load\(\"embedded\"\)|import sklearn|from sklearn", "scikit-learn", "sklearn")

@@ -6,7 +6,7 @@ The others plan the whole program and have one method, ``run(images, choices)``:
 the processor at hand, `cupy_gpu` on a GPU, and `emulated`, the GPU's kernels on a CPU. For these two
 `gpu_plan` says which steps there are and where values lie, and `gpu_launches` makes each step the launch
 of a kernel; `gpu_calls` calls single kernels. `analysis` works out once what all of them ask of a program:
-who reads a value last, which operations become one step, where in memory a value lies. `bit_serial` runs
+who reads a value last, which operations become one step, where in memory a value lies. `bit_planes` runs
 no program: it multiplies a matrix in bit planes with a vector, in time that falls with the width.
 """
 

@@ -42,7 +42,7 @@ def machine() -> layout.Machine:
         os.environ.get(name, "").upper() for name in ("ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY")
     )
     most = 0 if capability in ("DEFAULT", "AVX2") else _LEVELS.get(isa, 3)
-    has = _features()
+    has = features()
     if most >= 3 and {"amx-int8", "amx-tile", "avx512f"} <= has and _tiles_are_allowed():
         return layout.Amx()
     if most >= 2 and {"avx512vnni", "avx512f"} <= has:
@@ -56,12 +56,17 @@ _LEVELS = {"SSE41": 0, "AVX": 0, "AVX2": 0, "AVX512_CORE": 0, "AVX2_VNNI": 1, "A
 _LEVELS |= {"AVX512_CORE_VNNI": 2, "AVX512_CORE_BF16": 2, "AVX512_CORE_FP16": 2, "AVX10_1_512": 2}
 
 
-def _features() -> set[str]:
-    """Instructions that Numba compiles for."""
+def features() -> frozenset[str]:
+    """LLVM's names of the instructions that Numba compiles for; none where it is told not to."""
     settings = numba.config
     if platform.machine() not in ("x86_64", "AMD64") or settings.CPU_NAME or not settings.ENABLE_AVX:
-        return set()
-    return {name for name, there in binding.get_host_cpu_features().items() if there}
+        return frozenset()
+    return _features_of_host()
+
+
+@functools.cache
+def _features_of_host() -> frozenset[str]:
+    return frozenset(name for name, there in binding.get_host_cpu_features().items() if there)
 
 
 def _tiles_are_allowed() -> bool:

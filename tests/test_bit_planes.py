@@ -8,7 +8,26 @@ import pytest
 
 from dqt_core import integer, nested
 
-bit_serial = pytest.importorskip("dqt_core.backends.bit_serial", reason="needs Numba")
+bit_planes = pytest.importorskip("dqt_core.backends.bit_planes", reason="needs Numba")
+
+from dqt_core.backends import numba_cpu  # noqa: E402
+from dqt_core.backends.numba_cpu import _layout as layout  # noqa: E402
+
+OF_OTHERS = {"Amx": "Vnni512", "Vnni512": "Vnni256", "Vnni256": "Plain"}  # what a processor can do besides
+
+
+def ways():
+    name = type(numba_cpu.machine()).__name__
+    while name:
+        yield name
+        name = OF_OTHERS.get(name)
+
+
+@pytest.fixture(params=ways())
+def way(request, monkeypatch):
+    """Each way that this processor can go: codes in wide or in narrow registers, or counted bits."""
+    kind = getattr(layout, request.param)
+    monkeypatch.setattr(bit_planes, "machine", kind)
 
 
 def random(rows, count, seed=0):
@@ -21,23 +40,23 @@ def random(rows, count, seed=0):
 @pytest.mark.parametrize(
     ("rows", "count"), [(1, 1), (3, 5), (5, 512), (2, 511), (9, 513), (4, 4096), (1, 700)]
 )
-def test_products_are_those_of_the_views(rows, count, width):
+def test_products_are_those_of_the_views(rows, count, width, way):
     codes, x = random(rows, count)
     planes = nested.to_planes(codes)
     expected = integer.matmul(x[None], nested.switch(codes, width, rounding="floor"))[0]
-    assert np.array_equal(bit_serial.matvec(planes, x, width), expected)
-    assert np.array_equal(bit_serial.matvec(planes[:width], x, width), expected)
+    assert np.array_equal(bit_planes.matvec(planes, x, width), expected)
+    assert np.array_equal(bit_planes.matvec(planes[:width], x, width), expected)
 
 
-def test_the_largest_sums_fit():
-    codes = np.full((1, bit_serial.LONGEST), -128, np.int8)
-    x = np.full(bit_serial.LONGEST, 255, np.uint8)
-    got = bit_serial.matvec(nested.to_planes(codes), x, 8)
-    assert got[0] == -128 * 255 * bit_serial.LONGEST
+def test_the_largest_sums_fit(way):
+    codes = np.full((1, bit_planes.LONGEST), -128, np.int8)
+    x = np.full(bit_planes.LONGEST, 255, np.uint8)
+    got = bit_planes.matvec(nested.to_planes(codes), x, 8)
+    assert got[0] == -128 * 255 * bit_planes.LONGEST
 
 
 @pytest.mark.parametrize("count", [8, 500, 512])
-def test_no_byte_beyond_the_planes_is_read(count):
+def test_no_byte_beyond_the_planes_is_read(count, way):
     """The planes end where a page ends that may be read, before one that may not."""
     codes, x = random(3, count)
     planes = nested.to_planes(codes)[:2]
@@ -51,7 +70,7 @@ def test_no_byte_beyond_the_planes_is_read(count):
     there = view[size - planes.size : size].reshape(planes.shape)
     there[:] = planes
     expected = integer.matmul(x[None], nested.from_planes(planes, 2, length=count))[0]
-    assert np.array_equal(bit_serial.matvec(there, x, 2), expected)
+    assert np.array_equal(bit_planes.matvec(there, x, 2), expected)
 
 
 @pytest.mark.parametrize(
@@ -70,11 +89,11 @@ def test_no_byte_beyond_the_planes_is_read(count):
 def test_what_does_not_fit_is_refused(change, error, words):
     codes, x = random(4, 100)
     with pytest.raises(error, match=words):
-        bit_serial.matvec(*change(nested.to_planes(codes), x))
+        bit_planes.matvec(*change(nested.to_planes(codes), x))
 
 
 def test_sums_that_may_pass_32_bits_are_refused():
-    count = bit_serial.LONGEST + 1
+    count = bit_planes.LONGEST + 1
     planes = np.zeros((1, 1, -(-count // 8)), np.uint8)
     with pytest.raises(ValueError, match="give at most 65,793 codes"):
-        bit_serial.matvec(planes, np.zeros(count, np.uint8), 1)
+        bit_planes.matvec(planes, np.zeros(count, np.uint8), 1)
