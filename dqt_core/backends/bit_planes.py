@@ -1,8 +1,8 @@
 """A matrix of nested codes times a vector, from bit planes: a width of b bits reads b planes and no more.
 
 Where a matrix meets one vector, each weight is read once and used once: a machine waits for its bytes, and
-nested storage pays. A line of every plane becomes lines of codes, which meet the vector in dot products
-of bytes. Two instructions make that cheap: a product of matrices of bits (GFNI), which turns a byte of each of
+nested storage pays. A line of every plane becomes lines of codes, which meet the vector in dot products of
+bytes. Two instructions make that cheap: a product of matrices of bits (GFNI), which turns a byte of each of
 eight planes into eight codes, and VNNI's dot product. A processor without them counts bits instead: a product
 of bytes is sixty-four one-bit products, and an AND of two lines makes hundreds of these at once.
 """
