@@ -11,8 +11,8 @@ from dqt_book.show import Table
 FOLDER = ROOT / "reproductions" / "results" / "cpu"
 CAUSES = ROOT / "benchmarks" / "cpu_causes.json"
 TRAINING = ROOT / "reproductions" / "results" / "training_step.json"
-PLANES = ROOT / "reproductions" / "results" / "planes_amx.json"
-PLANES_VNNI = PLANES.with_name("planes_vnni512.json")
+PLANES = ROOT / "reproductions" / "results" / "planes_vnni512.json"
+PLANES_COUNTED = PLANES.with_name("planes_counted.json")  # by counting bits, as processors without GFNI do
 PLANES_AIMS = {"4 planes": 0.6, "2 planes": 0.35}  # of the time of 8
 BYTES_AIM = 1.2  # 8 planes, of the time of the fastest product of bytes
 OF_PASSES = 1.3  # a step is to take at most this of its forward and backward passes
