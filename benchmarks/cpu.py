@@ -281,12 +281,12 @@ def roofline(bench):
     scratch = _buffers.Scratch(networks.resnet18(4, 8, 4, 2), {}, machine, 1)
     windows = x.ctypes.data + row * np.arange(32)
     lines = row // machine.line
-    places = windows.ctypes.data, 0, row, weights.ctypes.data, 1, lines, 32, sums.ctypes.data
+    places = windows.ctypes.data, (0, row), weights.ctypes.data, (1, lines), 32, sums.ctypes.data
     seconds = min_seconds(bench, lambda: make(machine, scratch.memory["config"][0], *places, count), 20)
     source = np.zeros(1 << 28, np.uint8)
     target = np.empty_like(source)
     copying = min_seconds(bench, lambda: np.copyto(target, source))
-    operations = 2 * 32 * 32 * row // machine.code * count
+    operations = 2 * 32 * 32 * row * count
     bench.data["facts"]["roofline"] = {
         # the copy is one thread's too
         "operations_per_second": bench.threads * operations / seconds,
@@ -302,10 +302,10 @@ def kernel_of_products():
     from dqt_core.backends.numba_cpu._products import configure, product
 
     @numba.njit
-    def repeated(machine, tiles, windows, span, row, weights, pieces, lines, pixels, sums, count):
+    def repeated(machine, tiles, windows, steps, weights, window, pixels, sums, count):
         configure(machine, tiles)
         for _ in range(count):
-            product(machine, windows, span, row, weights, pieces, lines, pixels, sums)
+            product(machine, windows, steps, weights, window, pixels, sums)
         configure(machine, 0)
 
     return repeated

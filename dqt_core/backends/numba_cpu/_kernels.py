@@ -10,59 +10,34 @@ with needed('backend "numba"', "fast"):
     from numba import prange
 
 from dqt_core.backends._numba_cache import kept
-from dqt_core.backends.numba_cpu import _convolutions, _layout, _lines, _llvm, _products, _sharing
+from dqt_core.backends.numba_cpu import _convolutions, _llvm, _products, _sharing
+from dqt_core.backends.numba_cpu import _layout as layout
+from dqt_core.backends.numba_cpu import _vectors as vectors
 from dqt_core.backends.numba_cpu._convolutions import conv, depthwise
 from dqt_core.backends.numba_cpu._layout import (
-    CONV,
-    COPY,
-    DEPTHWISE,
     LINE,
-    LOOKUP,
-    MAX_POOL,
-    REQUANTIZE,
     SIGNED,
-    SUM_POOL,
     SUMS,
-    SWITCH,
     Blocks,
+    Given,
     Machine,
     Memories,
-    Memory,
     Step,
     Steps,
     Terms,
 )
-from dqt_core.backends.numba_cpu._lines import (
-    add_signed,
-    add_sums,
-    add_unsigned,
-    clear,
-    compiled,
-    copy_line,
-    copy_rest,
-    fence,
-    fill_line,
-    largest_line,
-    multiply_signed,
-    multiply_unsigned,
-    put_byte,
-    put_int,
-    read_byte,
-    read_long,
-    round_line,
-    switch_line,
-    switch_line_past_the_cache,
-)
+from dqt_core.backends.numba_cpu._llvm import compiled
 from dqt_core.backends.numba_cpu._sharing import add_one, wait_for
+from dqt_core.backends.numba_cpu._vectors import clear, copy_rest, put_byte, put_int, read_byte, read_long
 
 # An edit of them is one of what is compiled.
-_PARTS = _layout, _llvm, _products, _lines, _convolutions, _sharing
+_PARTS = layout, _llvm, _products, vectors, _convolutions, _sharing
 
 
 @compiled
-def look_up(memory: Memory, step: Step, item: int) -> None:
+def look_up(given: Given, step: Step, item: int) -> None:
     """Bytes of one row by their table, or by that of their channel."""
-    size, rows = step.width * step.channels, step.tables
+    memory, size, rows = given.memory, step.width * step.channels, step.tables
     x, out = memory.arena + step.x + item * size, memory.arena + step.out + item * size
     for row in range(rows):
         table = memory.tables + (step.table + row) * 256
@@ -71,146 +46,135 @@ def look_up(memory: Memory, step: Step, item: int) -> None:
 
 
 @compiled
-def switch(memory: Memory, step: Step, item: int) -> None:
+def switch(given: Given, step: Step, item: int) -> None:
     """Part of an image's codes to the width that a layer reads, without a sign where a product reads them.
 
     A signed code q is read as q + 2**(b-1), which is the same switch of the unsigned code q + 128.
     """
-    size = step.height * step.width * step.channels
+    memory, size = given.memory, step.height * step.width * step.channels
     image, part = item // step.splits, item % step.splits
     lines = (size + LINE - 1) // LINE
     first, last = lines * part // step.splits * LINE, lines * (part + 1) // step.splits * LINE
-    drop = read_long(memory.drops + 8 * (step.drops + image))
-    flip = 128 if step.x_kind == SIGNED else 0
-    lift = 128 >> drop if step.lifted else 0
-    epsilon = 1 if step.half_up and drop else 0
+    drop, flip = read_long(memory.drops + 8 * (step.drops + image)), 128 * (step.x_kind == SIGNED)
+    lift, epsilon = 128 >> drop if step.lifted else 0, 1 if step.half_up and drop else 0
     x, out = memory.arena + step.x + image * size, memory.arena + step.out + image * size
     for line in range(first, last, LINE):
-        whole = line + LINE <= size
-        switch_line(out + line if whole else memory.spare, x + line, flip, drop, epsilon, 255 >> drop, lift)
-        if not whole:
+        to = out + line if line + LINE <= size else memory.spare
+        vectors.switch_line(to, x + line, flip, drop, epsilon, 255 >> drop, lift)
+        if line + LINE > size:
             copy_rest(out + line, memory.spare, size - line)
 
 
 @compiled
-def requantize(memory: Memory, terms: Terms, step: Step, item: int) -> None:
+def requantize(given: Given, step: Step, item: int) -> None:
     """One row of pixels, any number of terms."""
-    image, outputs = item // step.height, step.outputs
-    totals, spare = memory.totals, memory.spare
+    memory, outputs, image = given.memory, step.outputs, item // step.height
+    totals, rounding = memory.totals, (step.r, step.lo, step.hi)
     for pixel in range(item * step.width, (item + 1) * step.width):
         clear(totals, 8 * (outputs + 15))
         for index in range(step.term, step.term + step.terms):
-            term = terms[index]
+            term = given.terms[index]
             code = 4 if term.kind == SUMS else 1
             row = read_long(memory.rows + 8 * (term.rows + image)) * outputs
             drop = read_long(memory.drops + 8 * (term.rows + image))
             x = memory.arena + term.x + pixel * outputs * code
             for i in range(0, outputs, 16):
-                at, m, b = totals + 8 * i, term.m + 4 * (row + i), term.b + 8 * (row + i)
-                if term.kind == SUMS:
-                    add_sums(at, x + 4 * i, drop, m, b)
-                elif term.kind == SIGNED:
-                    add_signed(at, x + i, drop, m, b)
-                else:
-                    add_unsigned(at, x + i, drop, m, b)
-        out = memory.arena + step.out + pixel * outputs
+                m, b = term.m + 4 * (row + i), term.b + 8 * (row + i)
+                vectors.add(term.kind, totals + 8 * i, x + code * i, drop, m, b)
         for i in range(0, outputs, 16):
-            whole = i + 16 <= outputs
-            round_line(totals + 8 * i, step.r, step.lo, step.hi, out + i if whole else spare)
-            if not whole:
-                copy_rest(out + i, spare, outputs - i)
+            out = memory.arena + step.out + pixel * outputs + i
+            to = out if i + 16 <= outputs else memory.spare
+            vectors.round_totals(totals + 8 * i, rounding, to)
+            if i + 16 > outputs:
+                copy_rest(out, memory.spare, outputs - i)
 
 
 @compiled
-def max_pool(memory: Memory, step: Step, item: int) -> None:
+def max_pool(given: Given, step: Step, item: int) -> None:
     """One row of pixels."""
-    image, row = item // step.out_height, item % step.out_height
-    spare = memory.spare
-    flip = 128 if step.x_kind == SIGNED else 0
-    top = row * step.stride - step.padding
+    memory, image, row = given.memory, item // step.out_height, item % step.out_height
+    spare, flip, top = memory.spare, 128 * (step.x_kind == SIGNED), row * step.stride - step.padding
     for column in range(step.out_width):
         out = memory.arena + step.out + (item * step.out_width + column) * step.channels
         left = column * step.stride - step.padding
         for first in range(0, step.channels, LINE):
-            fill_line(spare, 0)
+            vectors.fill_line(spare, 0)
             for y in range(max(top, 0), min(top + step.kernel_height, step.height)):
                 for x in range(max(left, 0), min(left + step.kernel_width, step.width)):
                     codes = ((image * step.height + y) * step.width + x) * step.channels + first
-                    largest_line(spare, memory.arena + step.x + codes, flip)
+                    vectors.largest_line(spare, memory.arena + step.x + codes, flip)
             for i in range(min(LINE, step.channels - first)):
                 put_byte(out + first + i, read_byte(spare + i) ^ flip)
 
 
 @compiled
-def sum_pool(memory: Memory, step: Step, image: int) -> None:
+def sum_pool(given: Given, step: Step, image: int) -> None:
     """One image."""
-    sums, size = memory.sums, step.height * step.width
-    clear(sums, 4 * (step.channels + 15))
+    memory, size = given.memory, step.height * step.width
+    clear(memory.sums, 4 * (step.channels + 15))
     for pixel in range(image * size, (image + 1) * size):
         x = memory.arena + step.x + pixel * step.channels
         for i in range(0, step.channels, 16):
-            if step.x_kind == SIGNED:
-                multiply_signed(sums + 4 * i, x + i, memory.ones)
-            else:
-                multiply_unsigned(sums + 4 * i, x + i, memory.ones)
-    copy_rest(memory.arena + step.out + 4 * image * step.channels, sums, 4 * step.channels)
+            vectors.multiply(step.x_kind, memory.sums + 4 * i, x + i, memory.ones)
+    copy_rest(memory.arena + step.out + 4 * image * step.channels, memory.sums, 4 * step.channels)
 
 
 @compiled
-def copy(memory: Memory, step: Step, item: int) -> None:
+def copy(given: Given, step: Step, item: int) -> None:
     """One row of a value to its channels of a concatenation."""
+    x, out = given.memory.arena + step.x, given.memory.arena + step.out
+    whole = step.channels // LINE * LINE
     for pixel in range(item * step.width, (item + 1) * step.width):
-        x, out = memory.arena + step.x + pixel * step.channels, memory.arena + step.out + pixel * step.outputs
-        whole = step.channels // LINE * LINE
+        begin, to = x + pixel * step.channels, out + pixel * step.outputs
         for line in range(0, whole, LINE):
-            copy_line(out + line, x + line)
-        copy_rest(out + whole, x + whole, step.channels - whole)
+            vectors.copy_line(to + line, begin + line)
+        copy_rest(to + whole, begin + whole, step.channels - whole)
 
 
 @compiled
-def multiply(memory: Memory, step: Step, item: int) -> None:
+def multiply(given: Given, step: Step, item: int) -> None:
     """One row of pixels."""
-    image, flip_x, flip_y = item // step.height, 128 * (step.x_kind == SIGNED), 128 * (step.y_kind == SIGNED)
+    arena, flip_x, flip_y = given.memory.arena, 128 * (step.x_kind == SIGNED), 128 * (step.y_kind == SIGNED)
     for pixel in range(item * step.width, (item + 1) * step.width):
-        x, out = memory.arena + step.x + pixel * step.channels, step.out + 4 * pixel * step.channels
-        y = memory.arena + step.y + (image if step.y_pixels == 1 else pixel) * step.channels
+        x, out = arena + step.x + pixel * step.channels, arena + step.out + 4 * pixel * step.channels
+        y = arena + step.y + (item // step.height if step.y_pixels == 1 else pixel) * step.channels
         for i in range(step.channels):
             a, b = (read_byte(x + i) ^ flip_x) - flip_x, (read_byte(y + i) ^ flip_y) - flip_y
-            put_int(memory.arena + out + 4 * i, a * b)
+            put_int(out + 4 * i, a * b)
 
 
 @compiled
-def work(machine: Machine, memory: Memory, blocks: Blocks, terms: Terms, step: Step, item: int) -> None:
+def work(given: Given, step: Step, item: int) -> None:
     """One work item of a step."""
-    if step.kind == CONV:
-        conv(machine, memory, blocks, terms, step, item)
-    elif step.kind == SWITCH:
-        switch(memory, step, item)
-    elif step.kind == LOOKUP:
-        look_up(memory, step, item)
-    elif step.kind == DEPTHWISE:
-        depthwise(memory, blocks, terms, step, item)
-    elif step.kind == REQUANTIZE:
-        requantize(memory, terms, step, item)
-    elif step.kind == MAX_POOL:
-        max_pool(memory, step, item)
-    elif step.kind == SUM_POOL:
-        sum_pool(memory, step, item)
-    elif step.kind == COPY:
-        copy(memory, step, item)
+    if step.kind == layout.CONV:
+        conv(given, step, item)
+    elif step.kind == layout.SWITCH:
+        switch(given, step, item)
+    elif step.kind == layout.LOOKUP:
+        look_up(given, step, item)
+    elif step.kind == layout.DEPTHWISE:
+        depthwise(given, step, item)
+    elif step.kind == layout.REQUANTIZE:
+        requantize(given, step, item)
+    elif step.kind == layout.MAX_POOL:
+        max_pool(given, step, item)
+    elif step.kind == layout.SUM_POOL:
+        sum_pool(given, step, item)
+    elif step.kind == layout.COPY:
+        copy(given, step, item)
     else:
-        multiply(memory, step, item)
+        multiply(given, step, item)
 
 
 @compiled
-def walk(machine: Machine, memory: Memory, blocks: Blocks, terms: Terms, steps: Steps) -> None:
+def walk(given: Given, steps: Steps) -> None:
     """The steps one after another: items of each that no thread has taken yet, then a wait for the others."""
     for i in range(len(steps)):
-        taken = memory.counts + 2 * LINE * i
+        taken = given.memory.counts + 2 * LINE * i
         done, items = taken + LINE, steps[i].items
         item = add_one(taken)
         while item < items:
-            work(machine, memory, blocks, terms, steps[i], item)
+            work(given, steps[i], item)
             add_one(done)
             item = add_one(taken)
         wait_for(done, items)
@@ -225,20 +189,22 @@ def run(machine: Machine, memory: Memories, blocks: Blocks, terms: Terms, steps:
     """
     clear(memory[0].counts, 2 * LINE * len(steps))
     for thread in prange(workers):
-        walk(machine, memory[thread], blocks, terms, steps)
+        walk(Given(machine, memory[thread], blocks, terms), steps)
 
 
 @kept(*_PARTS)
 def run_alone(machine: Machine, memory: Memories, blocks: Blocks, terms: Terms, steps: Steps) -> None:
     """All steps on one thread, which wakes no other."""
+    given = Given(machine, memory[0], blocks, terms)
     for i in range(len(steps)):
         for item in range(steps[i].items):
-            work(machine, memory[0], blocks, terms, steps[i], item)
+            work(given, steps[i], item)
 
 
 @kept(*_PARTS)
 def switch_weights(out: int, codes: int, count: int, drop: int, epsilon: int) -> None:
     """Signed codes at an address to another width, whole lines of them to whole lines of the cache."""
+    top, lift = 255 >> drop, 128 >> drop
     for line in range(0, count, LINE):
-        switch_line_past_the_cache(out + line, codes + line, 128, drop, epsilon, 255 >> drop, 128 >> drop)
-    fence()
+        vectors.switch_line_past_the_cache(out + line, codes + line, 128, drop, epsilon, top, lift)
+    vectors.fence()

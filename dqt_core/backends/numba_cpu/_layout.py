@@ -13,7 +13,8 @@ PIXELS = CHANNELS = 32  # of one product
 LINE = 64  # bytes
 PRODUCT = 4 * PIXELS * CHANNELS  # bytes of the sums of one product
 LOOKUP, SWITCH, CONV, DEPTHWISE, REQUANTIZE, MAX_POOL, SUM_POOL, COPY, MULTIPLY = range(9)
-NOTHING, UNSIGNED, SIGNED, SUMS = range(4)  # how a value is stored: uint8, int8, int32
+# How a value is stored: uint8, int8, int32. A convolution may have no other term, or no requantize.
+NOTHING, UNSIGNED, SIGNED, SUMS, RAW = range(5)
 
 
 class Step(NamedTuple):
@@ -147,7 +148,6 @@ class Amx(NamedTuple):
     """Tiles of 16 x 64 bytes."""
 
     line: int = 64  # bytes of a window that are multiplied at a time
-    code: int = 1  # bytes of a code of a window
     tile: int = 32  # pixels that are multiplied together
     channels: int = 16  # whose weights lie beside each other
 
@@ -156,7 +156,6 @@ class Vnni512(NamedTuple):
     """Dot products of four bytes, 16 at a time."""
 
     line: int = 16
-    code: int = 1
     tile: int = 8
     channels: int = 32
 
@@ -165,7 +164,6 @@ class Vnni256(NamedTuple):
     """Dot products of four bytes, 8 at a time."""
 
     line: int = 16
-    code: int = 1
     tile: int = 4
     channels: int = 32
 
@@ -174,9 +172,17 @@ class Plain(NamedTuple):
     """Dot products of two 16-bit integers, on any processor."""
 
     line: int = 16
-    code: int = 2
     tile: int = 4
     channels: int = 32
 
 
 Machine: TypeAlias = Amx | Vnni512 | Vnni256 | Plain
+
+
+class Given(NamedTuple):
+    """What every kernel of a thread is given."""
+
+    machine: Machine
+    memory: Memory
+    blocks: Blocks
+    terms: Terms

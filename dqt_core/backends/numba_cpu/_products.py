@@ -6,61 +6,38 @@ from dqt_core._extras import needed
 
 with needed('backend "numba"', "fast"):
     from llvmlite import ir
-    from numba import types
     from numba.core import cgutils
-    from numba.extending import intrinsic
 
 from dqt_core.backends.numba_cpu._layout import CHANNELS, LINE, Amx, Plain, Vnni256, Vnni512
-from dqt_core.backends.numba_cpu._llvm import BYTE, INT, LONG, SHORT, VOID, call, every, pointer
+from dqt_core.backends.numba_cpu._llvm import BYTE, INT, LONG, SHORT, VOID, call, every, instructions, pointer
 
 
-@intrinsic
-def configure(typingctx: Any, machine: Any, config: Any) -> Any:
+@instructions
+def configure(builder: Any, machine: Any, config: Any) -> None:
     """Make the tile registers of this thread ready, or give them back where `config` is 0."""
-
-    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        if signature.args[0].instance_class is Amx:
-            with builder.if_else(builder.icmp_unsigned("==", arguments[1], LONG(0))) as (done, start):
-                with done:
-                    call(builder, "llvm.x86.tilerelease", VOID)
-                with start:
-                    call(builder, "llvm.x86.ldtilecfg", VOID, pointer(builder, arguments[1]))
-        return context.get_dummy_value()
-
-    return types.none(machine, types.int64), codegen
+    if machine is Amx:
+        with builder.if_else(builder.icmp_unsigned("==", config, LONG(0))) as (done, start):
+            with done:
+                call(builder, "llvm.x86.tilerelease", VOID)
+            with start:
+                call(builder, "llvm.x86.ldtilecfg", VOID, pointer(builder, config))
 
 
-@intrinsic
+@instructions
 def product(
-    typingctx: Any,
-    machine: Any,
-    windows: Any,
-    span: Any,
-    row: Any,
-    weights: Any,
-    pieces: Any,
-    lines: Any,
-    pixels: Any,
-    sums: Any,
-) -> Any:
+    builder: Any, machine: Any, windows: Any, steps: Any, weights: Any, window: Any, pixels: Any, sums: Any
+) -> None:
     """Sums of products of up to 32 pixels and 32 channels, int32 (32, 32).
 
-    windows : address of int64, the addresses of every pixel's first piece; span : bytes from these to those
-    of the next piece; row : bytes from one window to the next, for tiles, which take the first address alone;
-    weights : address of 32 channels, in the order of `Weights`; lines : of a piece; pixels : whose sums are
-    asked for
+    windows : address of int64, the addresses of every pixel's first piece; steps : bytes from these to those
+    of the next piece, and from one window to the next, for tiles, which take the first address alone;
+    weights : address of 32 channels, in the order of `Weights`; window : its pieces, and lines of a piece;
+    pixels : whose sums are asked for
     """
-
-    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        kind = signature.args[0].instance_class
-        if kind is Amx:
-            _, windows, _, row, weights, _, lines, _, sums = arguments
-            _tiles(builder, windows, row, weights, lines, sums)
-        else:
-            _dots(builder, kind, *arguments[1:])
-        return context.get_dummy_value()
-
-    return types.none(machine, *[types.int64] * 8), codegen
+    if machine is Amx:
+        _tiles(builder, windows, steps[1], weights, window[1], sums)
+    else:
+        _dots(builder, machine, windows, steps[0], weights, *window, pixels, sums)
 
 
 def _tiles(builder: Any, windows: Any, row: Any, weights: Any, lines: Any, sums: Any) -> None:
@@ -96,8 +73,8 @@ def _tiles(builder: Any, windows: Any, row: Any, weights: Any, lines: Any, sums:
 _SHAPES = {Vnni512: (32, 16), Vnni256: (16, 8), Plain: (16, 8)}
 
 
-def _dots(builder: Any, kind: Any, *arguments: Any) -> None:
-    windows, span, _, weights, pieces, lines, pixels, sums = arguments
+def _dots(builder: Any, kind: Any, windows: Any, span: Any, weights: Any, *counts: Any) -> None:
+    pieces, lines, pixels, sums = counts
     (columns, lanes), rows, line = _SHAPES[kind], kind().tile, kind().line
     vector = ir.VectorType(INT, lanes)
     dot = _pairs if kind is Plain else _quadruples
@@ -152,14 +129,16 @@ def _quadruples(builder: Any, total: Any, codes: Any, weights: Any) -> Any:
 
 
 def _pairs(builder: Any, total: Any, codes: Any, weights: Any) -> Any:
-    """LLVM makes one instruction of this where there is one."""
+    """The same from products of pairs: of the first and the third bytes, then of the others."""
     lanes = total.type.count
     short, long = ir.VectorType(SHORT, 2 * lanes), ir.VectorType(INT, 2 * lanes)
-    wide = [builder.sext(builder.bitcast(value, short), long) for value in (codes, weights)]
-    products = builder.mul(*wide)
-    indices = ir.VectorType(INT, lanes)
-    even, odd = (
-        builder.shuffle_vector(products, products, indices(list(range(start, 2 * lanes, 2))))
-        for start in (0, 1)
-    )
-    return builder.add(total, builder.add(even, odd))
+    codes, weights = builder.bitcast(codes, short), builder.bitcast(weights, short)
+    byte, indices = short([8] * 2 * lanes), ir.VectorType(INT, lanes)
+    first = builder.and_(codes, short([255] * 2 * lanes)), builder.ashr(builder.shl(weights, byte), byte)
+    for pair in (first, (builder.lshr(codes, byte), builder.ashr(weights, byte))):
+        # LLVM makes one instruction of this where there is one
+        products = builder.mul(*[builder.sext(value, long) for value in pair])
+        for start in (0, 1):
+            places = indices(list(range(start, 2 * lanes, 2)))
+            total = builder.add(total, builder.shuffle_vector(products, products, places))
+    return total

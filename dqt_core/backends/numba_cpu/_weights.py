@@ -45,8 +45,8 @@ class Weights:
         self.outputs, self.terms = len(op.weight) // op.groups, int(np.prod(op.weight.shape[1:]))
         self.is_depthwise = op.groups > 1 and self.outputs == 1 and inputs == 1
         self.pieces = 1 if self._has_tiles else kernel
-        self.lines = self.pieces * -(-self.terms * machine.code // (self.pieces * machine.line))
-        self._shape = op.groups, -1, self.lines * machine.line // 4, machine.channels, 4 // machine.code
+        self.lines = self.pieces * -(-self.terms // (self.pieces * machine.line))
+        self._shape = op.groups, -1, self.lines * machine.line // 4, machine.channels, 4
         codes = inputs * min(op.stride, kernel) ** 2 if self.is_direct(1) else self.lines * machine.line
         touched = codes + 2 * len(op.weight)  # bytes of a pixel
         products = min(buffers.MOST, PANEL // touched) // layout.PIXELS
@@ -58,7 +58,7 @@ class Weights:
         """Whether windows are read where they are, where the images are of so many choices."""
         op, machine = self.op, self._machine
         if not self._has_tiles:
-            return machine.code == 1 and op.groups == 1
+            return op.groups == 1
         is_pointwise = op.weight.shape[1:3] == (1, 1) and (op.stride, op.padding, op.groups) == (1, 0, 1)
         return is_pointwise and self.terms % machine.line == 0 and choices == 1
 
@@ -90,9 +90,6 @@ class Weights:
             )
             by_channel = codes.reshape(self._shape)
             sums = by_channel.sum((2, 4), dtype=np.int32).reshape(self.op.groups, -1)[:, : self.outputs]
-            if self._machine.code == 2:
-                narrow, codes = codes, buffers.zeros(len(codes), np.int16)
-                codes[:] = narrow
             self._switched.setdefault(width, (codes, sums.ravel()))
         return self._switched[width]
 
