@@ -40,7 +40,7 @@ def conv(given: Given, step: Step, item: int) -> None:
         for channels in range(parts * part // step.splits, parts * (part + 1) // step.splits):
             first = channels * CHANNELS
             channel, count = group * outputs + first, min(CHANNELS, outputs - first)
-            weights = block.weights + (group * parts + channels) * CHANNELS * row
+            weights = block.weights + (group * parts + channels) * CHANNELS * row * machine.weight
             slot, place = block.first // size, block.first % size
             for pixel in range(0, block.pixels, PIXELS):
                 windows, last = memory.windows + 8 * pixel, min(block.pixels, pixel + PIXELS)

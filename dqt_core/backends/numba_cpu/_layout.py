@@ -150,6 +150,7 @@ class Amx(NamedTuple):
     line: int = 64  # bytes of a window that are multiplied at a time
     tile: int = 32  # pixels that are multiplied together
     channels: int = 16  # whose weights lie beside each other
+    weight: int = 1  # bytes of one
 
 
 class Vnni512(NamedTuple):
@@ -158,6 +159,7 @@ class Vnni512(NamedTuple):
     line: int = 16
     tile: int = 8
     channels: int = 32
+    weight: int = 1
 
 
 class Vnni256(NamedTuple):
@@ -166,6 +168,7 @@ class Vnni256(NamedTuple):
     line: int = 16
     tile: int = 4
     channels: int = 32
+    weight: int = 1
 
 
 class Plain(NamedTuple):
@@ -174,6 +177,7 @@ class Plain(NamedTuple):
     line: int = 16
     tile: int = 4
     channels: int = 32
+    weight: int = 2
 
 
 Machine: TypeAlias = Amx | Vnni512 | Vnni256 | Plain

@@ -8,37 +8,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dqt_core.backends import drops_of, rows_of
-from dqt_core.backends.analysis import (
-    FusedConv,
-    Picks,
-    Step,
-    fused,
-    lives,
-    of_all_layers,
-    places,
-    undecided,
-)
+from dqt_core import program as made_of
+from dqt_core.backends import analysis, drops_of, rows_of
+from dqt_core.backends.analysis import FusedConv, Picks, Step, places
 from dqt_core.backends.numba_cpu import _buffers as buffers
 from dqt_core.backends.numba_cpu import _kernels as kernels
 from dqt_core.backends.numba_cpu import _layout as layout
 from dqt_core.backends.numba_cpu._weights import Weights
 from dqt_core.nested import MASTER_WIDTH
-from dqt_core.program import (
-    IMAGE,
-    Choice,
-    Choose,
-    Concat,
-    Conv,
-    Lookup,
-    MaxPool,
-    Product,
-    Program,
-    Requantize,
-    Scale,
-    SumPool,
-    Term,
-)
+from dqt_core.program import IMAGE, Choice, Choose, Conv, Program, Scale, Term
 
 
 @dataclass(frozen=True)
@@ -80,7 +58,7 @@ class Plan:
     ) -> None:
         self.program, self.capacity, self._weights = program, capacity, weights
         ops = [op for op in program.ops if not (given and op.controller)]
-        steps: list[Step] = list(ops) if keep else fused(ops)
+        steps: list[Step] = list(ops) if keep else analysis.fused(ops)
         self.shapes = {name: value.shape for name, value in program.values.items()}
         self.dtypes = {name: value.dtype for name, value in program.values.items()}
         self.places, self.size = self._placed(steps, keep)
@@ -94,18 +72,29 @@ class Plan:
         self._on_host: list[tuple[int, Scale | Choose]] = []
         for step in steps:
             self._add(step)
-        self._fix()
+        self.records = buffers.table(np.array(self._made, layout.STEP))
+        # items of an image; of convolutions they depend on the widths
+        rowwise = layout.LOOKUP, layout.REQUANTIZE, layout.MAX_POOL, layout.COPY, layout.MULTIPLY
+        self._items = np.where(np.isin(self.records["kind"], rowwise), self.records["out_height"], 1)
+        self.order, self.drops, self.rows = (buffers.zeros(self._entries, np.int64) for _ in range(3))
+        self.terms = buffers.table(np.array(self._terms, layout.TERM))
+        self.tables = buffers.table(np.stack(self._tables))
+        self.counts = buffers.zeros(len(self._made) * 2 * layout.LINE // 8, np.int64)
+        self.blocks: dict[int, NDArray[Any]] = {}  # of every part
+        self._filled: dict[int, Any] = {}
+        self._memory: tuple[NDArray[np.uint8], buffers.Scratch, NDArray[Any]] | None = None
 
     def _placed(self, steps: list[Step], keep: bool) -> tuple[dict[str, int], int]:
-        alive = lives(steps, forever=keep)
+        alive = analysis.lives(steps, forever=keep)
         for i, step in enumerate(steps):
             conv = step.conv if isinstance(step, FusedConv) else step
             if isinstance(conv, Conv):
-                self.shapes[_switched(conv)], self.dtypes[_switched(conv)] = (
+                name = _switched(conv)
+                self.shapes[name], self.dtypes[name], alive[name] = (
                     self.shapes[conv.x],
                     np.dtype("u1"),
+                    (i, i),
                 )
-                alive[_switched(conv)] = i, i
         sizes = {
             name: self.capacity * int(np.prod(self.shapes[name])) * self.dtypes[name].itemsize
             for name in alive
@@ -117,55 +106,44 @@ class Plan:
         match step:
             case Scale() | Choose():
                 self._on_host.append((len(self._made), step))
-            case Lookup():
-                rows = len(step.table)
-                self._record(layout.LOOKUP, step.x, step.out, table=len(self._tables), tables=rows)
+            case made_of.Lookup():
+                tables = {"table": len(self._tables), "tables": len(step.table)}
+                self._record(layout.LOOKUP, step.x, step.out, **tables)
                 self._tables += list(step.table.view(np.int8))
-            case MaxPool():
+            case made_of.MaxPool():
                 size = {"kernel_height": step.kernel, "kernel_width": step.kernel}
-                self._record(
-                    layout.MAX_POOL, step.x, step.out, **size, stride=step.stride, padding=step.padding
-                )
-            case SumPool():
+                size |= {"stride": step.stride, "padding": step.padding}
+                self._record(layout.MAX_POOL, step.x, step.out, **size)
+            case made_of.SumPool():
                 self._record(layout.SUM_POOL, step.x, step.out)
-            case Concat():
-                self._add_concat(step)
-            case Product():
+            case made_of.Concat():
+                first = self.places[step.out]
+                for name in step.parts:
+                    self._record(layout.COPY, name, step.out, out=first)
+                    first += self.shapes[name][2]
+            case made_of.Product():
                 y = {"y": self.places[step.y], "y_kind": self._kind(step.y)}
-                y |= {"y_pixels": int(np.prod(self.shapes[step.y][:2]))}
-                self._record(layout.MULTIPLY, step.x, step.out, **y)
-            case Requantize():
-                first = len(self._terms)
+                self._record(
+                    layout.MULTIPLY, step.x, step.out, **y, y_pixels=math.prod(self.shapes[step.y][:2])
+                )
+            case made_of.Requantize():
+                own = {"term": len(self._terms), "terms": len(step.terms)}
                 for i, term in enumerate(step.terms):
                     self._add_term(term, step.out, half=1 << (step.r - 1) if i == 0 else 0)
                 rounding = {"r": step.r, "lo": step.lo, "hi": step.hi}
-                self._record(
-                    layout.REQUANTIZE, step.out, step.out, **rounding, term=first, terms=len(step.terms)
-                )
+                self._record(layout.REQUANTIZE, step.out, step.out, **own, **rounding)
             case Conv():
                 self._add_conv(step, None)
             case FusedConv():
                 self._add_conv(step.conv, step)
 
-    def _record(self, kind: int, x: str, out: str, **fields: int) -> None:
-        height, width, channels = self.shapes[x]
-        out_height, out_width, outputs = self.shapes[out]
-        places = {
-            "x": self.places[x],
-            "x_kind": self._kind(x),
-            "out": self.places[out],
-            "out_kind": self._kind(out),
-        }
-        sizes = {"height": height, "width": width, "channels": channels}
-        sizes |= {"out_height": out_height, "out_width": out_width, "outputs": outputs}
-        self._made.append(layout.Step(kind, **places, **sizes, **fields))
-
-    def _add_concat(self, op: Concat) -> None:
-        first = 0
-        for name in op.parts:
-            self._record(layout.COPY, name, op.out)
-            self._made[-1] = self._made[-1]._replace(out=self.places[op.out] + first)
-            first += self.shapes[name][2]
+    def _record(self, kind: int, source: str, target: str, **fields: int) -> None:
+        """A step of one value to another; `fields` are the operation's own."""
+        names = "height", "width", "channels", "out_height", "out_width", "outputs"
+        sizes = dict(zip(names, (*self.shapes[source], *self.shapes[target]), strict=True))
+        values = {"x": self.places[source], "x_kind": self._kind(source)}
+        values |= {"out": self.places[target], "out_kind": self._kind(target)}
+        self._made.append(layout.Step(kind, **(values | sizes | fields)))
 
     def _kind(self, name: str) -> int:
         return {"uint8": layout.UNSIGNED, "int8": layout.SIGNED}.get(self.dtypes[name].name, layout.SUMS)
@@ -178,63 +156,42 @@ class Plan:
         self._kept += [m, b]
         return m, b
 
+    def _take(self, count: int) -> int:
+        """Entries for so many images; the first of them."""
+        first, self._entries = self._entries, self._entries + count
+        return first
+
     def _add_term(self, term: Term, out: str, half: int = 0) -> None:
         m, b = self._rows(term, self.shapes[out][2], half)
+        rows = self._take(self.capacity)
         x, kind = self.places[term.x], self._kind(term.x)
-        self._terms.append(layout.Term(x, kind, m.ctypes.data, b.ctypes.data, rows=self._entries))
-        self._readers.append((term, self._entries))
-        self._entries += self.capacity
+        self._terms.append(layout.Term(x, kind, m.ctypes.data, b.ctypes.data, rows))
+        self._readers.append((term, rows))
 
     def _add_conv(self, op: Conv, joint: FusedConv | None) -> None:
-        weights, out = self._weights[op.out], op.out if joint is None else joint.out
-        signed = self.dtypes[op.x] == np.int8
-        lines = -(-int(np.prod(self.shapes[op.x])) // (1 << 14))  # of 16 kB
-        entries, self._entries = self._entries, self._entries + 2 * self.capacity
-        self._record(
-            layout.SWITCH,
-            op.x,
-            _switched(op),
-            drops=entries + self.capacity,
-            half_up=int(self.program.rounding == "half_up"),
-            lifted=int(weights.is_depthwise and signed),
-            splits=lines,
-        )
-        fields = {
-            "kernel_height": op.weight.shape[1],
-            "kernel_width": op.weight.shape[2],
-            "stride": op.stride,
-        }
-        fields |= {"padding": op.padding, "groups": op.groups}
+        weights, signed, switched = self._weights[op.out], self.dtypes[op.x] == np.int8, _switched(op)
+        entries = self._take(2 * self.capacity)
+        of_switch = {"drops": entries + self.capacity, "half_up": int(self.program.rounding == "half_up")}
+        of_switch |= {"lifted": int(weights.is_depthwise and signed)}
+        of_switch |= {"splits": -(-math.prod(self.shapes[op.x]) // (1 << 14))}  # of 16 kB
+        self._record(layout.SWITCH, op.x, switched, **of_switch)
+        fields = dict(zip(("kernel_height", "kernel_width"), op.weight.shape[1:3], strict=True))
+        fields |= {"stride": op.stride, "padding": op.padding, "groups": op.groups, "order": entries}
         fields |= {"lines": weights.lines, "pieces": weights.pieces}
         own = None
         if joint is not None:
-            r = joint.requantize.r
-            fields |= {"r": r, "lo": joint.requantize.lo, "hi": joint.requantize.hi, "term": len(self._terms)}
+            r, lo, hi = joint.requantize.r, joint.requantize.lo, joint.requantize.hi
+            fields |= {"r": r, "lo": lo, "hi": hi, "term": len(self._terms)}
             m, b = self._rows(joint.term, len(op.weight), 1 << (r - 1))
-            has_rows = max(len(joint.term.multiplier), len(joint.term.offset)) > 1
-            own = m, b, len(op.weight) if has_rows else 0
+            own = m, b, len(op.weight) * (max(len(joint.term.multiplier), len(joint.term.offset)) > 1)
             if joint.skip is not None:
                 fields["terms"] = 1
-                self._add_term(joint.skip, out)
+                self._add_term(joint.skip, joint.out)
         kind = layout.DEPTHWISE if weights.is_depthwise else layout.CONV
-        self._record(kind, op.x, out, **fields, order=entries)
-        pixels = int(np.prod(self.shapes[op.out][:2]))
-        places = self.places[op.x], self.places[_switched(op)]
-        self._convs.append(
-            _Conv(weights, len(self._made) - 1, op.layer, signed, *places, own, pixels, entries)
-        )
-
-    def _fix(self) -> None:
-        self.records = buffers.table(np.array(self._made, layout.STEP))
-        rowwise = layout.LOOKUP, layout.REQUANTIZE, layout.MAX_POOL, layout.COPY, layout.MULTIPLY
-        self._items = np.array([int(r["out_height"]) if r["kind"] in rowwise else 1 for r in self.records])
-        self.order, self.drops, self.rows = (buffers.zeros(self._entries, np.int64) for _ in range(3))
-        self.terms = buffers.table(np.array(self._terms, layout.TERM))
-        self.tables = buffers.table(np.stack(self._tables))
-        self.counts = buffers.zeros(len(self._made) * 2 * layout.LINE // 8, np.int64)
-        self.blocks: dict[int, NDArray[Any]] = {}  # of every part
-        self._filled: dict[int, Any] = {}
-        self._memory: tuple[NDArray[np.uint8], buffers.Scratch, NDArray[Any]] | None = None
+        self._record(kind, op.x, op.out if joint is None else joint.out, **fields)
+        record, pixels = len(self._made) - 1, math.prod(self.shapes[op.out][:2])
+        where = self.places[op.x], self.places[switched]
+        self._convs.append(_Conv(weights, record, op.layer, signed, *where, own, pixels, entries))
 
     def _fill(self, part: int, records: slice, images: int, choices: Picks | None, workers: int) -> None:
         """What depends on the images' number and widths; kept for the next batch that is alike."""
@@ -253,57 +210,54 @@ class Plan:
         blocks: list[layout.Block] = []
         for conv in self._convs:
             if records.start <= conv.record < records.stop:
-                self._fill_conv(conv, images, choices, workers, blocks)
+                blocks += self._blocks(conv, images, choices, workers, len(blocks))
         self.blocks[part] = buffers.table(np.array(blocks, layout.BLOCK))
         self._filled[part] = key
 
-    def _fill_conv(
-        self, conv: _Conv, images: int, choices: Picks | None, workers: int, blocks: list[layout.Block]
-    ) -> None:
+    def _blocks(
+        self, conv: _Conv, images: int, choices: Picks | None, workers: int, first: int
+    ) -> list[layout.Block]:
+        """The blocks of a convolution, of which this is the first, and what its records say of them."""
         record, switch = self.records[conv.record], self.records[conv.record - 1]
         weights, is_gemm = conv.weights, not conv.weights.is_depthwise
-        table = self.program.choices
-        column = (
-            np.zeros(images, np.int64) if conv.layer is None or choices is None else choices[:, conv.layer]
-        )
+        table, column = self.program.choices, np.zeros(images, np.int64)
         if conv.layer is None:
             table = ((MASTER_WIDTH, MASTER_WIDTH),)
+        elif choices is not None:
+            column = choices[:, conv.layer]
         input_drops = MASTER_WIDTH - np.array([bits for _, bits in table])[column]
         must_switch = bool(input_drops.any()) or (conv.signed and is_gemm)
         self.drops[switch["drops"] : switch["drops"] + images] = input_drops
         switch["items"] = images * switch["splits"] if must_switch else 0
-        record["x"] = conv.switched if must_switch else conv.x
         order = np.argsort(column, kind="stable")
         self.order[conv.entries : conv.entries + images] = order
         used, starts = np.unique(column[order], return_index=True)
+        record["x"], record["block"] = conv.switched if must_switch else conv.x, first
         record["direct"] = int(weights.is_direct(choices=len(used)))
-        record["block"] = len(blocks)
         if not is_gemm:
-            blocks += [self._block(conv, int(column[image]), table, image, 1) for image in range(images)]
             record["items"] = images * record["out_height"]
-            return
+            return [
+                self._block(conv, table[choice], int(choice), image, 1) for image, choice in enumerate(column)
+            ]
         most = weights.block_pixels
         if workers > 1:
             share = -(-images * conv.pixels // (2 * workers))
             most = min(most, -(-share // layout.PIXELS) * layout.PIXELS)
-        for choice, start, end in zip(used, starts, [*starts[1:], images], strict=True):
-            begin, last = int(start) * conv.pixels, int(end) * conv.pixels
-            whole = self._block(conv, int(choice), table, begin, last - begin)
-            for first in range(begin, last, most):
-                blocks.append(whole._replace(first=first, pixels=min(most, last - first)))
-        count = len(blocks) - int(record["block"])
+        blocks: list[layout.Block] = []
+        for choice, *ends in zip(used, starts, [*starts[1:], images], strict=True):
+            begin, end = (int(image) * conv.pixels for image in ends)
+            whole = self._block(conv, table[choice], int(choice), begin, end - begin)
+            for pixel in range(begin, end, most):
+                blocks.append(whole._replace(first=pixel, pixels=min(most, end - pixel)))
         parts = -(-weights.outputs // layout.CHANNELS)
-        record["splits"] = 1 if workers == 1 else min(parts, max(1, -(-2 * workers // count)))
-        record["items"] = count * record["splits"]
+        record["splits"] = 1 if workers == 1 else min(parts, max(1, -(-2 * workers // len(blocks))))
+        record["items"] = len(blocks) * record["splits"]
+        return blocks
 
-    def _block(
-        self, conv: _Conv, choice: int, table: tuple[Choice, ...], first: int, pixels: int
-    ) -> layout.Block:
+    def _block(self, conv: _Conv, widths: Choice, choice: int, first: int, pixels: int) -> layout.Block:
         """Pixels of images of one choice."""
-        weight_bits, input_bits = table[choice]
-        weights, correction, zero, middle = conv.weights.at((weight_bits, input_bits), conv.signed)
-        drop = 2 * MASTER_WIDTH - weight_bits - input_bits
-        floor = self.program.rounding == "floor"
+        weights, correction, zero, middle = conv.weights.at(widths, conv.signed)
+        drop, floor = 2 * MASTER_WIDTH - sum(widths), self.program.rounding == "floor"
         shift = 1 + drop if floor else drop if conv.own is not None else 0
         if conv.weights.is_depthwise:
             shift, middle = 0 if floor else shift, 0
@@ -323,7 +277,7 @@ class Plan:
         """Fill the arena; return what is made on the host, and the choices."""
         n, start = len(images), 0
         if choices is None:
-            choices = undecided(self.program.ops, n)
+            choices = analysis.undecided(self.program.ops, n)
         arena[self.places[IMAGE] :][: images.size] = images.reshape(-1)
         made: dict[str, NDArray[np.int64]] = {}
         for part, (stop, op) in enumerate(self._on_host):
@@ -339,7 +293,7 @@ class Plan:
             start = stop
             if isinstance(op, Choose):
                 logits = made[op.x].reshape(n, op.layers, len(self.program.choices))
-                choices = of_all_layers(op, logits.argmax(axis=-1))
+                choices = analysis.of_all_layers(op, logits.argmax(axis=-1))
             else:
                 sums, term = self.value(op.term.x, n, arena), op.term
                 made[op.out] = np.multiply(sums, term.multiplier[0], dtype=np.int64) + term.offset[0]

@@ -77,8 +77,8 @@ def _dots(builder: Any, kind: Any, windows: Any, span: Any, weights: Any, *count
     pieces, lines, pixels, sums = counts
     (columns, lanes), rows, line = _SHAPES[kind], kind().tile, kind().line
     vector = ir.VectorType(INT, lanes)
-    dot = _pairs if kind is Plain else _quadruples
-    length = builder.mul(lines, LONG(line * CHANNELS))
+    dot, size = _pairs if kind is Plain else _quadruples, kind().weight
+    length = builder.mul(lines, LONG(size * line * CHANNELS))
     tiles = builder.udiv(builder.add(pixels, LONG(rows - 1)), LONG(rows))
     totals = [cgutils.alloca_once(builder, vector) for _ in range(rows * columns // lanes)]
     for column in range(0, CHANNELS, columns):
@@ -91,18 +91,19 @@ def _dots(builder: Any, kind: Any, windows: Any, span: Any, weights: Any, *count
                 block = builder.add(weights, builder.mul(piece.index, length))
                 with cgutils.for_range(builder, lines, intp=LONG) as loop:
                     offset = builder.mul(loop.index, LONG(line))
-                    here = builder.add(block, builder.mul(offset, LONG(CHANNELS)))
+                    here = builder.add(block, builder.mul(offset, LONG(size * CHANNELS)))
                     if column == 0:  # of the next channels' weights, every tile asks for its share
                         turn = builder.and_(builder.add(loop.index, tile.index), builder.sub(tiles, LONG(1)))
                         with builder.if_then(builder.icmp_unsigned("==", turn, LONG(0))):
-                            _ask_for(builder, builder.add(here, builder.mul(pieces, length)), line * CHANNELS)
+                            soon = builder.add(here, builder.mul(pieces, length))
+                            _ask_for(builder, soon, size * line * CHANNELS)
                     for part in range(line // 4):
-                        weight_lines = []
-                        for start in range(column, column + columns, lanes):
-                            place = [here, 4 * (part * CHANNELS + start)]
-                            weight_lines.append(
-                                builder.load(pointer(builder, *place, of=vector), align=4 * lanes)
-                            )
+                        columns_of = range(column, column + columns, lanes)
+                        places = [4 * size * (part * CHANNELS + start) for start in columns_of]
+                        read = ir.VectorType(INT, size * lanes)
+                        weight_lines = [
+                            builder.load(pointer(builder, here, p, of=read), align=4 * lanes) for p in places
+                        ]
                         for i, start in enumerate(starts):
                             codes = builder.load(pointer(builder, start, offset, 4 * part, of=INT), align=1)
                             codes = every(builder, codes, vector)
@@ -132,13 +133,13 @@ def _pairs(builder: Any, total: Any, codes: Any, weights: Any) -> Any:
     """The same from products of pairs: of the first and the third bytes, then of the others."""
     lanes = total.type.count
     short, long = ir.VectorType(SHORT, 2 * lanes), ir.VectorType(INT, 2 * lanes)
-    codes, weights = builder.bitcast(codes, short), builder.bitcast(weights, short)
-    byte, indices = short([8] * 2 * lanes), ir.VectorType(INT, lanes)
-    first = builder.and_(codes, short([255] * 2 * lanes)), builder.ashr(builder.shl(weights, byte), byte)
-    for pair in (first, (builder.lshr(codes, byte), builder.ashr(weights, byte))):
+    codes, indices = builder.bitcast(codes, short), ir.VectorType(INT, lanes)
+    two = builder.and_(codes, short([255] * 2 * lanes)), builder.lshr(codes, short([8] * 2 * lanes))
+    for pair, start in zip(two, (0, lanes), strict=True):
+        own = builder.shuffle_vector(weights, weights, indices(list(range(start, start + lanes))))
         # LLVM makes one instruction of this where there is one
-        products = builder.mul(*[builder.sext(value, long) for value in pair])
-        for start in (0, 1):
-            places = indices(list(range(start, 2 * lanes, 2)))
+        products = builder.mul(*[builder.sext(value, long) for value in (pair, builder.bitcast(own, short))])
+        for odd in (0, 1):
+            places = indices(list(range(odd, 2 * lanes, 2)))
             total = builder.add(total, builder.shuffle_vector(products, products, places))
     return total

@@ -90,6 +90,12 @@ class Weights:
             )
             by_channel = codes.reshape(self._shape)
             sums = by_channel.sum((2, 4), dtype=np.int32).reshape(self.op.groups, -1)[:, : self.outputs]
+            if isinstance(
+                self._machine, layout.Plain
+            ):  # pairs of 16 bits: the first and third of four, the others
+                pairs = codes.reshape(-1, 8, 2, 2).transpose(0, 3, 1, 2)
+                codes = buffers.zeros(len(codes), np.int16)
+                codes[:] = pairs.reshape(-1)
             self._switched.setdefault(width, (codes, sums.ravel()))
         return self._switched[width]
 
