@@ -10,14 +10,13 @@ from dqt_core import integer, nested
 
 bit_planes = pytest.importorskip("dqt_core.backends.bit_planes", reason="needs Numba")
 
-from dqt_core.backends import numba_cpu  # noqa: E402
-from dqt_core.backends.numba_cpu import _layout as layout  # noqa: E402
+from dqt_core.backends import _processor  # noqa: E402
 
 OF_OTHERS = {"Amx": "Vnni512", "Vnni512": "Vnni256", "Vnni256": "Plain"}  # what a processor can do besides
 
 
 def ways():
-    name = type(numba_cpu.machine()).__name__
+    name = type(_processor.machine()).__name__
     while name:
         yield name
         name = OF_OTHERS.get(name)
@@ -26,7 +25,7 @@ def ways():
 @pytest.fixture(params=ways())
 def way(request, monkeypatch):
     """Each way that this processor can go: codes in wide or in narrow registers, or counted bits."""
-    kind = getattr(layout, request.param)
+    kind = getattr(_processor, request.param)
     monkeypatch.setattr(bit_planes, "machine", kind)
 
 

@@ -7,7 +7,7 @@ import pytest
 from guarded_numba import in_a_process
 
 from dqt_core.backends import numba_cpu
-from dqt_core.backends.numba_cpu import _layout
+from dqt_core.backends._processor import Amx
 
 SCRIPT = Path(__file__).parent / "guarded_numba.py"
 # ONEDNN_MAX_CPU_ISA that hides the wider instructions.
@@ -77,7 +77,7 @@ ALWAYS = "no line beyond the windows", "totals of 32 bits"
     "name", [pytest.param(name, marks=() if name in ALWAYS else pytest.mark.mutants) for name in MUTANTS]
 )
 def test_every_mutant_is_killed(name, tmp_path):
-    if name == "the last product is read where it is" and not isinstance(numba_cpu.machine(), _layout.Amx):
+    if name == "the last product is read where it is" and not isinstance(numba_cpu.machine(), Amx):
         pytest.skip("this processor has no tiles: it reads the windows that it is given, and none beyond")
     done = guarded("end", 1, *MUTANTS[name], tmp_path)
     assert "intact" not in done.stdout

@@ -289,7 +289,8 @@ def test_wheel_works_with_numpy_and_safetensors_alone(small_python):
 
 
 # What needs more than the rest of its room; who imports one of them needs that too.
-NEED_MORE = {f"backends.{name}" for name in ("torch_cpu", "bit_planes", "numba_cpu", "_numba_cache")}
+NEED_MORE = {f"backends.{name}" for name in ("torch_cpu", "bit_planes", "numba_cpu")}
+NEED_MORE |= {f"backends.{name}" for name in ("_llvm", "_numba_cache", "_processor")}
 NEED_MORE |= {"data._torchvision", "data.streaming", "training"}
 
 

@@ -18,23 +18,15 @@ from dqt_core._extras import needed
 
 with needed("products from bit planes by compiled kernels", "fast"):
     from llvmlite import ir
-    from numba import types
     from numba.core import cgutils
-    from numba.extending import intrinsic
 
+from dqt_core.backends import _llvm, _processor
+from dqt_core.backends._llvm import BYTE, INT, LONG, call, instructions, pointer
 from dqt_core.backends._numba_cache import kept
+from dqt_core.backends._processor import Amx, Machine, Plain, Vnni256, Vnni512, features, machine
 from dqt_core.backends.numba_cpu import _buffers as buffers
-from dqt_core.backends.numba_cpu import _layout as layout
-from dqt_core.backends.numba_cpu import _llvm
-from dqt_core.backends.numba_cpu._llvm import BYTE, INT, LONG, call, pointer
-from dqt_core.backends.numba_cpu._processor import features, machine
 
-LINES = {
-    layout.Amx: 64,
-    layout.Vnni512: 64,
-    layout.Vnni256: 32,
-    layout.Plain: 64,
-}  # bytes of a plane at a time
+LINES = {Amx: 64, Vnni512: 64, Vnni256: 32, Plain: 64}  # bytes of a plane that are taken at a time
 LONGEST = (2**31 - 1) // (128 * 255)  # codes in a row, so that no sum passes int32
 
 
@@ -73,15 +65,15 @@ def matvec(planes: NDArray[np.uint8], x: NDArray[np.uint8], width: int) -> NDArr
     """
     width = nested.require_width(width)
     out = np.empty(_require(planes, x, width), np.int32)
-    kind = machine() if "gfni" in features() else layout.Plain()
-    line = LINES[type(kind)]
+    ours = machine() if "gfni" in features() else Plain()
+    kind, line = type(ours), LINES[type(ours)]
     lines = -(-planes.shape[2] // line)
-    arranged = _arranged(np.pad(x, (0, 8 * line * lines - len(x))), line, has_bytes=kind != layout.Plain())
+    arranged = _arranged(np.pad(x, (0, 8 * line * lines - len(x))), line, has_bytes=kind is not Plain)
 
     def multiply(some: NDArray[np.uint8], into: NDArray[np.int32]) -> None:
         plane, row = some.strides[:2]
         starts = tuple(some.ctypes.data + number * plane for number in range(width))
-        _products(kind, starts, row, arranged.ctypes.data, lines, into)
+        _products(ours, starts, row, arranged.ctypes.data, lines, into)
 
     # what a line reads beyond its row meets zeros of x; after the last rows there need be no memory
     length = line * lines
@@ -116,26 +108,18 @@ def _require(planes: NDArray[np.uint8], x: NDArray[np.uint8], width: int) -> int
 
 def _arranged(x: NDArray[np.uint8], line: int, has_bytes: bool) -> NDArray[np.uint8]:
     """For each line of planes the eight that it meets: codes in the order of `_codes`, or the planes of x."""
-    arranged = buffers.zeros(x.size, np.uint8)
     if has_bytes:
         # bytes are interleaved within lanes of 16, and the r-th result has those of 2r and 2r + 1
-        arranged[:] = x.reshape(-1, line // 16, 8, 16).swapaxes(1, 2).reshape(-1)
-    else:
-        arranged[:] = nested.to_planes(x).reshape(8, -1, line).swapaxes(0, 1).reshape(-1)
-    return arranged
+        return buffers.table(x.reshape(-1, line // 16, 8, 16).swapaxes(1, 2), alignment=line)
+    return buffers.table(nested.to_planes(x).reshape(8, -1, line).swapaxes(0, 1), alignment=line)
 
 
-@intrinsic
-def _row(typingctx: Any, machine: Any, planes: Any, place: Any, x: Any, lines: Any) -> Any:
+@instructions
+def _row(builder: Any, machine: Any, planes: Any, place: Any, x: Any, lines: Any) -> int:
     """One row's sum of products: addresses of the planes, where in them the row is, the address of x."""
-
-    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        kind = signature.args[0].instance_class
-        _, planes, place, x, lines = arguments
-        starts = [builder.add(start, place) for start in cgutils.unpack_tuple(builder, planes)]
-        return (_by_bits if kind is layout.Plain else _by_bytes)(builder, LINES[kind], starts, x, lines)
-
-    return types.int32(machine, planes, *[types.int64] * 3), codegen
+    starts = [builder.add(start, place) for start in planes]
+    total = (_by_bits if machine is Plain else _by_bytes)(builder, LINES[machine], starts, x, lines)
+    return builder.sext(total, LONG)
 
 
 def _by_bytes(builder: Any, line: int, starts: Sequence[Any], x: Any, lines: Any) -> Any:
@@ -202,9 +186,9 @@ def _sum(builder: Any, vectors: Sequence[Any]) -> Any:
     return call(builder, f"llvm.vector.reduce.add.v{kind.count}i{kind.element.width}", kind.element, total)
 
 
-@kept(layout, _llvm)
+@kept(_processor, _llvm)
 def _products(
-    machine: layout.Machine, planes: tuple[int, ...], row: int, x: int, lines: int, out: NDArray[np.int32]
+    machine: Machine, planes: tuple[int, ...], row: int, x: int, lines: int, out: NDArray[np.int32]
 ) -> None:
     """Rows one after the other: addresses of the planes, and bytes from row to row."""
     for i in range(out.size):

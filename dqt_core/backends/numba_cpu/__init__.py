@@ -4,15 +4,16 @@ A plan is made for a program and kept with it. It joins every requantize to the 
 each value a place in one block of memory, and lists the steps that one compiled function then walks: between
 the bytes of the images and the logits nothing is allocated.
 
-============ ========================================================================================
-`_processor` the widest instructions there are, and the threads to use
-`_layout`    what the compiled function is given: steps, blocks, terms, addresses
-`_plan`      a program as such steps; `_weights`, those of a convolution in the order of their reading
-`_buffers`   the memory of all that, and of a thread
-`_kernels`   the compiled function, an operation at a time; `_convolutions`, the longest of them
-`_products`  its dot products; `_lines`, its vectors; `_llvm`, the language of both
-`_sharing`   how threads share the items of a step
-============ ========================================================================================
+============== ======================================================================================
+`_layout`      what the compiled function is given: steps, blocks, terms, addresses
+`_plan`        a program as such steps; `_weights`, those of a convolution in the order of their reading
+`_buffers`     the memory of all that, and of a thread
+`_kernels`     the compiled function, an operation at a time; `_convolutions`, the longest of them
+`_products`    its dot products; `_vectors`, the rest of it that works on vectors
+`_sharing`     how threads share the items of a step
+============== ======================================================================================
+
+`backends._processor` says which instructions there are, `backends._llvm` how functions are made of them.
 """
 
 import contextlib
@@ -29,12 +30,12 @@ from dqt_core._extras import needed
 with needed('backend "numba"', "fast"):
     from numba.core import event
 
+from dqt_core.backends._processor import Machine, machine, pool, start_pool, threads
 from dqt_core.backends.analysis import Picks
 from dqt_core.backends.numba_cpu import _buffers as buffers
 from dqt_core.backends.numba_cpu import _kernels as kernels
 from dqt_core.backends.numba_cpu import _layout as layout
 from dqt_core.backends.numba_cpu._plan import Plan
-from dqt_core.backends.numba_cpu._processor import machine, pool, start_pool, threads
 from dqt_core.backends.numba_cpu._weights import Weights
 from dqt_core.program import IMAGE, Conv, Program
 
@@ -75,7 +76,8 @@ def prepare() -> None:
 
 def _nothing() -> tuple[Any, ...]:
     """Arguments of a run without steps."""
-    return machine(), *(np.zeros(int(kind is layout.MEMORY), kind) for kind in _ARGUMENTS)
+    kinds = layout.MEMORY, layout.BLOCK, layout.TERM, layout.STEP
+    return machine(), *(np.zeros(int(kind is layout.MEMORY), kind) for kind in kinds)
 
 
 def _load_what_forks_need() -> None:
@@ -97,13 +99,10 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_before_fork)
 
 
-_ARGUMENTS = layout.MEMORY, layout.BLOCK, layout.TERM, layout.STEP
-
-
 class Workspace:
     """All that a run writes to."""
 
-    def __init__(self, program: Program, weights: Mapping[str, Weights], machine: layout.Machine) -> None:
+    def __init__(self, program: Program, weights: Mapping[str, Weights], machine: Machine) -> None:
         self.program, self._weights, self._machine = program, weights, machine
         self.plans: dict[bool, Plan] = {}
         self.arena = np.zeros(0, np.uint8)

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from dqt_core.backends._processor import Machine
 from dqt_core.backends.numba_cpu import _layout as layout
 from dqt_core.program import Program
 
@@ -33,9 +34,9 @@ def zeros(size: int, dtype: Any, alignment: int = layout.LINE) -> NDArray[Any]:
     return memory[start : start + count].view(dtype)
 
 
-def table(values: NDArray[Any], beyond: int = 0) -> NDArray[Any]:
-    """A flat copy, with zeros beyond its end."""
-    made = zeros(values.size + beyond, values.dtype, values.itemsize)
+def table(values: NDArray[Any], beyond: int = 0, alignment: int = 0) -> NDArray[Any]:
+    """A flat copy, with zeros beyond its end; at a multiple of an item's bytes, if nothing is said."""
+    made = zeros(values.size + beyond, values.dtype, alignment or values.itemsize)
     made[: values.size] = values.ravel()
     return made
 
@@ -55,25 +56,21 @@ class Scratch:
     """
 
     def __init__(
-        self, program: Program, weights: Mapping[str, Windows], machine: layout.Machine, workers: int
+        self, program: Program, weights: Mapping[str, Windows], machine: Machine, workers: int
     ) -> None:
         self.machine, self.workers = machine, workers
         widest = max(value.shape[2] for value in program.values.values()) + 15
         windows = max((own.block_pixels * own.lines * machine.line for own in weights.values()), default=0)
         pieces = max((own.block_pixels * own.pieces for own in weights.values()), default=0)
-        sizes = {"sums": max(layout.PRODUCT, 4 * widest), "totals": 8 * widest}
-        sizes |= {"windows": 8 * pieces}
+        sizes = {"sums": max(layout.PRODUCT, 4 * widest), "totals": 8 * widest, "windows": 8 * pieces}
         # `spare` takes 16 channels, of int32 at most, of every pixel of a product
         sizes |= {"middles": 4 * MOST, "spare": 4 * 16 * layout.PIXELS, "panel": windows + layout.LINE}
         tiles = zeros(layout.LINE, np.uint8)
         tiles[0] = 1  # the one palette there is
         tiles[16:32].view(np.uint16)[:] = layout.LINE  # bytes of a row of a tile
         tiles[48:56] = 16  # rows
-        shared = {
-            "config": tiles,
-            "ones": table(np.ones(16, np.int32)),
-            "zeros": table(np.zeros(16, np.int32)),
-        }
+        ones, nothing = (table(np.full(16, value, np.int32)) for value in (1, 0))
+        shared = {"config": tiles, "ones": ones, "zeros": nothing}
         self.memory = np.zeros(workers, layout.MEMORY)
         self._kept = [
             shared | {name: zeros(size, np.uint8) for name, size in sizes.items()} for _ in range(workers)

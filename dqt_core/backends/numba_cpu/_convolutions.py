@@ -4,20 +4,10 @@ A product is one of matrices, of 32 pixels by 32 channels. The window of a pixel
 rows lie in the image, and are copied only where a part of one is outside. AMX has whole windows copied.
 """
 
+from dqt_core.backends._llvm import compiled
+from dqt_core.backends.numba_cpu import _layout as layout
 from dqt_core.backends.numba_cpu import _vectors as vectors
-from dqt_core.backends.numba_cpu._layout import (
-    CHANNELS,
-    LINE,
-    NOTHING,
-    PIXELS,
-    RAW,
-    SUMS,
-    Block,
-    Given,
-    Step,
-    Sums,
-)
-from dqt_core.backends.numba_cpu._llvm import compiled
+from dqt_core.backends.numba_cpu._layout import CHANNELS, LINE, PIXELS, Block, Given, Step, Sums
 from dqt_core.backends.numba_cpu._products import configure, product
 from dqt_core.backends.numba_cpu._vectors import put_int, put_long, read_byte, read_long
 
@@ -151,15 +141,15 @@ def add_windows(given: Given, step: Step, block: Block) -> None:
 @compiled
 def finish(given: Given, step: Step, block: Block, sums: Sums) -> None:
     """Sums as they are, or requantized with the other term where there is one."""
-    memory, kind = given.memory, RAW if step.out_kind == SUMS else NOTHING
+    memory, kind = given.memory, layout.RAW if step.out_kind == layout.SUMS else layout.NOTHING
     x, drop, other_m, other_b, code = 0, 0, 0, 0, 0
     if step.terms:
         term = given.terms[step.term]
-        kind, code = term.kind, 4 if term.kind == SUMS else 1
+        kind, code = term.kind, 4 if term.kind == layout.SUMS else 1
         row = read_long(memory.rows + 8 * (term.rows + sums.image)) * step.outputs + sums.channel
         drop = read_long(memory.drops + 8 * (term.rows + sums.image))
         x, other_m, other_b = memory.arena + term.x + sums.place * code, term.m + 4 * row, term.b + 8 * row
-    size = 4 if step.out_kind == SUMS else 1
+    size = 4 if step.out_kind == layout.SUMS else 1
     shifts, rounding = (block.shift, drop), (step.r, step.lo, step.hi)
     for i in range(0, sums.channels, 16):
         out, channel = memory.arena + step.out + (sums.place + i) * size, sums.channel + i
@@ -174,7 +164,7 @@ def finish(given: Given, step: Step, block: Block, sums: Sums) -> None:
         if not whole:
             for pixel in range(sums.pixels):
                 to = out + pixel * step.outputs * size
-                vectors.copy_rest(to, memory.spare + pixel * 16 * size, (sums.channels - i) * size)
+                vectors.copy_bytes(to, memory.spare + pixel * 16 * size, (sums.channels - i) * size)
 
 
 @compiled

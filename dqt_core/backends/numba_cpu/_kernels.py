@@ -9,29 +9,20 @@ from dqt_core._extras import needed
 with needed('backend "numba"', "fast"):
     from numba import prange
 
+from dqt_core.backends import _llvm, _processor
+from dqt_core.backends._llvm import compiled
 from dqt_core.backends._numba_cache import kept
-from dqt_core.backends.numba_cpu import _convolutions, _llvm, _products, _sharing
+from dqt_core.backends._processor import Machine
+from dqt_core.backends.numba_cpu import _convolutions, _products, _sharing
 from dqt_core.backends.numba_cpu import _layout as layout
 from dqt_core.backends.numba_cpu import _vectors as vectors
 from dqt_core.backends.numba_cpu._convolutions import conv, depthwise
-from dqt_core.backends.numba_cpu._layout import (
-    LINE,
-    SIGNED,
-    SUMS,
-    Blocks,
-    Given,
-    Machine,
-    Memories,
-    Step,
-    Steps,
-    Terms,
-)
-from dqt_core.backends.numba_cpu._llvm import compiled
+from dqt_core.backends.numba_cpu._layout import LINE, Blocks, Given, Memories, Step, Steps, Terms
 from dqt_core.backends.numba_cpu._sharing import add_one, wait_for
-from dqt_core.backends.numba_cpu._vectors import clear, copy_rest, put_byte, put_int, read_byte, read_long
+from dqt_core.backends.numba_cpu._vectors import clear, copy_bytes, put_byte, put_int, read_byte, read_long
 
 # An edit of them is one of what is compiled.
-_PARTS = layout, _llvm, _products, vectors, _convolutions, _sharing
+_PARTS = layout, _llvm, _processor, _products, vectors, _convolutions, _sharing
 
 
 @compiled
@@ -55,14 +46,14 @@ def switch(given: Given, step: Step, item: int) -> None:
     image, part = item // step.splits, item % step.splits
     lines = (size + LINE - 1) // LINE
     first, last = lines * part // step.splits * LINE, lines * (part + 1) // step.splits * LINE
-    drop, flip = read_long(memory.drops + 8 * (step.drops + image)), 128 * (step.x_kind == SIGNED)
+    drop, flip = read_long(memory.drops + 8 * (step.drops + image)), 128 * (step.x_kind == layout.SIGNED)
     lift, epsilon = 128 >> drop if step.lifted else 0, 1 if step.half_up and drop else 0
     x, out = memory.arena + step.x + image * size, memory.arena + step.out + image * size
     for line in range(first, last, LINE):
         to = out + line if line + LINE <= size else memory.spare
         vectors.switch_line(to, x + line, flip, drop, epsilon, 255 >> drop, lift)
         if line + LINE > size:
-            copy_rest(out + line, memory.spare, size - line)
+            copy_bytes(out + line, memory.spare, size - line)
 
 
 @compiled
@@ -74,7 +65,7 @@ def requantize(given: Given, step: Step, item: int) -> None:
         clear(totals, 8 * (outputs + 15))
         for index in range(step.term, step.term + step.terms):
             term = given.terms[index]
-            code = 4 if term.kind == SUMS else 1
+            code = 4 if term.kind == layout.SUMS else 1
             row = read_long(memory.rows + 8 * (term.rows + image)) * outputs
             drop = read_long(memory.drops + 8 * (term.rows + image))
             x = memory.arena + term.x + pixel * outputs * code
@@ -86,14 +77,14 @@ def requantize(given: Given, step: Step, item: int) -> None:
             to = out if i + 16 <= outputs else memory.spare
             vectors.round_totals(totals + 8 * i, rounding, to)
             if i + 16 > outputs:
-                copy_rest(out, memory.spare, outputs - i)
+                copy_bytes(out, memory.spare, outputs - i)
 
 
 @compiled
 def max_pool(given: Given, step: Step, item: int) -> None:
     """One row of pixels."""
     memory, image, row = given.memory, item // step.out_height, item % step.out_height
-    spare, flip, top = memory.spare, 128 * (step.x_kind == SIGNED), row * step.stride - step.padding
+    spare, flip, top = memory.spare, 128 * (step.x_kind == layout.SIGNED), row * step.stride - step.padding
     for column in range(step.out_width):
         out = memory.arena + step.out + (item * step.out_width + column) * step.channels
         left = column * step.stride - step.padding
@@ -116,25 +107,25 @@ def sum_pool(given: Given, step: Step, image: int) -> None:
         x = memory.arena + step.x + pixel * step.channels
         for i in range(0, step.channels, 16):
             vectors.multiply(step.x_kind, memory.sums + 4 * i, x + i, memory.ones)
-    copy_rest(memory.arena + step.out + 4 * image * step.channels, memory.sums, 4 * step.channels)
+    copy_bytes(memory.arena + step.out + 4 * image * step.channels, memory.sums, 4 * step.channels)
 
 
 @compiled
 def copy(given: Given, step: Step, item: int) -> None:
     """One row of a value to its channels of a concatenation."""
     x, out = given.memory.arena + step.x, given.memory.arena + step.out
-    whole = step.channels // LINE * LINE
     for pixel in range(item * step.width, (item + 1) * step.width):
-        begin, to = x + pixel * step.channels, out + pixel * step.outputs
-        for line in range(0, whole, LINE):
-            vectors.copy_line(to + line, begin + line)
-        copy_rest(to + whole, begin + whole, step.channels - whole)
+        copy_bytes(out + pixel * step.outputs, x + pixel * step.channels, step.channels)
 
 
 @compiled
 def multiply(given: Given, step: Step, item: int) -> None:
     """One row of pixels."""
-    arena, flip_x, flip_y = given.memory.arena, 128 * (step.x_kind == SIGNED), 128 * (step.y_kind == SIGNED)
+    arena, flip_x, flip_y = (
+        given.memory.arena,
+        128 * (step.x_kind == layout.SIGNED),
+        128 * (step.y_kind == layout.SIGNED),
+    )
     for pixel in range(item * step.width, (item + 1) * step.width):
         x, out = arena + step.x + pixel * step.channels, arena + step.out + 4 * pixel * step.channels
         y = arena + step.y + (item // step.height if step.y_pixels == 1 else pixel) * step.channels
@@ -204,7 +195,7 @@ def run_alone(machine: Machine, memory: Memories, blocks: Blocks, terms: Terms, 
 @kept(*_PARTS)
 def switch_weights(out: int, codes: int, count: int, drop: int, epsilon: int) -> None:
     """Signed codes at an address to another width, whole lines of them to whole lines of the cache."""
-    top, lift = 255 >> drop, 128 >> drop
+    rest = 128, drop, epsilon, 255 >> drop, 128 >> drop
     for line in range(0, count, LINE):
-        vectors.switch_line_past_the_cache(out + line, codes + line, 128, drop, epsilon, top, lift)
+        vectors.switch_line_past_the_cache(out + line, codes + line, *rest)
     vectors.fence()

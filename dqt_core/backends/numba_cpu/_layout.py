@@ -9,6 +9,8 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
+from dqt_core.backends._processor import Machine
+
 PIXELS = CHANNELS = 32  # of one product
 LINE = 64  # bytes
 PRODUCT = 4 * PIXELS * CHANNELS  # bytes of the sums of one product
@@ -142,45 +144,6 @@ def record(fields: Any) -> np.dtype[np.void]:
 
 
 STEP, BLOCK, TERM, MEMORY = map(record, (Step, Block, Term, Memory))
-
-
-class Amx(NamedTuple):
-    """Tiles of 16 x 64 bytes."""
-
-    line: int = 64  # bytes of a window that are multiplied at a time
-    tile: int = 32  # pixels that are multiplied together
-    channels: int = 16  # whose weights lie beside each other
-    weight: int = 1  # bytes of one
-
-
-class Vnni512(NamedTuple):
-    """Dot products of four bytes, 16 at a time."""
-
-    line: int = 16
-    tile: int = 8
-    channels: int = 32
-    weight: int = 1
-
-
-class Vnni256(NamedTuple):
-    """Dot products of four bytes, 8 at a time."""
-
-    line: int = 16
-    tile: int = 4
-    channels: int = 32
-    weight: int = 1
-
-
-class Plain(NamedTuple):
-    """Dot products of two 16-bit integers, on any processor."""
-
-    line: int = 16
-    tile: int = 4
-    channels: int = 32
-    weight: int = 2
-
-
-Machine: TypeAlias = Amx | Vnni512 | Vnni256 | Plain
 
 
 class Given(NamedTuple):

@@ -23,15 +23,12 @@ from dqt_core.program import IMAGE, Choice, Choose, Conv, Program, Scale, Term
 class _Conv:
     """A convolution of a plan, and what is decided when the widths are known."""
 
+    op: Conv
     weights: Weights
     record: int  # the switch of its codes is the record before
-    layer: int | None
-    signed: bool
-    x: int
-    switched: int
     own: tuple[NDArray[Any], NDArray[Any], int] | None  # M, B, length of a choice's row, where fused
-    pixels: int  # of an image
     entries: int  # of its sorted images; those of its switch follow
+    signed: bool
 
 
 class Plan:
@@ -49,12 +46,7 @@ class Plan:
     """
 
     def __init__(
-        self,
-        program: Program,
-        weights: Mapping[str, Weights],
-        capacity: int,
-        given: bool,
-        keep: bool = False,
+        self, program: Program, weights: Mapping[str, Weights], capacity: int, given: bool, keep: bool = False
     ) -> None:
         self.program, self.capacity, self._weights = program, capacity, weights
         ops = [op for op in program.ops if not (given and op.controller)]
@@ -156,21 +148,16 @@ class Plan:
         self._kept += [m, b]
         return m, b
 
-    def _take(self, count: int) -> int:
-        """Entries for so many images; the first of them."""
-        first, self._entries = self._entries, self._entries + count
-        return first
-
     def _add_term(self, term: Term, out: str, half: int = 0) -> None:
         m, b = self._rows(term, self.shapes[out][2], half)
-        rows = self._take(self.capacity)
         x, kind = self.places[term.x], self._kind(term.x)
-        self._terms.append(layout.Term(x, kind, m.ctypes.data, b.ctypes.data, rows))
-        self._readers.append((term, rows))
+        self._terms.append(layout.Term(x, kind, m.ctypes.data, b.ctypes.data, self._entries))
+        self._readers.append((term, self._entries))
+        self._entries += self.capacity
 
     def _add_conv(self, op: Conv, joint: FusedConv | None) -> None:
         weights, signed, switched = self._weights[op.out], self.dtypes[op.x] == np.int8, _switched(op)
-        entries = self._take(2 * self.capacity)
+        entries, self._entries = self._entries, self._entries + 2 * self.capacity
         of_switch = {"drops": entries + self.capacity, "half_up": int(self.program.rounding == "half_up")}
         of_switch |= {"lifted": int(weights.is_depthwise and signed)}
         of_switch |= {"splits": -(-math.prod(self.shapes[op.x]) // (1 << 14))}  # of 16 kB
@@ -189,9 +176,7 @@ class Plan:
                 self._add_term(joint.skip, joint.out)
         kind = layout.DEPTHWISE if weights.is_depthwise else layout.CONV
         self._record(kind, op.x, op.out if joint is None else joint.out, **fields)
-        record, pixels = len(self._made) - 1, math.prod(self.shapes[op.out][:2])
-        where = self.places[op.x], self.places[switched]
-        self._convs.append(_Conv(weights, record, op.layer, signed, *where, own, pixels, entries))
+        self._convs.append(_Conv(op, weights, len(self._made) - 1, own, entries, signed))
 
     def _fill(self, part: int, records: slice, images: int, choices: Picks | None, workers: int) -> None:
         """What depends on the images' number and widths; kept for the next batch that is alike."""
@@ -219,12 +204,12 @@ class Plan:
     ) -> list[layout.Block]:
         """The blocks of a convolution, of which this is the first, and what its records say of them."""
         record, switch = self.records[conv.record], self.records[conv.record - 1]
-        weights, is_gemm = conv.weights, not conv.weights.is_depthwise
+        op, weights, is_gemm = conv.op, conv.weights, not conv.weights.is_depthwise
         table, column = self.program.choices, np.zeros(images, np.int64)
-        if conv.layer is None:
+        if op.layer is None:
             table = ((MASTER_WIDTH, MASTER_WIDTH),)
         elif choices is not None:
-            column = choices[:, conv.layer]
+            column = choices[:, op.layer]
         input_drops = MASTER_WIDTH - np.array([bits for _, bits in table])[column]
         must_switch = bool(input_drops.any()) or (conv.signed and is_gemm)
         self.drops[switch["drops"] : switch["drops"] + images] = input_drops
@@ -232,20 +217,20 @@ class Plan:
         order = np.argsort(column, kind="stable")
         self.order[conv.entries : conv.entries + images] = order
         used, starts = np.unique(column[order], return_index=True)
-        record["x"], record["block"] = conv.switched if must_switch else conv.x, first
+        record["x"], record["block"] = self.places[_switched(op) if must_switch else op.x], first
         record["direct"] = int(weights.is_direct(choices=len(used)))
         if not is_gemm:
             record["items"] = images * record["out_height"]
             return [
                 self._block(conv, table[choice], int(choice), image, 1) for image, choice in enumerate(column)
             ]
-        most = weights.block_pixels
+        most, size = weights.block_pixels, math.prod(self.shapes[op.out][:2])
         if workers > 1:
-            share = -(-images * conv.pixels // (2 * workers))
+            share = -(-images * size // (2 * workers))
             most = min(most, -(-share // layout.PIXELS) * layout.PIXELS)
         blocks: list[layout.Block] = []
         for choice, *ends in zip(used, starts, [*starts[1:], images], strict=True):
-            begin, end = (int(image) * conv.pixels for image in ends)
+            begin, end = (int(image) * size for image in ends)
             whole = self._block(conv, table[choice], int(choice), begin, end - begin)
             for pixel in range(begin, end, most):
                 blocks.append(whole._replace(first=pixel, pixels=min(most, end - pixel)))

@@ -8,8 +8,9 @@ with needed('backend "numba"', "fast"):
     from llvmlite import ir
     from numba.core import cgutils
 
-from dqt_core.backends.numba_cpu._layout import CHANNELS, LINE, Amx, Plain, Vnni256, Vnni512
-from dqt_core.backends.numba_cpu._llvm import BYTE, INT, LONG, SHORT, VOID, call, every, instructions, pointer
+from dqt_core.backends._llvm import BYTE, INT, LONG, SHORT, VOID, call, every, instructions, pointer
+from dqt_core.backends._processor import Amx, Plain, Vnni256, Vnni512
+from dqt_core.backends.numba_cpu._layout import CHANNELS, LINE
 
 
 @instructions
@@ -41,32 +42,25 @@ def product(
 
 
 def _tiles(builder: Any, windows: Any, row: Any, weights: Any, lines: Any, sums: Any) -> None:
-    def tile(number: int) -> Any:
-        return BYTE(number)
-
     line, sums_row = LONG(LINE), LONG(4 * CHANNELS)
     for number in range(4):
-        call(builder, "llvm.x86.tilezero", VOID, tile(number))
+        call(builder, "llvm.x86.tilezero", VOID, BYTE(number))
     x = builder.load(pointer(builder, windows, of=LONG))
     lower = builder.mul(row, LONG(16))
     right = builder.mul(lines, LONG(16 * LINE))
     with cgutils.for_range(builder, lines, intp=LONG) as loop:
         offset = builder.mul(loop.index, line)
         block = builder.mul(loop.index, LONG(16 * LINE))
-        upper_x, lower_x = pointer(builder, x, offset), pointer(builder, x, offset, lower)
-        left_w, right_w = pointer(builder, weights, block), pointer(builder, weights, block, right)
-        load, dot = "llvm.x86.tileloadd64", "llvm.x86.tdpbusd"
-        call(builder, load, VOID, tile(4), upper_x, row)
-        call(builder, load, VOID, tile(6), left_w, line)
-        call(builder, dot, VOID, tile(0), tile(4), tile(6))
-        call(builder, load, VOID, tile(7), right_w, line)
-        call(builder, dot, VOID, tile(1), tile(4), tile(7))
-        call(builder, load, VOID, tile(5), lower_x, row)
-        call(builder, dot, VOID, tile(2), tile(5), tile(6))
-        call(builder, dot, VOID, tile(3), tile(5), tile(7))
+        places = (x, offset), (x, offset, lower), (weights, block), (weights, block, right)
+        for number, place in enumerate(places):  # tiles 4 and 5 of pixels, 6 and 7 of weights
+            stride = row if number < 2 else line
+            call(builder, "llvm.x86.tileloadd64", VOID, BYTE(4 + number), pointer(builder, *place), stride)
+        for number in range(4):
+            own = BYTE(number), BYTE(4 + number // 2), BYTE(6 + number % 2)
+            call(builder, "llvm.x86.tdpbusd", VOID, *own)
     for number in range(4):
-        place = (number // 2) * 16 * 4 * CHANNELS + (number % 2) * LINE
-        call(builder, "llvm.x86.tilestored64", VOID, tile(number), pointer(builder, sums, place), sums_row)
+        there = pointer(builder, sums, (number // 2) * 16 * 4 * CHANNELS + (number % 2) * LINE)
+        call(builder, "llvm.x86.tilestored64", VOID, BYTE(number), there, sums_row)
 
 
 # Channels whose sums stay in registers, with those of a tile's pixels: 16 of 32 registers, or 8 of 16.

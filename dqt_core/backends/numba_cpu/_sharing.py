@@ -4,7 +4,7 @@ import platform
 import sys
 from typing import Any
 
-from dqt_core.backends.numba_cpu._llvm import INT, LONG, VOID, call, compiled, instructions, pointer
+from dqt_core.backends._llvm import INT, LONG, VOID, call, compiled, instructions, pointer
 
 _LOOKS = 2000  # before a thread that waits lies down: about as long as a short step
 # Of the system, in its own unit: 50 microseconds, or where there is nothing finer a millisecond

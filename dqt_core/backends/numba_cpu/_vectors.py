@@ -9,8 +9,8 @@ with needed('backend "numba"', "fast"):
     from llvmlite import ir
     from numba.core import cgutils
 
+from dqt_core.backends._llvm import BYTE, INT, LONG, VOID, call, compiled, every, instructions, pointer
 from dqt_core.backends.numba_cpu._layout import LINE, NOTHING, RAW, SIGNED, SUMS, UNSIGNED
-from dqt_core.backends.numba_cpu._llvm import BYTE, INT, LONG, compiled, every, instructions, pointer
 
 _CODES = ir.VectorType(BYTE, LINE)
 
@@ -228,11 +228,10 @@ read_byte, read_long = (_reader(kind) for kind in (BYTE, LONG))
 put_byte, put_int, put_long = (_writer(kind) for kind in (BYTE, INT, LONG))
 
 
-@compiled
-def copy_rest(out: int, x: int, count: int) -> None:
-    """Fewer bytes than a line."""
-    for i in range(count):
-        put_byte(out + i, read_byte(x + i))
+@instructions
+def copy_bytes(builder: Any, out: Any, x: Any, count: Any) -> None:
+    there, here, is_volatile = pointer(builder, out), pointer(builder, x), ir.Constant(ir.IntType(1), 0)
+    call(builder, "llvm.memcpy.p0.p0.i64", VOID, there, here, count, is_volatile)
 
 
 @compiled

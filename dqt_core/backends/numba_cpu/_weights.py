@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dqt_core import nested
+from dqt_core.backends._processor import Amx, Machine, Plain
 from dqt_core.backends.numba_cpu import _buffers as buffers
 from dqt_core.backends.numba_cpu import _kernels as kernels
 from dqt_core.backends.numba_cpu import _layout as layout
@@ -38,9 +39,9 @@ class Weights:
     Plans hold addresses of what is made here: where two threads make the same, both go on with the first.
     """
 
-    def __init__(self, op: Conv, rounding: nested.Rounding, machine: layout.Machine) -> None:
+    def __init__(self, op: Conv, rounding: nested.Rounding, machine: Machine) -> None:
         self.op, self.rounding, self._machine = op, rounding, machine
-        self._has_tiles = isinstance(machine, layout.Amx)
+        self._has_tiles = isinstance(machine, Amx)
         kernel, inputs = op.weight.shape[1], op.weight.shape[3]
         self.outputs, self.terms = len(op.weight) // op.groups, int(np.prod(op.weight.shape[1:]))
         self.is_depthwise = op.groups > 1 and self.outputs == 1 and inputs == 1
@@ -75,27 +76,20 @@ class Weights:
         padded = np.zeros((groups, outputs, self.pieces, quadruples * codes // self.pieces), np.int8)
         padded[:, : self.outputs, :, :terms] = op.weight.reshape(groups, self.outputs, self.pieces, terms)
         lines = padded.reshape(groups, -1, channels, quadruples, codes).swapaxes(2, 3)
-        packed = buffers.zeros(padded.size, np.int8)
-        packed[:] = lines.reshape(-1)
-        return packed
+        return buffers.table(lines, alignment=layout.LINE)
 
     def _at(self, width: int) -> tuple[NDArray[Any], NDArray[np.int32]]:
         """Switched weights, and the sum of every channel's."""
         if width not in self._switched:
-            packed = self._packed
-            codes = buffers.zeros(len(packed), np.int8)
-            epsilon = int(self.rounding == "half_up" and width < MASTER_WIDTH)
-            kernels.switch_weights(
-                codes.ctypes.data, packed.ctypes.data, len(codes), MASTER_WIDTH - width, epsilon
-            )
+            codes, drop = buffers.zeros(len(self._packed), np.int8), MASTER_WIDTH - width
+            epsilon = int(self.rounding == "half_up" and drop > 0)
+            addresses = codes.ctypes.data, self._packed.ctypes.data
+            kernels.switch_weights(*addresses, len(codes), drop, epsilon)
             by_channel = codes.reshape(self._shape)
             sums = by_channel.sum((2, 4), dtype=np.int32).reshape(self.op.groups, -1)[:, : self.outputs]
-            if isinstance(
-                self._machine, layout.Plain
-            ):  # pairs of 16 bits: the first and third of four, the others
+            if isinstance(self._machine, Plain):  # of four, the first and third are multiplied together
                 pairs = codes.reshape(-1, 8, 2, 2).transpose(0, 3, 1, 2)
-                codes = buffers.zeros(len(codes), np.int16)
-                codes[:] = pairs.reshape(-1)
+                codes = buffers.table(pairs.astype(np.int16), alignment=layout.LINE)
             self._switched.setdefault(width, (codes, sums.ravel()))
         return self._switched[width]
 

@@ -8,6 +8,7 @@ import platform
 import sys
 import threading
 from collections.abc import Iterator
+from typing import NamedTuple, TypeAlias
 
 from dqt_core._extras import needed
 
@@ -16,8 +17,46 @@ with needed('backend "numba"', "fast"):
     from llvmlite import binding
     from numba.core.compiler_lock import global_compiler_lock
 
-from dqt_core.backends.numba_cpu import _layout as layout
 from dqt_core.program import is_forked
+
+
+class Amx(NamedTuple):
+    """Tiles of 16 x 64 bytes."""
+
+    line: int = 64  # bytes of a window that are multiplied at a time
+    tile: int = 32  # pixels that are multiplied together
+    channels: int = 16  # whose weights lie beside each other
+    weight: int = 1  # bytes of one
+
+
+class Vnni512(NamedTuple):
+    """Dot products of four bytes, 16 at a time."""
+
+    line: int = 16
+    tile: int = 8
+    channels: int = 32
+    weight: int = 1
+
+
+class Vnni256(NamedTuple):
+    """Dot products of four bytes, 8 at a time."""
+
+    line: int = 16
+    tile: int = 4
+    channels: int = 32
+    weight: int = 1
+
+
+class Plain(NamedTuple):
+    """Dot products of two 16-bit integers, on any processor."""
+
+    line: int = 16
+    tile: int = 4
+    channels: int = 32
+    weight: int = 2
+
+
+Machine: TypeAlias = Amx | Vnni512 | Vnni256 | Plain
 
 _ONE_CALLER = threading.RLock()  # some of Numba's pools of threads serve one caller
 
@@ -29,13 +68,13 @@ if hasattr(os, "register_at_fork"):  # a fork waits for what is being compiled, 
     )
 
 
-def machine() -> layout.Machine:
+def machine() -> Machine:
     """The widest dot products of this processor.
 
     Returns
     -------
     Amx, Vnni512, Vnni256 or Plain
-        Of `_layout`. ``ONEDNN_MAX_CPU_ISA`` and ``ATEN_CPU_CAPABILITY``, which hide instructions from
+        ``ONEDNN_MAX_CPU_ISA`` and ``ATEN_CPU_CAPABILITY``, which hide instructions from
         torch, hide them here too.
     """
     isa, capability = (
@@ -44,12 +83,12 @@ def machine() -> layout.Machine:
     most = 0 if capability in ("DEFAULT", "AVX2") else _LEVELS.get(isa, 3)
     has = features()
     if most >= 3 and {"amx-int8", "amx-tile", "avx512f"} <= has and _tiles_are_allowed():
-        return layout.Amx()
+        return Amx()
     if most >= 2 and {"avx512vnni", "avx512f"} <= has:
-        return layout.Vnni512()
+        return Vnni512()
     if most >= 1 and ("avxvnni" in has or {"avx512vnni", "avx512vl"} <= has):
-        return layout.Vnni256()
-    return layout.Plain()
+        return Vnni256()
+    return Plain()
 
 
 _LEVELS = {"SSE41": 0, "AVX": 0, "AVX2": 0, "AVX512_CORE": 0, "AVX2_VNNI": 1, "AVX2_VNNI_2": 1}
