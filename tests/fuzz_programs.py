@@ -138,6 +138,8 @@ def edited(header, edits):
             place[last]
         except (KeyError, IndexError, TypeError):
             continue
+        if isinstance(place, str):  # what an edit before has put there
+            continue
         if kind == "leave out":
             del place[last]
         elif kind == "near":

@@ -69,7 +69,7 @@ class Scratch:
         tiles[0] = 1  # the one palette there is
         tiles[16:32].view(np.uint16)[:] = layout.LINE  # bytes of a row of a tile
         tiles[48:56] = 16  # rows
-        ones, nothing = (table(np.full(16, value, np.int32)) for value in (1, 0))
+        ones, nothing = table(np.ones(widest, np.int32)), table(np.zeros(16, np.int32))
         shared = {"config": tiles, "ones": ones, "zeros": nothing}
         self.memory = np.zeros(workers, layout.MEMORY)
         self._kept = [

@@ -42,7 +42,8 @@ def conv(given: Given, step: Step, item: int) -> None:
                     where = (image * size + place) * step.outputs + channel
                     at = memory.sums + 4 * CHANNELS * (done - pixel)
                     middles = memory.middles + 4 * done if block.middle else memory.zeros
-                    finish(given, step, block, Sums(at, middles, image, where, channel, count, pixels))
+                    sums = Sums(at, middles, image, where, channel, count, pixels)
+                    finish(given, step, block, sums)
                     done, place = done + pixels, place + pixels
                     if place == size:
                         slot, place = slot + 1, 0
@@ -171,17 +172,15 @@ def finish(given: Given, step: Step, block: Block, sums: Sums) -> None:
 def depthwise(given: Given, step: Step, item: int) -> None:
     """One row of pixels, every channel with its own kernel."""
     image, row, memory = item // step.out_height, item % step.out_height, given.memory
-    block, sums, top = given.blocks[step.block + image], memory.sums, row * step.stride - step.padding
+    block, top, tap = given.blocks[step.block + image], row * step.stride - step.padding, 4 * step.outputs
+    first, last = max(-top, 0), min(step.height - top, step.kernel_height)
     for column in range(step.out_width):
-        vectors.clear(sums, 4 * (step.outputs + 15))
-        weights, left = block.weights - 4 * step.outputs, column * step.stride - step.padding
-        for y in range(top, top + step.kernel_height):
-            for x in range(left, left + step.kernel_width):
-                weights += 4 * step.outputs
-                if 0 <= y < step.height and 0 <= x < step.width:
-                    codes = ((image * step.height + y) * step.width + x) * step.channels
-                    for i in range(0, step.outputs, 16):
-                        place = memory.arena + step.x + codes + i
-                        vectors.multiply(step.x_kind, sums + 4 * i, place, weights + 4 * i)
-        place = (item * step.out_width + column) * step.outputs
-        finish(given, step, block, Sums(sums, memory.zeros, image, place, 0, step.outputs, 1))
+        left = column * step.stride - step.padding
+        begin, end = max(-left, 0), min(step.width - left, step.kernel_width)
+        x = ((image * step.height + top + first) * step.width + left + begin) * step.channels
+        codes = memory.arena + step.x + x, step.width * step.channels, step.channels
+        weights = block.weights + (first * step.kernel_width + begin) * tap, step.kernel_width * tap, tap
+        taps, place = (last - first, end - begin), (item * step.out_width + column) * step.outputs
+        vectors.multiply(step.x_kind, memory.sums, codes, weights, taps, step.outputs)
+        sums = Sums(memory.sums, memory.zeros, image, place, 0, step.outputs, 1)
+        finish(given, step, block, sums)

@@ -101,12 +101,10 @@ def max_pool(given: Given, step: Step, item: int) -> None:
 @compiled
 def sum_pool(given: Given, step: Step, image: int) -> None:
     """One image."""
-    memory, size = given.memory, step.height * step.width
-    clear(memory.sums, 4 * (step.channels + 15))
-    for pixel in range(image * size, (image + 1) * size):
-        x = memory.arena + step.x + pixel * step.channels
-        for i in range(0, step.channels, 16):
-            vectors.multiply(step.x_kind, memory.sums + 4 * i, x + i, memory.ones)
+    memory, row = given.memory, step.width * step.channels
+    x = memory.arena + step.x + image * step.height * row, row, step.channels
+    ones, taps = (memory.ones, 0, 0), (step.height, step.width)
+    vectors.multiply(step.x_kind, memory.sums, x, ones, taps, step.channels)
     copy_bytes(memory.arena + step.out + 4 * image * step.channels, memory.sums, 4 * step.channels)
 
 

@@ -102,7 +102,7 @@ class Memory(NamedTuple):
     rows: int  # int64: row of its table of every image, for every term
     tables: int  # int8 (rows, 256): of every look-up, one or one for a channel
     counts: int  # int64, a line each: items taken and items done, of every step
-    ones: int  # int32
+    ones: int  # int32, as many as sums
     zeros: int  # int32
     config: int  # shapes of the tiles
     # the thread's own

@@ -1,6 +1,6 @@
 """Lines of 64 codes, and 16 channels on their way from sums to codes, as instructions on vectors."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from dqt_core._extras import needed
@@ -9,7 +9,7 @@ with needed('backend "numba"', "fast"):
     from llvmlite import ir
     from numba.core import cgutils
 
-from dqt_core.backends._llvm import BYTE, INT, LONG, VOID, call, compiled, every, instructions, pointer
+from dqt_core.backends._llvm import BYTE, INT, LONG, compiled, every, instructions, pointer
 from dqt_core.backends.numba_cpu._layout import LINE, NOTHING, RAW, SIGNED, SUMS, UNSIGNED
 
 _CODES = ir.VectorType(BYTE, LINE)
@@ -89,11 +89,16 @@ def _load(builder: Any, x: Any, kind: int) -> Any:
     return builder.zext(codes, _INTS) if kind == UNSIGNED else builder.sext(codes, _INTS)
 
 
-def _for_its_kind(builder: Any, kind: Any, kinds: tuple[int, ...], write: Callable[[int], None]) -> None:
-    """Instructions for each kind, of which those of one are run."""
-    for each in kinds:
-        with builder.if_then(builder.icmp_unsigned("==", kind, LONG(each))):
-            write(each)
+def _for_its_kind(builder: Any, kind: Any, kinds: Sequence[int], write: Callable[[int], None]) -> None:
+    """Instructions for each kind, of which those of one are run: of the last one where it is no other."""
+    if len(kinds) == 1:
+        write(kinds[0])
+        return
+    with builder.if_else(builder.icmp_unsigned("==", kind, LONG(kinds[0]))) as (same, other):
+        with same:
+            write(kinds[0])
+        with other:
+            _for_its_kind(builder, kind, kinds[1:], write)
 
 
 def _halves(builder: Any, values: Any) -> tuple[Any, Any]:
@@ -191,13 +196,27 @@ def round_totals(builder: Any, totals: Any, rounding: Any, out: Any) -> None:
 
 
 @instructions
-def multiply(builder: Any, kind: Any, sums: Any, x: Any, weights: Any) -> None:
-    """Add 16 products of codes and int32 weights to int32 sums."""
+def multiply(builder: Any, kind: Any, sums: Any, x: Any, weights: Any, taps: Any, channels: Any) -> None:
+    """Int32 sums of codes times int32 weights, every channel its own, 16 of them at a time.
+
+    x, weights : address, bytes from row to row, bytes from column to column
+    taps : (rows, columns)
+    """
 
     def write(kind: int) -> None:
-        product = builder.mul(_load(builder, x, kind), _load(builder, weights, SUMS))
-        total = builder.add(_load(builder, sums, SUMS), product)
-        builder.store(total, pointer(builder, sums, of=_INTS), align=4)
+        total = cgutils.alloca_once(builder, _INTS)
+        with cgutils.for_range_slice(builder, LONG(0), channels, LONG(_SIXTEEN), intp=LONG) as (first, _):
+            builder.store(_INTS(None), total)
+            four = builder.mul(first, LONG(4))
+            with cgutils.for_range(builder, taps[0], intp=LONG) as row:
+                rows = [builder.mul(row.index, by) for _, by, _ in (x, weights)]
+                with cgutils.for_range(builder, taps[1], intp=LONG) as column:
+                    columns = [builder.mul(column.index, by) for _, _, by in (x, weights)]
+                    tap = list(map(builder.add, rows, columns))
+                    codes = _load(builder, builder.add(builder.add(x[0], first), tap[0]), kind)
+                    factors = _load(builder, builder.add(builder.add(weights[0], four), tap[1]), SUMS)
+                    builder.store(builder.add(builder.load(total), builder.mul(codes, factors)), total)
+            builder.store(builder.load(total), pointer(builder, sums, four, of=_INTS), align=4)
 
     _for_its_kind(builder, kind, (UNSIGNED, SIGNED), write)
 
@@ -228,10 +247,10 @@ read_byte, read_long = (_reader(kind) for kind in (BYTE, LONG))
 put_byte, put_int, put_long = (_writer(kind) for kind in (BYTE, INT, LONG))
 
 
-@instructions
-def copy_bytes(builder: Any, out: Any, x: Any, count: Any) -> None:
-    there, here, is_volatile = pointer(builder, out), pointer(builder, x), ir.Constant(ir.IntType(1), 0)
-    call(builder, "llvm.memcpy.p0.p0.i64", VOID, there, here, count, is_volatile)
+@compiled
+def copy_bytes(out: int, x: int, count: int) -> None:
+    for i in range(count):
+        put_byte(out + i, read_byte(x + i))
 
 
 @compiled
