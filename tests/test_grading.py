@@ -102,6 +102,12 @@ ACCIDENTS = {
     ),
     "object/a1/a1.ipynb": (("a1_2", answer(f"{DROP}return object()")), 90, "a1_2", ""),
     "raises/a1/a1.ipynb": (("a1_2", answer(f"{DROP}raise SystemExit")), 90, "a1_2", ""),
+    "half a character said/a1/a1.ipynb": (
+        ("a1_2", answer(f"import sys; sys.stdout.write('\\ud800')\n{DROP}raise ValueError('\\ud800')")),
+        90,
+        "a1_2",
+        "",
+    ),
     "download/a1/a1 (1).ipynb": (None, 100, "", ""),
     "Capitals/A1/A1.ipynb": (None, 100, "", ""),
     "flat/a1.ipynb": (None, 100, "", ""),

@@ -7,6 +7,7 @@ compares the results here, so that nothing in the notebook can see an expected v
 import contextlib
 import functools
 import io
+import json
 import keyword
 import os
 import sys
@@ -183,6 +184,11 @@ def checked(outputs):
     return made
 
 
+def writable(outputs):
+    """Outputs with ? for half a character, which no file takes: a student's cell or error may say one."""
+    return json.loads(json.dumps(outputs, ensure_ascii=False).encode(errors="replace"))
+
+
 def usable(path):
     """Whether a file goes with a notebook: a link may lead anywhere."""
     return path.is_file() and not path.is_symlink() and path.suffix != ".ipynb"
@@ -230,7 +236,7 @@ class Apart(NbGraderPreprocessor):
                 outputs = judged(process, kernels, module, *course.asked(cell.source, marks.grade_id))
             else:
                 outputs = self._ran(process, cell.source, marks.get("grade_id") or f"cell {number + 1}")
-            cell.outputs = [nbformat.from_dict(output) for output in outputs]
+            cell.outputs = [nbformat.from_dict(output) for output in writable(outputs)]
 
     def _ran(self, process, source, what):
         try:
