@@ -92,3 +92,11 @@ def test_a_rule_that_an_own_assignment_breaks_is_named(own, tmp_path, old, new, 
     source.write_text(source.read_text().replace(old, new))
     with pytest.raises(ValueError, match=said):
         course.make(tmp_path / "course", course.NAMES)
+
+
+def test_a_name_with_an_underscore_is_refused(own, tmp_path, monkeypatch):
+    source = own.rename(own.with_name("two_words"))
+    (source / "widths.md").rename(source / "two_words.md")
+    monkeypatch.setattr(course, "NAMES", ("two_words",))
+    with pytest.raises(ValueError, match=r"an assignment's name has no underscore.*two_words"):
+        course.make(tmp_path / "course", course.NAMES)

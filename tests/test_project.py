@@ -98,7 +98,7 @@ def test_the_repositorys_address_is_said_alike():
 def test_versions_are_in_step():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert citation["version"] == PROJECT["version"] == dqt_core.__version__
-    for page in ("README.md", "book/assignments/index.md"):
+    for page in ("README.md", "book/assignments/index.md", "book/assignments/a6/a6.md"):
         named = re.findall(r"dqt_core-(\S+)-py3-none-any.whl", (ROOT / page).read_text())
         assert set(named) == {PROJECT["version"]}
     assert citation["license"] == PROJECT["license"] == "Apache-2.0"

@@ -98,6 +98,8 @@ def instructor(name):
         cell.metadata.clear()
         if given is None:
             continue
+        if "_" in name:
+            raise ValueError(f"an assignment's name has no underscore, which parts it from a task's: {name}")
         if not given["grade_id"].startswith(f"{name}_"):
             raise ValueError(f"{name}.md: a cell has the grade_id {given['grade_id']}, expected {name}_...")
         standard = {"schema_version": 3, "grade": False, "solution": False, "task": False}
