@@ -67,7 +67,7 @@ class Term:
 
 @dataclass(frozen=True, eq=False)
 class Requantize:
-    """The one rounding: a sum of terms back to master codes, see `integer.requantize`."""
+    """A sum of terms, rounded once to master codes, see `integer.requantize`."""
 
     terms: tuple[Term, ...]
     r: int
