@@ -39,7 +39,10 @@ MUTANTS = {
         "parts = (outputs + CHANNELS - 1) // CHANNELS",
         "parts = (outputs + CHANNELS) // CHANNELS",
     ),
-    "sums as long as codes": ("self.dtypes[name].itemsize\n            for", "1\n            for"),
+    "sums as long as codes": (
+        "analysis.sizes(self.values, in_arena, self.capacity)",
+        "{name: self.capacity * math.prod(self.values[name].shape) for name in in_arena}",
+    ),
 }
 
 

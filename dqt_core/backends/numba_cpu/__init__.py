@@ -108,10 +108,8 @@ class Workspace:
         self.arena = np.zeros(0, np.uint8)
         self.scratch: buffers.Scratch | None = None
 
-    def plan(self, images: int, given: bool, keep: bool = False) -> Plan:
-        """The plan for so many images; one that keeps every value is made for one run."""
-        if keep:
-            return Plan(self.program, self._weights, images, given, keep)
+    def plan(self, images: int, given: bool) -> Plan:
+        """The plan for so many images, or for more."""
         if given not in self.plans or self.plans[given].capacity < images:
             self.plans[given] = Plan(self.program, self._weights, images, given)
         return self.plans[given]
@@ -182,7 +180,7 @@ class Backend:
     ) -> tuple[dict[str, NDArray[Any]], Picks]:
         """Every value by name, from a run that fuses nothing; and the choices."""
         with self._workspace() as workspace:
-            plan = workspace.plan(len(images), choices is not None, keep=True)
+            plan = Plan(self.program, self._weights, len(images), choices is not None, keep=True)
             made, chosen = workspace.run(plan, images, choices)
             names = [name for name in plan.places if name != IMAGE and "/" not in name]
             values = {name: plan.value(name, len(images), workspace.arena).copy() for name in names}

@@ -37,7 +37,7 @@ def conv(given: Given, step: Step, item: int) -> None:
                 product(machine, windows, steps, weights, window, last - pixel, memory.sums)
                 done = pixel
                 while done < last:  # the pixels of one image
-                    image = read_long(memory.order + 8 * (step.order + slot))
+                    image = read_long(memory.order + 8 * (step.images + slot))
                     pixels = min(last - done, size - place)
                     where = (image * size + place) * step.outputs + channel
                     at = memory.sums + 4 * CHANNELS * (done - pixel)
@@ -72,7 +72,7 @@ def gather(given: Given, step: Step, block: Block, group: int) -> None:
         count = min(step.out_width - column, block.pixels - pixel)
         first = min(max(begin - column, 0), count)
         last = max(first, min(end - column, count, direct - pixel))
-        image = read_long(memory.order + 8 * (step.order + slot))
+        image = read_long(memory.order + 8 * (step.images + slot))
         left = column * step.stride - step.padding
         for piece in range(step.pieces):
             y = row * step.stride - step.padding + piece * rows

@@ -46,7 +46,7 @@ def switch(given: Given, step: Step, item: int) -> None:
     image, part = item // step.splits, item % step.splits
     lines = (size + LINE - 1) // LINE
     first, last = lines * part // step.splits * LINE, lines * (part + 1) // step.splits * LINE
-    drop, flip = read_long(memory.drops + 8 * (step.drops + image)), 128 * (step.x_kind == layout.SIGNED)
+    drop, flip = read_long(memory.drops + 8 * (step.images + image)), 128 * (step.x_kind == layout.SIGNED)
     lift, epsilon = 128 >> drop if step.lifted else 0, 1 if step.half_up and drop else 0
     x, out = memory.arena + step.x + image * size, memory.arena + step.out + image * size
     for line in range(first, last, LINE):
@@ -119,11 +119,8 @@ def copy(given: Given, step: Step, item: int) -> None:
 @compiled
 def multiply(given: Given, step: Step, item: int) -> None:
     """One row of pixels."""
-    arena, flip_x, flip_y = (
-        given.memory.arena,
-        128 * (step.x_kind == layout.SIGNED),
-        128 * (step.y_kind == layout.SIGNED),
-    )
+    arena = given.memory.arena
+    flip_x, flip_y = 128 * (step.x_kind == layout.SIGNED), 128 * (step.y_kind == layout.SIGNED)
     for pixel in range(item * step.width, (item + 1) * step.width):
         x, out = arena + step.x + pixel * step.channels, arena + step.out + 4 * pixel * step.channels
         y = arena + step.y + (item // step.height if step.y_pixels == 1 else pixel) * step.channels

@@ -41,7 +41,7 @@ class Step(NamedTuple):
     stride: int = 0
     padding: int = 0
     groups: int = 0
-    order: int = 0  # its first entry of `Memory.order`
+    images: int = 0  # of a convolution and its switch: the first entry of `Memory.order` and `Memory.drops`
     block: int = 0  # its first
     lines: int = 0  # of a window
     pieces: int = 0  # of a window, each at an address of its own and of as many lines
@@ -53,7 +53,6 @@ class Step(NamedTuple):
     lo: int = 0
     hi: int = 0
     # of a switch
-    drops: int = 0  # its first entry of `Memory.drops`
     half_up: int = 0  # 1: it rounds so
     lifted: int = 0  # 1: signed codes stay signed
     # of a look-up
@@ -68,15 +67,17 @@ class Step(NamedTuple):
 class Block(NamedTuple):
     """A run of pixels whose images all use the same widths at a layer; of a depthwise one, an image."""
 
-    first: int  # pixel, where images are sorted by choice
-    pixels: int
     weights: int  # address
     correction: int  # address, int32: what sums are too large by
     shift: int  # of the sums, to the left
     middle: int  # floor: what a code of the window adds to its sums
     zero: int  # the code that padding is
-    m: int  # address, int32: multipliers of the requantize
-    b: int  # address, int64: offsets
+    # of a depthwise one, all pixels of its image
+    first: int = 0  # pixel, where images are sorted by choice
+    pixels: int = 0
+    # of a requantize with the convolution
+    m: int = 0  # address, int32: multipliers
+    b: int = 0  # address, int64: offsets
 
 
 class Term(NamedTuple):

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from dqt_core.backends.numba_cpu import _layout as layout
 from dqt_core.backends.numba_cpu._weights import Weights
 from dqt_core.nested import MASTER_WIDTH
 from dqt_core.program import IMAGE, Choice, Choose, Conv, Program, Scale, Term
+from dqt_core.program.contract import Value
 
 
 @dataclass(frozen=True)
@@ -24,11 +25,8 @@ class _Conv:
     """A convolution of a plan, and what is decided when the widths are known."""
 
     op: Conv
-    weights: Weights
     record: int  # the switch of its codes is the record before
-    own: tuple[NDArray[Any], NDArray[Any], int] | None  # M, B, length of a choice's row, where fused
-    entries: int  # of its sorted images; those of its switch follow
-    signed: bool
+    own: tuple[int, int, int] | None  # addresses of M and B, length of a choice's row, where fused
 
 
 class Plan:
@@ -51,8 +49,7 @@ class Plan:
         self.program, self.capacity, self._weights = program, capacity, weights
         ops = [op for op in program.ops if not (given and op.controller)]
         steps: list[Step] = list(ops) if keep else analysis.fused(ops)
-        self.shapes = {name: value.shape for name, value in program.values.items()}
-        self.dtypes = {name: value.dtype for name, value in program.values.items()}
+        self.values = dict(program.values)
         self.places, self.size = self._placed(steps, keep)
         self._made: list[layout.Step] = []
         self._convs: list[_Conv] = []
@@ -82,17 +79,10 @@ class Plan:
             conv = step.conv if isinstance(step, FusedConv) else step
             if isinstance(conv, Conv):
                 name = _switched(conv)
-                self.shapes[name], self.dtypes[name], alive[name] = (
-                    self.shapes[conv.x],
-                    np.dtype("u1"),
-                    (i, i),
-                )
-        sizes = {
-            name: self.capacity * int(np.prod(self.shapes[name])) * self.dtypes[name].itemsize
-            for name in alive
-            if self.dtypes[name] != np.int64  # logits are made on the host
-        }
-        return places(sizes, alive)
+                self.values[name] = replace(self.values[conv.x], dtype=np.dtype(np.uint8))
+                alive[name] = i, i
+        in_arena = [name for name in alive if self.values[name].kind != "logits"]  # made on the host
+        return places(analysis.sizes(self.values, in_arena, self.capacity), alive)
 
     def _add(self, step: Step) -> None:
         match step:
@@ -112,12 +102,11 @@ class Plan:
                 first = self.places[step.out]
                 for name in step.parts:
                     self._record(layout.COPY, name, step.out, out=first)
-                    first += self.shapes[name][2]
+                    first += self.values[name].shape[2]
             case made_of.Product():
-                y = {"y": self.places[step.y], "y_kind": self._kind(step.y)}
-                self._record(
-                    layout.MULTIPLY, step.x, step.out, **y, y_pixels=math.prod(self.shapes[step.y][:2])
-                )
+                value = self.values[step.y]
+                y = {"y": self.places[step.y], "y_kind": _kind(value), "y_pixels": math.prod(value.shape[:2])}
+                self._record(layout.MULTIPLY, step.x, step.out, **y)
             case made_of.Requantize():
                 own = {"term": len(self._terms), "terms": len(step.terms)}
                 for i, term in enumerate(step.terms):
@@ -131,52 +120,46 @@ class Plan:
 
     def _record(self, kind: int, source: str, target: str, **fields: int) -> None:
         """A step of one value to another; `fields` are the operation's own."""
-        names = "height", "width", "channels", "out_height", "out_width", "outputs"
-        sizes = dict(zip(names, (*self.shapes[source], *self.shapes[target]), strict=True))
-        values = {"x": self.places[source], "x_kind": self._kind(source)}
-        values |= {"out": self.places[target], "out_kind": self._kind(target)}
-        self._made.append(layout.Step(kind, **(values | sizes | fields)))
+        x, out = self.values[source], self.values[target]
+        values = self.places[source], _kind(x), self.places[target], _kind(out)
+        self._made.append(layout.Step(kind, *values, *x.shape, *out.shape)._replace(**fields))
 
-    def _kind(self, name: str) -> int:
-        return {"uint8": layout.UNSIGNED, "int8": layout.SIGNED}.get(self.dtypes[name].name, layout.SUMS)
-
-    def _rows(self, term: Term, channels: int, half: int) -> tuple[NDArray[Any], NDArray[Any]]:
-        """M and B of every row and channel."""
+    def _rows(self, term: Term, channels: int, half: int) -> tuple[int, int]:
+        """Addresses of M and B of every row and channel."""
         shape = max(len(term.multiplier), len(term.offset)), channels
-        tables = np.broadcast_to(term.multiplier, shape), np.broadcast_to(term.offset, shape) + half
-        m, b = buffers.padded(tables[0].astype(np.int32)), buffers.padded(tables[1].astype(np.int64))
-        self._kept += [m, b]
-        return m, b
+        m, b = np.broadcast_to(term.multiplier, shape), np.broadcast_to(term.offset, shape) + half
+        tables = buffers.padded(m.astype(np.int32)), buffers.padded(b.astype(np.int64))
+        self._kept += tables
+        return tables[0].ctypes.data, tables[1].ctypes.data
 
     def _add_term(self, term: Term, out: str, half: int = 0) -> None:
-        m, b = self._rows(term, self.shapes[out][2], half)
-        x, kind = self.places[term.x], self._kind(term.x)
-        self._terms.append(layout.Term(x, kind, m.ctypes.data, b.ctypes.data, self._entries))
+        x, tables = self.values[term.x], self._rows(term, self.values[out].shape[2], half)
+        self._terms.append(layout.Term(self.places[term.x], _kind(x), *tables, self._entries))
         self._readers.append((term, self._entries))
         self._entries += self.capacity
 
     def _add_conv(self, op: Conv, joint: FusedConv | None) -> None:
-        weights, signed, switched = self._weights[op.out], self.dtypes[op.x] == np.int8, _switched(op)
-        entries, self._entries = self._entries, self._entries + 2 * self.capacity
-        of_switch = {"drops": entries + self.capacity, "half_up": int(self.program.rounding == "half_up")}
-        of_switch |= {"lifted": int(weights.is_depthwise and signed)}
-        of_switch |= {"splits": -(-math.prod(self.shapes[op.x]) // (1 << 14))}  # of 16 kB
-        self._record(layout.SWITCH, op.x, switched, **of_switch)
+        weights, x = self._weights[op.out], self.values[op.x]
+        of_switch = {"images": self._entries, "half_up": int(self.program.rounding == "half_up")}
+        of_switch |= {"lifted": int(weights.is_depthwise and x.dtype == np.int8)}
+        of_switch |= {"splits": -(-math.prod(x.shape) // (1 << 14))}  # of 16 kB
+        self._record(layout.SWITCH, op.x, _switched(op), **of_switch)
         fields = dict(zip(("kernel_height", "kernel_width"), op.weight.shape[1:3], strict=True))
-        fields |= {"stride": op.stride, "padding": op.padding, "groups": op.groups, "order": entries}
+        fields |= {"stride": op.stride, "padding": op.padding, "groups": op.groups, "images": self._entries}
         fields |= {"lines": weights.lines, "pieces": weights.pieces}
+        self._entries += self.capacity
         own = None
         if joint is not None:
             r, lo, hi = joint.requantize.r, joint.requantize.lo, joint.requantize.hi
             fields |= {"r": r, "lo": lo, "hi": hi, "term": len(self._terms)}
-            m, b = self._rows(joint.term, len(op.weight), 1 << (r - 1))
-            own = m, b, len(op.weight) * (max(len(joint.term.multiplier), len(joint.term.offset)) > 1)
+            row = len(op.weight) * (max(len(joint.term.multiplier), len(joint.term.offset)) > 1)
+            own = *self._rows(joint.term, len(op.weight), 1 << (r - 1)), row
             if joint.skip is not None:
                 fields["terms"] = 1
                 self._add_term(joint.skip, joint.out)
         kind = layout.DEPTHWISE if weights.is_depthwise else layout.CONV
         self._record(kind, op.x, op.out if joint is None else joint.out, **fields)
-        self._convs.append(_Conv(op, weights, len(self._made) - 1, own, entries, signed))
+        self._convs.append(_Conv(op, len(self._made) - 1, own))
 
     def _fill(self, part: int, records: slice, images: int, choices: Picks | None, workers: int) -> None:
         """What depends on the images' number and widths; kept for the next batch that is alike."""
@@ -184,14 +167,11 @@ class Plan:
         if self._filled.get(part) == key:
             return
         self.records["items"][records] = images * self._items[records]
-        half_up = self.program.rounding == "half_up"
         for term, first in self._readers:
-            if term.layer is None or choices is not None:
-                entries = slice(first, first + images)
-                rows = max(len(term.multiplier), len(term.offset))
-                self.rows[entries] = rows_of(choices, term.layer, rows)
-                layer = term.layer if half_up else None
-                self.drops[entries] = drops_of(choices, layer, self.program.choices)
+            entries, rows = slice(first, first + images), max(len(term.multiplier), len(term.offset))
+            self.rows[entries] = rows_of(choices, term.layer, rows)
+            layer = term.layer if self.program.rounding == "half_up" else None
+            self.drops[entries] = drops_of(choices, layer, self.program.choices)
         blocks: list[layout.Block] = []
         for conv in self._convs:
             if records.start <= conv.record < records.stop:
@@ -204,34 +184,32 @@ class Plan:
     ) -> list[layout.Block]:
         """The blocks of a convolution, of which this is the first, and what its records say of them."""
         record, switch = self.records[conv.record], self.records[conv.record - 1]
-        op, weights, is_gemm = conv.op, conv.weights, not conv.weights.is_depthwise
+        op, weights = conv.op, self._weights[conv.op.out]
         table, column = self.program.choices, np.zeros(images, np.int64)
         if op.layer is None:
             table = ((MASTER_WIDTH, MASTER_WIDTH),)
         elif choices is not None:
             column = choices[:, op.layer]
         input_drops = MASTER_WIDTH - np.array([bits for _, bits in table])[column]
-        must_switch = bool(input_drops.any()) or (conv.signed and is_gemm)
-        self.drops[switch["drops"] : switch["drops"] + images] = input_drops
+        is_lifted = record["x_kind"] == layout.SIGNED and not weights.is_depthwise
+        must_switch = bool(input_drops.any()) or is_lifted
+        entries, order = slice(record["images"], record["images"] + images), np.argsort(column, kind="stable")
+        self.drops[entries], self.order[entries] = input_drops, order
         switch["items"] = images * switch["splits"] if must_switch else 0
-        order = np.argsort(column, kind="stable")
-        self.order[conv.entries : conv.entries + images] = order
         used, starts = np.unique(column[order], return_index=True)
         record["x"], record["block"] = self.places[_switched(op) if must_switch else op.x], first
         record["direct"] = int(weights.is_direct(choices=len(used)))
-        if not is_gemm:
+        if weights.is_depthwise:
             record["items"] = images * record["out_height"]
-            return [
-                self._block(conv, table[choice], int(choice), image, 1) for image, choice in enumerate(column)
-            ]
-        most, size = weights.block_pixels, math.prod(self.shapes[op.out][:2])
+            return [self._block(conv, table[choice], choice) for choice in column.tolist()]
+        most, size = weights.block_pixels, math.prod(self.values[op.out].shape[:2])
         if workers > 1:
             share = -(-images * size // (2 * workers))
             most = min(most, -(-share // layout.PIXELS) * layout.PIXELS)
         blocks: list[layout.Block] = []
-        for choice, *ends in zip(used, starts, [*starts[1:], images], strict=True):
+        for choice, *ends in zip(used.tolist(), starts, [*starts[1:], images], strict=True):
             begin, end = (int(image) * size for image in ends)
-            whole = self._block(conv, table[choice], int(choice), begin, end - begin)
+            whole = self._block(conv, table[choice], choice)
             for pixel in range(begin, end, most):
                 blocks.append(whole._replace(first=pixel, pixels=min(most, end - pixel)))
         parts = -(-weights.outputs // layout.CHANNELS)
@@ -239,18 +217,14 @@ class Plan:
         record["items"] = len(blocks) * record["splits"]
         return blocks
 
-    def _block(self, conv: _Conv, widths: Choice, choice: int, first: int, pixels: int) -> layout.Block:
-        """Pixels of images of one choice."""
-        weights, correction, zero, middle = conv.weights.at(widths, conv.signed)
-        drop, floor = 2 * MASTER_WIDTH - sum(widths), self.program.rounding == "floor"
-        shift = 1 + drop if floor else drop if conv.own is not None else 0
-        if conv.weights.is_depthwise:
-            shift, middle = 0 if floor else shift, 0
-        m = b = 0
+    def _block(self, conv: _Conv, widths: Choice, choice: int) -> layout.Block:
+        """A block of no pixels yet, of images of one choice."""
+        block = self._weights[conv.op.out].at(widths, self.values[conv.op.x].dtype == np.int8)
         if conv.own is not None:
-            multipliers, offsets, row = conv.own
-            m, b = multipliers.ctypes.data + 4 * choice * row, offsets.ctypes.data + 8 * choice * row
-        return layout.Block(first, pixels, weights, correction, shift, middle, zero, m, b)
+            m, b, row = conv.own
+            return block._replace(m=m + 4 * choice * row, b=b + 8 * choice * row)
+        # sums are as the program says: floor's are shifted, the others by who reads them
+        return block if self.program.rounding == "floor" else block._replace(shift=0)
 
     def run(
         self,
@@ -286,9 +260,10 @@ class Plan:
 
     def value(self, name: str, images: int, arena: NDArray[np.uint8]) -> NDArray[Any]:
         """A value in the arena."""
-        shape = images, *self.shapes[name]
-        size = math.prod(shape) * self.dtypes[name].itemsize
-        return arena[self.places[name] :][:size].view(self.dtypes[name]).reshape(shape)
+        value = self.values[name]
+        shape = images, *value.shape
+        size = math.prod(shape) * value.dtype.itemsize
+        return arena[self.places[name] :][:size].view(value.dtype).reshape(shape)
 
     def memory(self, arena: NDArray[np.uint8], scratch: buffers.Scratch) -> NDArray[Any]:
         """The addresses that kernels are given, of every thread; kept, as to find them out takes time."""
@@ -303,3 +278,7 @@ class Plan:
 
 def _switched(op: Conv) -> str:
     return f"{op.out}/switched"  # no name of a program holds a slash
+
+
+def _kind(value: Value) -> int:
+    return {"uint8": layout.UNSIGNED, "int8": layout.SIGNED}.get(value.dtype.name, layout.SUMS)

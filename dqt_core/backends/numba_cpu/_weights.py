@@ -53,7 +53,7 @@ class Weights:
         products = min(buffers.MOST, PANEL // touched) // layout.PIXELS
         self.block_pixels = max(1, products) * layout.PIXELS
         self._switched: dict[int, tuple[NDArray[Any], NDArray[np.int32]]] = {}
-        self._made: dict[tuple[int, int, bool], tuple[NDArray[Any], NDArray[np.int32]]] = {}
+        self._made: dict[tuple[Choice, bool], tuple[layout.Block, tuple[NDArray[Any], ...]]] = {}
 
     def is_direct(self, choices: int) -> bool:
         """Whether windows are read where they are, where the images are of so many choices."""
@@ -93,24 +93,22 @@ class Weights:
             self._switched.setdefault(width, (codes, sums.ravel()))
         return self._switched[width]
 
-    def at(self, widths: Choice, signed: bool) -> tuple[int, int, int, int]:
-        """Addresses of the weights and of the correction for codes without a sign; zero point; middle."""
-        weight_bits, input_bits = widths
-        key = weight_bits, input_bits, signed
-        zero = 128 >> (MASTER_WIDTH - input_bits) if signed else 0
-        weight_drop, input_drop = MASTER_WIDTH - weight_bits, MASTER_WIDTH - input_bits
-        middle = (1 << weight_drop) - 1 << input_drop if self.rounding == "floor" else 0
-        if key not in self._made:
-            if self.is_depthwise:
-                zero = 0
-                codes = nested.switch(self.op.weight, weight_bits, rounding=self.rounding).astype(np.int32)
+    def at(self, widths: Choice, signed: bool) -> layout.Block:
+        """What a block has of the weights, for codes with a sign or without: no pixels, and no requantize."""
+        if (widths, signed) not in self._made:
+            weight_drop, input_drop = (MASTER_WIDTH - bits for bits in widths)
+            zero, shift, middle = 128 >> input_drop if signed else 0, weight_drop + input_drop, 0
+            if self.rounding == "floor":
+                shift, middle = 1 + shift, (1 << weight_drop) - 1 << input_drop
+            if self.is_depthwise:  # codes keep their sign, and weights have what floor does to the sums
+                codes = nested.switch(self.op.weight, widths[0], rounding=self.rounding).astype(np.int32)
                 if self.rounding == "floor":
-                    codes = (codes << (1 + weight_drop + input_drop)) + middle
-                taps = codes[..., 0].transpose(1, 2, 0)
-                made = buffers.padded(taps), buffers.padded(np.zeros(len(self.op.weight), np.int32))
+                    codes, shift = (codes << shift) + middle, 0
+                codes, sums = buffers.padded(codes[..., 0].transpose(1, 2, 0)), np.zeros(len(codes), np.int32)
+                zero = middle = 0
             else:
-                codes, sums = self._at(weight_bits)
-                made = codes, buffers.padded(sums * np.int32(zero))
-            self._made.setdefault(key, made)
-        codes, correction = self._made[key]
-        return codes.ctypes.data, correction.ctypes.data, zero, middle
+                codes, sums = self._at(widths[0])
+            correction = buffers.padded(sums * np.int32(zero))
+            block = layout.Block(codes.ctypes.data, correction.ctypes.data, shift, middle, zero)
+            self._made.setdefault((widths, signed), (block, (codes, correction)))
+        return self._made[widths, signed][0]
