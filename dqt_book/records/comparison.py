@@ -51,13 +51,8 @@ REMEDIES = {
     "stage1": "the loss at each width, decided behind stage 1",
     "stage2": "the loss at each width, decided behind stage 2",
 }
-PLACES = (
-    "nothing (dealt)",
-    "the stem",
-    *(f"stage {i}" for i in (1, 2, 3, 4)),
-    "the margin",
-    "the labels (no decision can)",
-)
+_STAGES = [f"stage {i}" for i in (1, 2, 3, 4)]
+PLACES = ("nothing (dealt)", "the stem", *_STAGES, "the margin", "the labels (no decision can)")
 DEALT = "the same passes dealt to other images"
 ITSELF = "the same stored network at that width"
 LEARNED = "static widths learned by gradient"
@@ -272,9 +267,7 @@ def spread(rows: Sequence[results.Record]) -> str:
 
 def short(rows: Sequence[results.Record]) -> str:
     """Mean accuracy in percent, with its standard deviation where there are several seeds."""
-    if len(rows) == 1:
-        return f"{accuracy(rows):.2f}"
-    return f"{accuracy(rows):.2f} ± {_deviation(rows):.2f}"
+    return f"{accuracy(rows):.2f}" + (f" ± {_deviation(rows):.2f}" if len(rows) > 1 else "")
 
 
 def _deviation(rows: Sequence[results.Record]) -> float:
