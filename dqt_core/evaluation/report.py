@@ -43,6 +43,13 @@ class Report:
         Of all weights as they are stored, for every width.
     calibration : dict
         What was tried and taken, see `conversion.quantization.calibrate`.
+
+    Examples
+    --------
+    >>> found = Report("net-0123", 64, 16, ("2", "8"), ("conv1", "conv2"), (0.5, 1.0), (0.9, 0.0),
+    ...                ((0.1, 0.0), (0.7, 0.0)), (1e6, 4e6), (1e8, 1e9), 4_000_000)
+    >>> found.worst(2), found.as_dict()["agreement"]
+    (['conv2', 'conv1'], (0.5, 1.0))
     """
 
     program: str
@@ -170,7 +177,13 @@ def report(
 
 
 def steps(choices: int, images: int, layer_images: int = 16) -> int:
-    """How often `report` ticks."""
+    """How often `report` ticks.
+
+    Examples
+    --------
+    >>> steps(choices=5, images=100, layer_images=16)
+    7
+    """
     return choices + -(-min(images, layer_images) // BATCH)
 
 
