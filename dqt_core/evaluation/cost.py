@@ -141,7 +141,7 @@ def transitions(program: Program, widths: Widths | NDArray[np.integer]) -> NDArr
     Examples
     --------
     >>> from dqt_core import load
-    >>> [transitions(load("digits"), width).item() for width in (8, 6, 2)]
+    >>> [transitions(load("digits"), width).item() for width in (8, 6, 2)]  # one shift, however far
     [0, 257280, 257280]
     """
     pairs, _ = _pairs(program, widths)

@@ -46,8 +46,9 @@ class Report:
 
     Examples
     --------
-    >>> found = Report("net-0123", 64, 16, ("2", "8"), ("conv1", "conv2"), (0.5, 1.0), (0.9, 0.0),
-    ...                ((0.1, 0.0), (0.7, 0.0)), (1e6, 4e6), (1e8, 1e9), 4_000_000)
+    >>> by_layer = (0.1, 0.0), (0.7, 0.0)
+    >>> figures = (0.5, 1.0), (0.9, 0.0), by_layer, (1e6, 4e6), (1e8, 1e9), 4_000_000
+    >>> found = Report("net-0123", 64, 16, ("2", "8"), ("conv1", "conv2"), *figures)
     >>> found.worst(2), found.as_dict()["agreement"]
     (['conv2', 'conv1'], (0.5, 1.0))
     """
@@ -178,6 +179,15 @@ def report(
 
 def steps(choices: int, images: int, layer_images: int = 16) -> int:
     """How often `report` ticks.
+
+    Parameters
+    ----------
+    choices, images, layer_images : int
+        How many there are of each, 1 or more.
+
+    Returns
+    -------
+    int
 
     Examples
     --------

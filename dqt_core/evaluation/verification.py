@@ -109,8 +109,6 @@ def dataset_of(record: Record, channels: int = 3) -> Dataset | None:
 
     Examples
     --------
-    >>> dataset_of({"dataset": {"name": "embedded"}}, channels=1).test_images.shape
-    (359, 32, 32, 1)
     >>> dataset_of({"dataset": {"name": "imagenet"}}) is None
     True
     """
