@@ -244,6 +244,14 @@ def digest_of_file(path: Path) -> bytes:
     Returns
     -------
     bytes
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     (Path(folder) / "empty").touch()
+    ...     digest_of_file(Path(folder) / "empty")[:12]
+    b'e3b0c44298fc'
     """
     with path.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest().encode()

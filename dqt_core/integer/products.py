@@ -251,7 +251,14 @@ def product(x: Codes, y: Codes) -> Accumulators:
 
 
 def require_operands(x: Codes, weight: Codes, caller: str) -> None:
-    """Raise TypeError unless x holds codes, and the weight signed ones; the message names the caller."""
+    """Raise TypeError unless x holds codes, and the weight signed ones; the message names the caller.
+
+    Examples
+    --------
+    >>> require_operands(np.ones((1, 4), np.uint8), np.ones((1, 4), np.uint8), "linear")
+    Traceback (most recent call last):
+    TypeError: linear needs int8 weights, got uint8; quantize them with signed=True
+    """
     require_codes(x, caller)
     if not require_codes(weight, caller):
         raise TypeError(f"{caller} needs int8 weights, got uint8; quantize them with signed=True")
