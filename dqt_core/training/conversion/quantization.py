@@ -155,6 +155,14 @@ def calibrate(
     Notes
     -----
     The measure is `calibration.divergence`; a rule's score is the mean over widths of its logarithm.
+
+    Examples
+    --------
+    >>> layers = nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 2)
+    >>> images = np.random.default_rng(0).integers(0, 256, (8, 8, 8, 1), np.uint8)
+    >>> found = calibrate(nn.Sequential(*layers), [images[:6]], [images[6:]], (0.5,), (0.25,), widths=(4, 8))
+    >>> list(found.tables), found.rule in calibration.RULES, len(found.tried)
+    (['4', '8'], True, 7)
     """
     if not rules:
         raise ValueError(f"there is no rule of steps; give one or more of {calibration.RULES}")
