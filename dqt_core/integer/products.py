@@ -253,6 +253,13 @@ def product(x: Codes, y: Codes) -> Accumulators:
 def require_operands(x: Codes, weight: Codes, caller: str) -> None:
     """Raise TypeError unless x holds codes, and the weight signed ones; the message names the caller.
 
+    Parameters
+    ----------
+    x : int8 or uint8 array
+    weight : int8 array
+    caller : str
+        Who asks, for the message.
+
     Examples
     --------
     >>> require_operands(np.ones((1, 4), np.uint8), np.ones((1, 4), np.uint8), "linear")
@@ -266,6 +273,18 @@ def require_operands(x: Codes, weight: Codes, caller: str) -> None:
 
 def require_fit(x: Codes, weight: Codes, groups: int) -> tuple[int, int, int, int]:
     """The weight's shape; ValueError unless a convolution of x can have it.
+
+    Parameters
+    ----------
+    x : int8 or uint8 array, (N, H, W, I)
+    weight : int8 array, (O, height, width, I / groups)
+    groups : int
+        1 or more.
+
+    Returns
+    -------
+    tuple of 4 ints
+        (O, height, width, I / groups).
 
     Examples
     --------
