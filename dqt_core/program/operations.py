@@ -216,6 +216,15 @@ KINDS = Lookup, Conv, Requantize, MaxPool, SumPool, Concat, Product, Scale, Choo
 def inputs(op: Op) -> tuple[str, ...]:
     """Names of the values an operation reads.
 
+    Parameters
+    ----------
+    op : operation
+
+    Returns
+    -------
+    tuple of str
+        In the order of its fields.
+
     Examples
     --------
     >>> inputs(MaxPool(2, 2, 0, "x", "y")), inputs(Concat(("a", "b"), "y"))
@@ -236,6 +245,15 @@ def inputs(op: Op) -> tuple[str, ...]:
 
 def out_shape(op: Op, x: Shape, *others: Shape) -> Shape:
     """(H, W, C) of what an operation makes of values of some shapes, in the order of `inputs`.
+
+    Parameters
+    ----------
+    op : operation
+    x, *others : (H, W, C)
+
+    Returns
+    -------
+    (H, W, C)
 
     Examples
     --------

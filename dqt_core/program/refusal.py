@@ -29,6 +29,15 @@ class ProgramError(RuntimeError):
 def came(got: object) -> str:
     """What came in, for the sentence of an error: short, and one line, whatever it is.
 
+    Parameters
+    ----------
+    got : object
+
+    Returns
+    -------
+    str
+        Dtype and shape of an array, else a shortened repr.
+
     Examples
     --------
     >>> came(np.zeros((2, 3))), came([[4, 5]])
@@ -87,6 +96,16 @@ class Place:
 
 def place(number: int, op: object) -> Place:
     """Where an operation stands.
+
+    Parameters
+    ----------
+    number : int
+        From 0, among the program's operations.
+    op : operation, or whatever stands there
+
+    Returns
+    -------
+    Place
 
     Examples
     --------
