@@ -95,6 +95,14 @@ def _joint(op: Requantize, made: Mapping[str, Conv]) -> FusedConv | None:
 def reads(step: Step) -> Names:
     """Names of the values that a step reads.
 
+    Parameters
+    ----------
+    step : operation or `FusedConv`
+
+    Returns
+    -------
+    tuple of str
+
     Examples
     --------
     >>> from dqt_core.program.operations import Concat
@@ -192,6 +200,14 @@ def lives(
 def last_reads(steps: Sequence[Step]) -> list[Names]:
     """Names of the values that nothing reads after a step, for every step.
 
+    Parameters
+    ----------
+    steps : sequence of operations and `FusedConv`
+
+    Returns
+    -------
+    list of tuples of str
+
     Examples
     --------
     >>> from dqt_core.program.operations import MaxPool
@@ -229,6 +245,15 @@ def sizes(values: Mapping[str, Value], names: Iterable[str], images: int) -> dic
 def early_choices(ops: Sequence[Step]) -> tuple[int, ...]:
     """Choices of the layers before the controller's decision, as they are where the controller decides.
 
+    Parameters
+    ----------
+    ops : sequence of operations and `FusedConv`
+
+    Returns
+    -------
+    tuple of int
+        Indices into the program's choices; empty where no layer comes before the decision, or none is made.
+
     Examples
     --------
     >>> early_choices([Choose(2, "scores", before=(1,))])
@@ -239,6 +264,17 @@ def early_choices(ops: Sequence[Step]) -> tuple[int, ...]:
 
 def undecided(ops: Sequence[Op], images: int) -> Picks | None:
     """Choices (N, L) as they are before the controller's decision; None where no layer comes before it.
+
+    Parameters
+    ----------
+    ops : sequence of operations
+    images : int
+        N, 1 or more.
+
+    Returns
+    -------
+    int64 array (N, L), or None
+        0 where the controller is still to decide.
 
     Examples
     --------
@@ -254,6 +290,15 @@ def undecided(ops: Sequence[Op], images: int) -> Picks | None:
 
 def of_all_layers(op: Choose, picks: Picks) -> Picks:
     """Choices (N, L): of the layers before the decision, and those that it made (N, `op.layers`).
+
+    Parameters
+    ----------
+    op : Choose
+    picks : int64 array, (N, op.layers)
+
+    Returns
+    -------
+    int64 array, (N, L)
 
     Examples
     --------

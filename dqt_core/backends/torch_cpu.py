@@ -150,6 +150,19 @@ class Backend:
 def switch(codes: Tensor, width: int, rounding: str) -> Tensor:
     """`nested.switch` on int8 or uint8 tensors, in Eq. 4's form, which never leaves eight bits.
 
+    Parameters
+    ----------
+    codes : int8 or uint8 tensor
+        Master codes.
+    width : int
+        1..8 bits.
+    rounding : {"half_up", "floor"}
+
+    Returns
+    -------
+    tensor of that dtype and shape
+        Those of `nested.switch`.
+
     Examples
     --------
     >>> switch(torch.tensor([100, -77, 127], dtype=torch.int8), 4, "half_up")

@@ -69,6 +69,16 @@ class Report:
     def worst(self, width: str | int | None = None) -> list[str]:
         """The layers from the one that hurts most at a width, the narrowest if none is given.
 
+        Parameters
+        ----------
+        width : str or int, optional
+            One of `widths`: "4" or 4, "4/8"; None: the narrowest.
+
+        Returns
+        -------
+        list of str
+            All layers.
+
         Raises
         ------
         ValueError
@@ -199,6 +209,14 @@ def steps(choices: int, images: int, layer_images: int = 16) -> int:
 
 def labels(choices: Sequence[Choice]) -> tuple[str, ...]:
     """What choices of widths are called.
+
+    Parameters
+    ----------
+    choices : sequence of (weight bits, input bits)
+
+    Returns
+    -------
+    tuple of str
 
     Examples
     --------
