@@ -85,6 +85,24 @@ def weights_of_widths(
     With 1 all widths count alike, with 0 the narrowest is all that counts. An error below that of rounding at
     random counts as if it were that: weights that were published in 8 bits have none at 8 bits, and no width
     could be given anything.
+
+    Parameters
+    ----------
+    targets, step, codes, widths, moments : as in `errors`
+    balance : float
+        0..1.
+
+    Returns
+    -------
+    list of float32 tensors, (O, 1)
+
+    Examples
+    --------
+    >>> target, codes = torch.tensor([[1.0, -0.8]]), torch.tensor([[100.0, -77.0]])
+    >>> moments = [torch.eye(2)] * 2
+    >>> found = weights_of_widths([target] * 2, torch.tensor([[0.01]]), codes, (8, 4), moments, balance=1.0)
+    >>> [weight.round().item() for weight in found]
+    [1111.0, 234.0]
     """
     found = []
     for width, moment, error in zip(

@@ -75,6 +75,15 @@ def broadcast(net: nn.Module) -> None:
 def digest(net: nn.Module) -> str:
     """sha256 of the parameters and buffers, in their order.
 
+    Parameters
+    ----------
+    net : Module
+
+    Returns
+    -------
+    str
+        64 hexadecimal digits.
+
     Examples
     --------
     >>> net = nn.Linear(2, 1)

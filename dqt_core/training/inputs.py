@@ -86,6 +86,14 @@ def in_order(x: Tensor) -> Tensor:
 
     One channel lies in both orders at once: `contiguous` alone would leave it, and layers would choose.
 
+    Parameters
+    ----------
+    x : tensor, (n, C, H, W)
+
+    Returns
+    -------
+    tensor of that shape and dtype
+
     Examples
     --------
     >>> x = normalized(np.zeros((1, 2, 4, 3), np.uint8), (0.5,) * 3, (0.25,) * 3)

@@ -80,7 +80,16 @@ class NestedNet(nn.Module):
         widths: int | str | Sequence[int | Choice] | Tensor = MASTER_WIDTH,
         shared: Shared | None = None,
     ) -> Tensor:
-        """Logits of `run`."""
+        """Logits of `run`.
+
+        Parameters
+        ----------
+        images, widths, shared : as in `run`
+
+        Returns
+        -------
+        float tensor, (N, classes)
+        """
         return self.run(images, widths, shared)[0]
 
     def run(
@@ -180,7 +189,22 @@ class NestedNet(nn.Module):
         return [self.index_of(width) for width in listed]
 
     def index_of(self, width: int | Choice) -> int:
-        """Index of a width, or pair of widths, among the choices."""
+        """Index of a width, or pair of widths, among the choices.
+
+        Parameters
+        ----------
+        width : int or (weight bits, input bits)
+
+        Returns
+        -------
+        int
+            0..K-1.
+
+        Raises
+        ------
+        ValueError
+            If the network has no such choice.
+        """
         pair = as_choice(width)
         if pair not in self.choices:
             raise ValueError(f"width {width} is not among this network's choices {self.choices}")

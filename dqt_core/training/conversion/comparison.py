@@ -88,6 +88,16 @@ def outputs_of(
 def distance(images: int) -> int:
     """Of the images that are compared: every so-many-th of all that are given.
 
+    Parameters
+    ----------
+    images : int
+        That are given, 1 or more.
+
+    Returns
+    -------
+    int
+        1 for up to 64 images.
+
     Examples
     --------
     >>> [distance(images) for images in (64, 65, 1000)]
