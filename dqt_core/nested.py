@@ -285,6 +285,15 @@ def from_planes(
 def require_width(width: int) -> int:
     """Raise ValueError unless the width is an integer in 1..8; return it as a Python int.
 
+    Parameters
+    ----------
+    width : int
+        1..8; NumPy's integers too.
+
+    Returns
+    -------
+    int
+
     Examples
     --------
     >>> require_width(np.uint8(4))
@@ -300,6 +309,16 @@ def require_width(width: int) -> int:
 
 def require_codes(codes: Codes, caller: str) -> bool:
     """Raise TypeError unless `codes` is an int8 or uint8 array; return whether it is signed.
+
+    Parameters
+    ----------
+    codes : int8 or uint8 array
+    caller : str
+        Who asks, for the message.
+
+    Returns
+    -------
+    bool
 
     Examples
     --------

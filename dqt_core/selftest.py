@@ -136,6 +136,13 @@ def digest(run: Runner, rounding: Rounding) -> str:
     -------
     str
         To be compared with `EXPECTED`.
+
+    Examples
+    --------
+    >>> def reference(program, images, widths):
+    ...     return program.run(images, "controller" if widths is None else widths, "numpy")
+    >>> digest(reference, "half_up") == EXPECTED["half_up"]
+    True
     """
     program, pictures = network(rounding), images()
     mixed = np.array(CHOICES)[_bytes("mixed", (IMAGES, len(LAYERS))) % len(CHOICES), 0]

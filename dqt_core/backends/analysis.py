@@ -25,6 +25,13 @@ class FusedConv:
     """A convolution and the requantize that alone reads it: its sums never reach memory.
 
     skip : the other term of the requantize, added in the same epilogue; None: there is none
+
+    Examples
+    --------
+    >>> from dqt_core import load
+    >>> first = next(step for step in fused(load("digits").ops) if isinstance(step, FusedConv))
+    >>> first.conv.name, first.out, reads(first)
+    ('conv1', 'relu_codes', ('x_codes',))
     """
 
     conv: Conv
@@ -57,6 +64,14 @@ def fused(ops: Sequence[Op]) -> list[Step]:
     -----
     Of two convolutions that meet in one requantize the first of its terms is fused and reads the sums of the
     other; a value that something else reads too, and a requantize of three terms, stay as they are.
+
+    Examples
+    --------
+    >>> from collections import Counter
+    >>> from dqt_core import load
+    >>> steps = fused(load("digits").ops)
+    >>> len(load("digits").ops), len(steps), Counter(type(step).__name__ for step in steps)["FusedConv"]
+    (49, 31, 18)
     """
     readers = [name for op in ops for name in inputs(op)]
     made = {op.out: op for op in ops if isinstance(op, Conv) and readers.count(op.out) == 1}
@@ -78,7 +93,22 @@ def _joint(op: Requantize, made: Mapping[str, Conv]) -> FusedConv | None:
 
 
 def reads(step: Step) -> Names:
-    """Names of the values that a step reads."""
+    """Names of the values that a step reads.
+
+    Parameters
+    ----------
+    step : operation or `FusedConv`
+
+    Returns
+    -------
+    tuple of str
+
+    Examples
+    --------
+    >>> from dqt_core.program.operations import Concat
+    >>> reads(Concat(("a", "b"), "c"))
+    ('a', 'b')
+    """
     if isinstance(step, FusedConv):
         return (step.conv.x, *(() if step.skip is None else (step.skip.x,)))
     return inputs(step)
@@ -170,6 +200,14 @@ def lives(
 def last_reads(steps: Sequence[Step]) -> list[Names]:
     """Names of the values that nothing reads after a step, for every step.
 
+    Parameters
+    ----------
+    steps : sequence of operations and `FusedConv`
+
+    Returns
+    -------
+    list of tuples of str
+
     Examples
     --------
     >>> from dqt_core.program.operations import MaxPool
@@ -181,17 +219,69 @@ def last_reads(steps: Sequence[Step]) -> list[Names]:
 
 
 def sizes(values: Mapping[str, Value], names: Iterable[str], images: int) -> dict[str, int]:
-    """Bytes of some values of a batch."""
+    """Bytes of some values of a batch.
+
+    Parameters
+    ----------
+    values : mapping of name to Value
+        `Program.values`.
+    names : iterable of str
+    images : int
+        Of the batch, 1 or more.
+
+    Returns
+    -------
+    dict of name to bytes
+
+    Examples
+    --------
+    >>> from dqt_core import load
+    >>> sizes(load("digits").values, ["image", "logits"], images=2)
+    {'image': 6144, 'logits': 160}
+    """
     return {name: images * int(np.prod(values[name].shape)) * values[name].dtype.itemsize for name in names}
 
 
 def early_choices(ops: Sequence[Step]) -> tuple[int, ...]:
-    """Choices of the layers before the controller's decision, as they are where the controller decides."""
+    """Choices of the layers before the controller's decision, as they are where the controller decides.
+
+    Parameters
+    ----------
+    ops : sequence of operations and `FusedConv`
+
+    Returns
+    -------
+    tuple of int
+        Indices into the program's choices; empty where no layer comes before the decision, or none is made.
+
+    Examples
+    --------
+    >>> early_choices([Choose(2, "scores", before=(1,))])
+    (1,)
+    """
     return next((op.before for op in ops if isinstance(op, Choose)), ())
 
 
 def undecided(ops: Sequence[Op], images: int) -> Picks | None:
-    """Choices (N, L) as they are before the controller's decision; None where no layer comes before it."""
+    """Choices (N, L) as they are before the controller's decision; None where no layer comes before it.
+
+    Parameters
+    ----------
+    ops : sequence of operations
+    images : int
+        N, 1 or more.
+
+    Returns
+    -------
+    int64 array (N, L), or None
+        0 where the controller is still to decide.
+
+    Examples
+    --------
+    >>> undecided([Choose(2, "scores", before=(1,))], images=2)
+    array([[1, 0, 0],
+           [1, 0, 0]])
+    """
     decision = next((op for op in ops if isinstance(op, Choose)), None)
     if decision is None or not decision.before:
         return None
@@ -200,6 +290,15 @@ def undecided(ops: Sequence[Op], images: int) -> Picks | None:
 
 def of_all_layers(op: Choose, picks: Picks) -> Picks:
     """Choices (N, L): of the layers before the decision, and those that it made (N, `op.layers`).
+
+    Parameters
+    ----------
+    op : Choose
+    picks : int64 array, (N, op.layers)
+
+    Returns
+    -------
+    int64 array, (N, L)
 
     Examples
     --------

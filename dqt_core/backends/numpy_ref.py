@@ -26,7 +26,17 @@ Picks = NDArray[np.int64]
 
 
 class Backend:
-    """NumPy, integers only."""
+    """NumPy, integers only.
+
+    Examples
+    --------
+    >>> from dqt_core import selftest
+    >>> from dqt_core.program import execute
+    >>> program = selftest.network()
+    >>> logits, choices = execute(program, Backend(program), selftest.images(), None)
+    >>> logits.shape, choices.shape
+    ((12, 5), (12, 3))
+    """
 
     def __init__(self, program: Program) -> None:
         self.program = program

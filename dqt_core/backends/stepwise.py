@@ -68,6 +68,14 @@ def walk(
     op : operation
     made : array
         Its value; of `Choose`, the choices.
+
+    Examples
+    --------
+    >>> from dqt_core.program import load, step_by_step
+    >>> program, images = load("digits"), np.zeros((1, 32, 32, 3), np.uint8)
+    >>> steps = walk(step_by_step(program, "numpy"), program.ops, {IMAGE: images}, None, len(program.choices))
+    >>> [(op.out, made.dtype.name, made.shape) for op, made in (next(steps), next(steps))]
+    [('x_codes', 'int8', (1, 32, 32, 3)), ('conv1:sum', 'int32', (1, 32, 32, 8))]
     """
     forgotten = last_reads(ops)
     is_given = choices is not None
@@ -110,7 +118,31 @@ def _made(executor: Executor, op: Op, values: Values, choices: Picks | None) -> 
 def execute(
     ops: Sequence[Op], count: int, executor: Executor, images: NDArray[np.uint8], choices: Picks | None
 ) -> tuple[NDArray[np.int64], Picks]:
-    """Run a whole program on one batch; see `dqt_core.program.execute`."""
+    """Run a whole program on one batch; see `dqt_core.program.execute`.
+
+    Parameters
+    ----------
+    ops : sequence of operations
+    count : int
+        Choices there are.
+    executor : Executor
+    images : uint8 array, (N, H, W, C)
+    choices : int64 array (N, L), or None
+        None: the controller decides.
+
+    Returns
+    -------
+    logits : int64 array, (N, classes)
+    choices : int64 array, (N, L)
+
+    Examples
+    --------
+    >>> from dqt_core.program import load, step_by_step
+    >>> program, images = load("digits"), np.zeros((1, 32, 32, 3), np.uint8)
+    >>> logits, choices = execute(program.ops, 5, step_by_step(program, "numpy"), images, None)
+    >>> logits.shape, choices.shape
+    ((1, 10), (1, 19))
+    """
     made: Any = None
     for op, made in walk(executor, ops, {IMAGE: executor.upload(images)}, choices, count):
         if isinstance(op, Choose):

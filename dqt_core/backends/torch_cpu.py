@@ -33,7 +33,17 @@ Picks = NDArray[np.int64]
 
 
 class Backend:
-    """Torch, integers only; switched weights are kept for the run."""
+    """Torch, integers only; switched weights are kept for the run.
+
+    Examples
+    --------
+    >>> from dqt_core import selftest
+    >>> from dqt_core.program import execute
+    >>> program, images = selftest.network(), selftest.images()
+    >>> logits, _ = execute(program, Backend(program), images, None)
+    >>> np.array_equal(logits, program.run(images, "controller", "numpy").logits)
+    True
+    """
 
     def __init__(self, program: Program) -> None:
         self.program = program
@@ -138,7 +148,26 @@ class Backend:
 
 
 def switch(codes: Tensor, width: int, rounding: str) -> Tensor:
-    """`nested.switch` on int8 or uint8 tensors, in Eq. 4's form, which never leaves eight bits."""
+    """`nested.switch` on int8 or uint8 tensors, in Eq. 4's form, which never leaves eight bits.
+
+    Parameters
+    ----------
+    codes : int8 or uint8 tensor
+        Master codes.
+    width : int
+        1..8 bits.
+    rounding : {"half_up", "floor"}
+
+    Returns
+    -------
+    tensor of that dtype and shape
+        Those of `nested.switch`.
+
+    Examples
+    --------
+    >>> switch(torch.tensor([100, -77, 127], dtype=torch.int8), 4, "half_up")
+    tensor([ 6, -5,  7], dtype=torch.int8)
+    """
     drop = 8 - width
     if drop == 0:
         return codes

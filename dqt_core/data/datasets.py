@@ -33,7 +33,14 @@ RECORDED_COPY = {
 
 
 class DataError(RuntimeError):
-    """A data set is missing or damaged; the message names the file and the command that gets it."""
+    """A data set is missing or damaged; the message names the file and the command that gets it.
+
+    Examples
+    --------
+    >>> require_images([], 1, "digits")
+    Traceback (most recent call last):
+    dqt_core.data.datasets.DataError: digits: images are list of shape (), expected uint8 (N, H, W, 1)
+    """
 
 
 @dataclass(frozen=True)
@@ -52,6 +59,13 @@ class Dataset:
         Per channel, of bytes divided by 255.
     classes : tuple of str
         Class names in order.
+
+    Examples
+    --------
+    >>> grey, labels = np.zeros((4, 8, 8, 1), np.uint8), np.array([0, 1, 1, 0])
+    >>> tiny = Dataset("tiny", grey, labels, grey[:2], labels[:2], (0.5,), (0.25,), ("even", "odd"))
+    >>> tiny.checksums["train_images"] == hashlib.sha256(bytes(4 * 8 * 8)).hexdigest()
+    True
     """
 
     name: str

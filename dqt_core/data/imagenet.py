@@ -49,6 +49,13 @@ class ImageFiles:
         Classes without a folder.
     unreadable : dict of Path to str
         Files that could not be decoded so far, and why; filled by `batches` where it was told to go on.
+
+    Examples
+    --------
+    >>> paths = tuple(Path(f"val/{name}/1.jpeg") for name in ("n01440764", "n01443537", "n01484850"))
+    >>> files = ImageFiles(paths, np.arange(3), ("n01440764", "n01443537", "n01484850"), resize=256)
+    >>> files.place, files.part(slice(1, 3)).labels, len(files.sample(2))
+    ('val', array([1, 2]), 2)
     """
 
     paths: tuple[Path, ...]
@@ -78,7 +85,16 @@ class ImageFiles:
         return read_file(self.paths[i])
 
     def part(self, index: slice | Labels) -> "ImageFiles":
-        """Some of the files, in the order of `index`; what cannot be read is kept together."""
+        """Some of the files, in the order of `index`; what cannot be read is kept together.
+
+        Parameters
+        ----------
+        index : slice, or int64 array of numbers 0..N-1
+
+        Returns
+        -------
+        ImageFiles
+        """
         chosen = np.arange(len(self))[index]
         paths = tuple(self.paths[i] for i in chosen)
         return replace(self, paths=paths, labels=self.labels[chosen])
@@ -184,6 +200,18 @@ def open_split(
         If the folder is missing or empty, a class has no folder, the label map is not `class_count` sorted
         WordNet ids, or a folder is not in it; or, without a map, the other split beside it has other classes,
         or the classes are numbers that sort otherwise as names.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as root:
+    ...     for name in ("n01440764", "n01443537"):
+    ...         (Path(root) / "val" / name).mkdir(parents=True)
+    ...         pillow().new("RGB", (300, 256), "grey").save(Path(root) / "val" / name / "1.png")
+    ...     files = open_split(root, class_count=2)
+    ...     images, labels = next(files.batches())
+    >>> files.resize, images.shape, labels.tolist()
+    (256, (2, 224, 224, 3), [0, 1])
     """
     root = Path(root).expanduser()
     if not (root / split).is_dir() and (root / "imagenet" / split).is_dir():

@@ -70,6 +70,18 @@ def pack(
     -----
     Other programs read the shards with ``webdataset.WebDataset``: keys "jpg" (or "png") and "cls". An image
     is called by its class folder and its name, dots replaced; a number is added where two would be the same.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> from dqt_core.data.imagenet import pillow
+    >>> with TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "1.png"
+    ...     pillow().new("RGB", (64, 64), "grey").save(path)
+    ...     files = ImageFiles((path,) * 3, np.arange(3), ("a", "b", "c"), resize=None)
+    ...     packed = pack(files, Path(folder) / "packed", per_shard=2)
+    >>> len(packed), packed.places[:, 0].tolist()  # the shard of each
+    (3, [0, 1, 0])
     """
     from tqdm import tqdm
 

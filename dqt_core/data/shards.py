@@ -147,6 +147,19 @@ def open_packed(folder: str | Path) -> Packed:
     DataError
         If the index or a shard is missing, the index is damaged or was edited, or a shard is shorter than the
         index says.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> from dqt_core.data import imagenet, packing
+    >>> with TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "1.png"
+    ...     imagenet.pillow().new("RGB", (64, 64), "grey").save(path)
+    ...     files = imagenet.ImageFiles((path,) * 3, np.arange(3), ("a", "b", "c"), resize=None)
+    ...     _ = packing.pack(files, Path(folder) / "packed")
+    ...     packed = open_packed(Path(folder) / "packed")
+    ...     print(packed.read(0) == path.read_bytes(), packed.labels)
+    True [0 1 2]
     """
     folder = Path(folder)
     found = _read_index(folder)
@@ -174,6 +187,20 @@ def verify(packed: Packed) -> list[str]:
     -------
     list of str
         File names of the shards that differ; empty if the folder is whole.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> from dqt_core.data import imagenet, packing
+    >>> with TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "1.png"
+    ...     imagenet.pillow().new("RGB", (64, 64), "grey").save(path)
+    ...     files = imagenet.ImageFiles((path,) * 3, np.arange(3), ("a", "b", "c"), resize=None)
+    ...     packed = packing.pack(files, Path(folder) / "packed", per_shard=2)
+    ...     with (packed.folder / "000001.tar").open("ab") as shard:
+    ...         _ = shard.write(b"more")
+    ...     print(verify(packed))
+    ['000001.tar']
     """
     return [
         shard_name(number)
@@ -244,6 +271,14 @@ def digest_of_file(path: Path) -> bytes:
     Returns
     -------
     bytes
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     (Path(folder) / "empty").touch()
+    ...     digest_of_file(Path(folder) / "empty")[:12]
+    b'e3b0c44298fc'
     """
     with path.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest().encode()

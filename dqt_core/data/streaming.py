@@ -70,6 +70,14 @@ class ImageStream:
         File that gets a line for every unreadable image.
     mean, std : tuple of 3 floats
         The normalisation, which the network's input takes.
+
+    Examples
+    --------
+    >>> from dqt_core.data.imagenet import ImageFiles
+    >>> files = ImageFiles((Path("train/n01440764/1.jpeg"),) * 3, np.arange(3), ("a", "b", "c"), 256)
+    >>> stream = ImageStream(files, size=32)
+    >>> len(stream), stream.digest == ImageStream(files, size=32, seed=1).digest
+    (3, False)
     """
 
     stored: Stored
@@ -154,9 +162,11 @@ def central(
     ----------
     stored : Stored
     count : int
+        Of images, 1..N.
     seed : int
         Of the draw.
     batch_size : int
+        Images at a time, 1 or more.
     go_on : bool
         Whether to take another image for one that cannot be decoded.
 
@@ -168,6 +178,18 @@ def central(
     ------
     DataError
         If there are fewer than `count` images, or one cannot be decoded.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> from dqt_core.data.imagenet import ImageFiles, pillow
+    >>> with TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "1.png"
+    ...     pillow().new("RGB", (300, 256), "grey").save(path)
+    ...     files = ImageFiles((path,) * 5, np.zeros(5, np.int64), ("a",), resize=256)
+    ...     shapes = [images.shape for images in central(files, 4, batch_size=3)]
+    >>> shapes
+    [(3, 224, 224, 3), (1, 224, 224, 3)]
     """
     order = np.random.default_rng(seed).permutation(len(stored.labels)).tolist()
     if count > len(order):

@@ -27,6 +27,15 @@ def layer_bitops(program: Program) -> NDArray[np.int64]:
     -------
     int64 array, (L, K)
         Its sum over layers and `fixed_bitops` together are `cost.bitops`.
+
+    Examples
+    --------
+    >>> from dqt_core import load
+    >>> program = load("digits")
+    >>> layer_bitops(program)[0].tolist()  # at 2, 3, 4, 6 and 8 bits
+    [2359296, 5308416, 9437184, 21233664, 37748736]
+    >>> int(layer_bitops(program)[:, 2].sum()) + fixed_bitops(program) == cost.bitops(program, 4).item()
+    True
     """
     macs = {size.layer: size.macs for size in cost.layer_sizes(program) if size.layer is not None}
     products = np.asarray(program.choices, np.int64).prod(axis=1)
@@ -43,6 +52,12 @@ def fixed_bitops(program: Program) -> int:
     Returns
     -------
     int
+
+    Examples
+    --------
+    >>> from dqt_core import load
+    >>> fixed_bitops(load("digits"))
+    14196736
     """
     sizes = cost.layer_sizes(program)
     return sum(s.macs for s in sizes if s.layer is None and not s.controller) * MASTER_WIDTH**2
@@ -61,6 +76,12 @@ def uniform_bitops(program: Program, width: float) -> float:
     -------
     float
         Equal to `cost.bitops` where the width is a choice.
+
+    Examples
+    --------
+    >>> from dqt_core import load
+    >>> [uniform_bitops(load("digits"), width) / 1e6 for width in (4, 4.5)]
+    [152.608768, 189.374464]
     """
     sizes = cost.layer_sizes(program)
     return sum(size.macs for size in sizes if size.layer is not None) * width**2 + fixed_bitops(program)
@@ -76,6 +97,12 @@ def logit_shift(program: Program) -> int:
     Returns
     -------
     int
+
+    Examples
+    --------
+    >>> from dqt_core import load
+    >>> logit_shift(load("digits"))
+    43
     """
     return next(op.r for op in program.ops if isinstance(op, Scale) and not op.controller)
 
@@ -101,6 +128,14 @@ def loss(
     -------
     float
         In nats.
+
+    Examples
+    --------
+    >>> from dqt_core import selftest
+    >>> program, images = selftest.network(), selftest.images()
+    >>> labels = program.run(images, 8, "numpy").classes
+    >>> [round(loss(program, images, labels, widths, "numpy"), 3) for widths in (8, 2, [8, 8, 4])]
+    [0.0, 0.002, 3.897]
     """
     found = log_probabilities(program, program.run(images, widths, backend).logits)
     return float(-found[np.arange(len(labels)), labels].mean())
@@ -117,6 +152,13 @@ def log_probabilities(program: Program, logits: NDArray[np.int64]) -> Reals:
     Returns
     -------
     float64 array, (N, classes)
+
+    Examples
+    --------
+    >>> from dqt_core import load
+    >>> program = load("digits")
+    >>> np.exp(log_probabilities(program, np.array([[1 << logit_shift(program), 0]]))).round(3)
+    array([[0.731, 0.269]])
     """
     real = np.ldexp(logits.astype(np.float64), -logit_shift(program))
     shifted = real - real.max(axis=1, keepdims=True)
@@ -149,6 +191,14 @@ def sensitivities(
     -------
     float64 array, (L, K)
         Nats; 0 where the choice is the reference.
+
+    Examples
+    --------
+    >>> from dqt_core import selftest
+    >>> program, images = selftest.network(), selftest.images()
+    >>> labels = program.run(images, 8, "numpy").classes
+    >>> sensitivities(program, images, labels, backend="numpy")[2].round(3)  # at 2, 3, 4, 6, 8 bits
+    array([0.   , 0.018, 3.897, 0.   , 0.   ])
     """
     layers = len(program.layers)
     base: list[int | Choice]
@@ -192,6 +242,12 @@ def divergences(
     Notes
     -----
     Only what comes after a layer is computed anew for it.
+
+    Examples
+    --------
+    >>> from dqt_core import selftest
+    >>> divergences(selftest.network(), selftest.images(), backend="numpy")[2].round(3)  # of the last layer
+    array([0.   , 0.018, 3.897, 0.   , 0.   ])
     """
     executor, count = step_by_step(program, backend), len(program.choices)
     ops = [op for op in program.ops if not op.controller]

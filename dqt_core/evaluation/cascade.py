@@ -32,6 +32,13 @@ class Cascaded(Result):
         Of all its passes together.
     transitions : int64 array, (N,)
         Of all its passes together, see `cost.transitions`.
+
+    Examples
+    --------
+    >>> from dqt_core import selftest
+    >>> found = cascade(selftest.network(), selftest.images(), (2, 8), 2**60, "numpy")  # all look twice
+    >>> set(found.passes.tolist()), set(found.bitops.tolist())
+    ({2}, {5679104.0})
     """
 
     passes: NDArray[np.int64]
@@ -100,8 +107,11 @@ def cascade(
 
     Examples
     --------
-    See `tests/test_cascade.py`. ``cascade(program, images, (2, 4), threshold)`` runs every image at 2 bits
-    and, where the margin is below the threshold, at 4 bits too.
+    >>> from dqt_core import selftest
+    >>> program, images = selftest.network(), selftest.images()
+    >>> limits = thresholds_for(program, images, (2, 8), 0.5, "numpy")
+    >>> cascade(program, images, (2, 8), limits, "numpy").passes
+    array([2, 2, 2, 2, 1, 2, 1, 1, 1, 1, 1, 2])
     """
     steps, limits = _listed(steps, thresholds)
     if wrong := [limit for limit in limits if not isinstance(limit, int | np.integer)]:
@@ -151,6 +161,13 @@ def thresholds_for(
     ------
     ValueError
         If the shares are not fractions that fall.
+
+    Examples
+    --------
+    >>> from dqt_core import selftest
+    >>> program, images = selftest.network(), selftest.images()
+    >>> thresholds_for(program, images, (2, 4, 8), (0.5, 0.25), "numpy")
+    (261056000, 55575552)
     """
     steps, wanted = _listed(steps, shares)
     fit = all(isinstance(share, int | float | np.number) and 0 <= share <= 1 for share in wanted)

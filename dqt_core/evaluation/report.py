@@ -43,6 +43,14 @@ class Report:
         Of all weights as they are stored, for every width.
     calibration : dict
         What was tried and taken, see `conversion.quantization.calibrate`.
+
+    Examples
+    --------
+    >>> by_layer = (0.1, 0.0), (0.7, 0.0)
+    >>> figures = (0.5, 1.0), (0.9, 0.0), by_layer, (1e6, 4e6), (1e8, 1e9), 4_000_000
+    >>> found = Report("net-0123", 64, 16, ("2", "8"), ("conv1", "conv2"), *figures)
+    >>> found.worst(2), found.as_dict()["agreement"]
+    (['conv2', 'conv1'], (0.5, 1.0))
     """
 
     program: str
@@ -60,6 +68,16 @@ class Report:
 
     def worst(self, width: str | int | None = None) -> list[str]:
         """The layers from the one that hurts most at a width, the narrowest if none is given.
+
+        Parameters
+        ----------
+        width : str or int, optional
+            One of `widths`: "4" or 4, "4/8"; None: the narrowest.
+
+        Returns
+        -------
+        list of str
+            All layers.
 
         Raises
         ------
@@ -170,12 +188,35 @@ def report(
 
 
 def steps(choices: int, images: int, layer_images: int = 16) -> int:
-    """How often `report` ticks."""
+    """How often `report` ticks.
+
+    Parameters
+    ----------
+    choices, images, layer_images : int
+        How many there are of each, 1 or more.
+
+    Returns
+    -------
+    int
+
+    Examples
+    --------
+    >>> steps(choices=5, images=100, layer_images=16)
+    7
+    """
     return choices + -(-min(images, layer_images) // BATCH)
 
 
 def labels(choices: Sequence[Choice]) -> tuple[str, ...]:
     """What choices of widths are called.
+
+    Parameters
+    ----------
+    choices : sequence of (weight bits, input bits)
+
+    Returns
+    -------
+    tuple of str
 
     Examples
     --------

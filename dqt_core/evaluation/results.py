@@ -66,6 +66,16 @@ def evaluate(
     ------
     ValueError
         If `limit` is not positive, or the widths do not fit.
+
+    Examples
+    --------
+    >>> from dqt_core import selftest
+    >>> program, images = selftest.network(), selftest.images()
+    >>> labels = program.run(images, 8, "numpy").classes
+    >>> noise = Dataset("noise", images, labels, images, labels, (0.5,) * 3, (0.25,) * 3, tuple("01234"))
+    >>> row = evaluate(program, noise, 2, backend="numpy")
+    >>> row["correct"], row["images"], row["bitops"], row["logits"][:12]
+    (12, 12, 1119232.0, '9435d1d77217')
     """
     images, labels = _test_images(dataset, limit)
     start = time.perf_counter()
@@ -205,6 +215,11 @@ def provenance() -> Record:
     dict
         "commit" ("unknown" outside a checkout; "+changes" where files differ from it), "date" (UTC),
         "versions", "python", "hardware".
+
+    Examples
+    --------
+    >>> sorted(provenance())
+    ['commit', 'date', 'hardware', 'python', 'versions']
     """
     versions = {name: _version(name) for name in PACKAGES}
     return {
@@ -234,6 +249,15 @@ def write(record: Mapping[str, Any], path: str | Path) -> Path:
     ------
     ResultError
         If something required is missing, or figures contradict one another.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> record = {"name": "mine", "dataset": {}, "programs": {}, "rows": [], "provenance": {}}
+    >>> with TemporaryDirectory() as folder:
+    ...     path = write(record, Path(folder) / "mine.json")
+    ...     print(read(path)["schema"])
+    dqt-result-1
     """
     path = Path(path)
     content = {key: value for key, value in record.items() if key != consistency.DIGEST}
@@ -258,6 +282,14 @@ def read(path: str | Path) -> Record:
     ResultError
         If the file is not a record of this schema, is not as it was written, or contradicts itself. One
         without a digest is read; ``python -m reproductions.sign`` adds it.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> record = {"name": "mine", "dataset": {}, "programs": {}, "rows": [], "provenance": {}}
+    >>> with TemporaryDirectory() as folder:
+    ...     read(write(record, Path(folder) / "mine.json")) == {"schema": SCHEMA, **record}
+    True
     """
     path = Path(path)
     try:

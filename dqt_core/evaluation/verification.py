@@ -69,7 +69,12 @@ def verify(
 
     Examples
     --------
-    See `tests/test_verification.py`.
+    >>> from dqt_core import load
+    >>> program = load("digits")
+    >>> row = {"widths": "4", "bitops": cost.bitops(program, 4).item(), "transitions": 0.0}
+    >>> record = {"name": "mine", "programs": {"trained": program.digest}, "rows": [row]}
+    >>> verify(program, record).differences
+    ('widths 4: transitions is 257280, recorded 0',)
     """
     rows = [(row, widths) for row in _rows_of(program, record) if (widths := _widths(row)) is not None]
     costs, differences = [], list[str]()
@@ -101,6 +106,11 @@ def dataset_of(record: Record, channels: int = 3) -> Dataset | None:
     Dataset or None
         None for CIFAR-10 without ``DQT_DATA``, for digits without scikit-learn, and for ImageNet, which is no
         data set in memory.
+
+    Examples
+    --------
+    >>> dataset_of({"dataset": {"name": "imagenet"}}) is None
+    True
     """
     name = record["dataset"]["name"]
     if name not in ("embedded", "cifar10"):

@@ -82,6 +82,19 @@ def lookup(x: Codes, table: Codes) -> Codes:
 def window_count(size: int, kernel: int, stride: int, padding: int, ceil: bool = False) -> int:
     """Windows along an axis that end within its padding; with `ceil` one more, if it begins inside.
 
+    Parameters
+    ----------
+    size, kernel, stride : int
+        Pixels, 1 or more.
+    padding : int
+        Pixels on both sides, from 0.
+    ceil : bool
+
+    Returns
+    -------
+    int
+        0 or less where the kernel is larger than the padded axis.
+
     Examples
     --------
     >>> window_count(8, kernel=3, stride=2, padding=0), window_count(8, 3, 2, 0, ceil=True)
@@ -96,6 +109,21 @@ def windows(
     x: Codes, kernel: tuple[int, int], stride: int, padding: int, fill: int, ceil: bool = False
 ) -> NDArray[Any]:
     """Every window of an image, a view (N, H', W', C, height, width); beyond the image stands `fill`.
+
+    Parameters
+    ----------
+    x : int8 or uint8 array, (N, H, W, C)
+    kernel : (height, width)
+    stride, padding : int
+        Pixels; from 1, from 0.
+    fill : int
+        A code.
+    ceil : bool
+        See `window_count`.
+
+    Returns
+    -------
+    array of the dtype of `x`, (N, H', W', C, height, width)
 
     Raises
     ------

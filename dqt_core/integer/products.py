@@ -251,7 +251,21 @@ def product(x: Codes, y: Codes) -> Accumulators:
 
 
 def require_operands(x: Codes, weight: Codes, caller: str) -> None:
-    """Raise TypeError unless x holds codes, and the weight signed ones; the message names the caller."""
+    """Raise TypeError unless x holds codes, and the weight signed ones; the message names the caller.
+
+    Parameters
+    ----------
+    x : int8 or uint8 array
+    weight : int8 array
+    caller : str
+        Who asks, for the message.
+
+    Examples
+    --------
+    >>> require_operands(np.ones((1, 4), np.uint8), np.ones((1, 4), np.uint8), "linear")
+    Traceback (most recent call last):
+    TypeError: linear needs int8 weights, got uint8; quantize them with signed=True
+    """
     require_codes(x, caller)
     if not require_codes(weight, caller):
         raise TypeError(f"{caller} needs int8 weights, got uint8; quantize them with signed=True")
@@ -259,6 +273,18 @@ def require_operands(x: Codes, weight: Codes, caller: str) -> None:
 
 def require_fit(x: Codes, weight: Codes, groups: int) -> tuple[int, int, int, int]:
     """The weight's shape; ValueError unless a convolution of x can have it.
+
+    Parameters
+    ----------
+    x : int8 or uint8 array, (N, H, W, I)
+    weight : int8 array, (O, height, width, I / groups)
+    groups : int
+        1 or more.
+
+    Returns
+    -------
+    tuple of 4 ints
+        (O, height, width, I / groups).
 
     Examples
     --------

@@ -15,6 +15,17 @@ from dqt_core.program.operations import Choice, Term
 def largest_code(signed: bool, width: int = MASTER_WIDTH) -> int:
     """The largest magnitude of a code.
 
+    Parameters
+    ----------
+    signed : bool
+    width : int
+        1..8 bits.
+
+    Returns
+    -------
+    int
+        1..255.
+
     Examples
     --------
     >>> largest_code(signed=True), largest_code(signed=False), largest_code(signed=False, width=2)
@@ -25,6 +36,19 @@ def largest_code(signed: bool, width: int = MASTER_WIDTH) -> int:
 
 def largest_product(widths: Choice, signed: bool, is_floor: bool) -> int:
     """The largest magnitude of a weight times an input, as a convolution adds them up.
+
+    Parameters
+    ----------
+    widths : (weight bits, input bits)
+        1..8 each.
+    signed : bool
+        Whether the input's codes are; the weights' always are.
+    is_floor : bool
+        Whether the program rounds by floor: its products are in half steps of the master.
+
+    Returns
+    -------
+    int
 
     Examples
     --------
@@ -41,6 +65,16 @@ def largest_product(widths: Choice, signed: bool, is_floor: bool) -> int:
 
 def shifts(choices: tuple[Choice, ...], is_floor: bool) -> list[int]:
     """The bits that a term puts back, at every choice; the sums of floor have them.
+
+    Parameters
+    ----------
+    choices : tuple of (weight bits, input bits)
+    is_floor : bool
+
+    Returns
+    -------
+    list of int
+        0..14 bits, one for every choice.
 
     Examples
     --------
@@ -78,6 +112,17 @@ def largest_terms(term: Term, shifted: list[int]) -> NDArray[np.int64]:
 
 def too_long(terms: int, largest: int) -> str:
     """Why a sum of so many products may leave int32; empty where it cannot.
+
+    Parameters
+    ----------
+    terms : int
+        Products in a sum.
+    largest : int
+        Magnitude of one.
+
+    Returns
+    -------
+    str
 
     Examples
     --------

@@ -23,6 +23,13 @@ class Lookup:
     The first one makes codes of the image's bytes, and holds the normalisation; the others are activations.
 
     table : codes, int8 or uint8 (C, 256) or (1, 256); the byte of a negative code q is q + 256
+
+    Examples
+    --------
+    >>> relu = np.maximum(np.arange(256).astype(np.uint8).view(np.int8), 0)[None]
+    >>> op = Lookup(relu, out="y", x="x")
+    >>> integer.lookup(np.array([[[[-5, 7]]]], np.int8), op.table).tolist()
+    [[[[0, 7]]]]
     """
 
     table: NDArray[Any]
@@ -37,6 +44,13 @@ class Conv:
 
     weight : int8 master codes (O, kernel height, kernel width, I / groups)
     layer : number among the switchable layers; None: always 8 bits
+
+    Examples
+    --------
+    >>> weight = np.ones((16, 3, 3, 8), np.int8)
+    >>> op = Conv("layer", weight, stride=2, padding=1, groups=1, layer=0, x="x", out="y")
+    >>> out_shape(op, (32, 32, 8))
+    (16, 16, 16)
     """
 
     name: str
@@ -57,6 +71,12 @@ class Term:
     multiplier : int32 (K, C), a row for every choice of widths, or one row
     offset : int64 (K, C), at the scale 2**r
     layer : the switchable layer whose choice picks the row and the shift; None: row 0, no shift
+
+    Examples
+    --------
+    >>> term = Term("sums", np.array([[3], [5]], np.int32), np.zeros((2, 1), np.int64), layer=0)
+    >>> term.multiplier[1]  # of the second choice of widths
+    array([5], dtype=int32)
     """
 
     x: str
@@ -67,7 +87,16 @@ class Term:
 
 @dataclass(frozen=True, eq=False)
 class Requantize:
-    """A sum of terms, rounded once to master codes, see `integer.requantize`."""
+    """A sum of terms, rounded once to master codes, see `integer.requantize`.
+
+    Examples
+    --------
+    >>> term = Term("sums", np.array([[3]], np.int32), np.array([[0]], np.int64), layer=None)
+    >>> op = Requantize((term,), r=4, lo=0, hi=255, out="codes")
+    >>> sums = np.array([[[[100]], [[-100]]]], np.int32)
+    >>> integer.requantize([(sums, 0, term.multiplier)], term.offset, op.r, op.lo, op.hi).ravel()
+    array([19,  0], dtype=uint8)
+    """
 
     terms: tuple[Term, ...]
     r: int
@@ -79,7 +108,13 @@ class Requantize:
 
 @dataclass(frozen=True, eq=False)
 class MaxPool:
-    """Largest code of every window; with `ceil` also of a last one that begins inside and ends outside."""
+    """Largest code of every window; with `ceil` also of a last one that begins inside and ends outside.
+
+    Examples
+    --------
+    >>> [out_shape(MaxPool(2, 2, 0, "x", "y", ceil=ceil), (5, 5, 8)) for ceil in (False, True)]
+    [(2, 2, 8), (3, 3, 8)]
+    """
 
     kernel: int
     stride: int
@@ -92,7 +127,13 @@ class MaxPool:
 
 @dataclass(frozen=True, eq=False)
 class SumPool:
-    """Sum of codes over height and width."""
+    """Sum of codes over height and width.
+
+    Examples
+    --------
+    >>> out_shape(SumPool("x", "y"), (4, 4, 512))
+    (1, 1, 512)
+    """
 
     x: str
     out: str
@@ -101,7 +142,13 @@ class SumPool:
 
 @dataclass(frozen=True, eq=False)
 class Concat:
-    """Codes of several values, all of one type and step, side by side in the channels."""
+    """Codes of several values, all of one type and step, side by side in the channels.
+
+    Examples
+    --------
+    >>> out_shape(Concat(("a", "b"), "y"), (4, 4, 8), (4, 4, 16))
+    (4, 4, 24)
+    """
 
     parts: tuple[str, ...]
     out: str
@@ -110,7 +157,13 @@ class Concat:
 
 @dataclass(frozen=True, eq=False)
 class Product:
-    """Codes times codes, exact; ``y`` has the shape of ``x``, or is one pixel that multiplies all of them."""
+    """Codes times codes, exact; ``y`` has the shape of ``x``, or is one pixel that multiplies all of them.
+
+    Examples
+    --------
+    >>> inputs(Product("maps", "gates", "y"))
+    ('maps', 'gates')
+    """
 
     x: str
     y: str
@@ -120,7 +173,15 @@ class Product:
 
 @dataclass(frozen=True, eq=False)
 class Scale:
-    """Logits at a common scale: ``acc * M + B`` in int64; times 2**-r they are the real logits."""
+    """Logits at a common scale: ``acc * M + B`` in int64; times 2**-r they are the real logits.
+
+    Examples
+    --------
+    >>> term = Term("sums", np.array([[3]], np.int32), np.array([[8]], np.int64), layer=None)
+    >>> op = Scale(term, r=4, out="logits")
+    >>> integer.scale(np.array([[[[100]]]], np.int32), term.multiplier[0], term.offset[0]).item() * 2**-op.r
+    19.25
+    """
 
     term: Term
     r: int
@@ -134,6 +195,12 @@ class Choose:
 
     layers : how many it decides, the last ones
     before : for every layer in front of them, the choice that it has where the controller decides
+
+    Examples
+    --------
+    >>> from dqt_core import load
+    >>> [op.layers for op in load("digits").ops if isinstance(op, Choose)]
+    [19]
     """
 
     layers: int
@@ -147,7 +214,22 @@ KINDS = Lookup, Conv, Requantize, MaxPool, SumPool, Concat, Product, Scale, Choo
 
 
 def inputs(op: Op) -> tuple[str, ...]:
-    """Names of the values an operation reads."""
+    """Names of the values an operation reads.
+
+    Parameters
+    ----------
+    op : operation
+
+    Returns
+    -------
+    tuple of str
+        In the order of its fields.
+
+    Examples
+    --------
+    >>> inputs(MaxPool(2, 2, 0, "x", "y")), inputs(Concat(("a", "b"), "y"))
+    (('x',), ('a', 'b'))
+    """
     match op:
         case Requantize():
             return tuple(term.x for term in op.terms)
@@ -163,6 +245,15 @@ def inputs(op: Op) -> tuple[str, ...]:
 
 def out_shape(op: Op, x: Shape, *others: Shape) -> Shape:
     """(H, W, C) of what an operation makes of values of some shapes, in the order of `inputs`.
+
+    Parameters
+    ----------
+    op : operation
+    x, *others : (H, W, C)
+
+    Returns
+    -------
+    (H, W, C)
 
     Examples
     --------

@@ -17,13 +17,7 @@ from numpy.typing import NDArray
 from dqt_core.nested import MASTER_WIDTH, Rounding, require_width
 from dqt_core.program import storage
 from dqt_core.program.contract import Value, require_program
-from dqt_core.program.operations import (
-    Choice,
-    Choose,
-    Op,
-    Shape,
-    stored,
-)
+from dqt_core.program.operations import Choice, Choose, Op, Shape, stored
 from dqt_core.program.refusal import came
 
 Widths: TypeAlias = int | Literal["controller"] | Sequence[int | Choice] | NDArray[np.integer]
@@ -110,6 +104,13 @@ class Program:
     ------
     ProgramError
         If it is not as `contract` says: whoever has a program has a valid one.
+
+    Examples
+    --------
+    >>> program, images = load("digits"), np.zeros((2, 32, 32, 3), np.uint8)
+    >>> result = program.run(images, 4, "numpy")
+    >>> result.logits.shape, result.classes.tolist(), result.digest[:12], len(program.layers)
+    ((2, 10), [1, 1], '5704f67f5f2a', 19)
     """
 
     name: str

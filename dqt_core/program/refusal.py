@@ -15,11 +15,28 @@ NAME_BYTES = 180  # a file system takes 255; the program's digest and the ending
 
 
 class ProgramError(RuntimeError):
-    """A program is not valid, or its file is missing or damaged; the message says what to do."""
+    """A program is not valid, or its file is missing or damaged; the message says what to do.
+
+    Examples
+    --------
+    >>> from dqt_core import load
+    >>> load("lost")
+    Traceback (most recent call last):
+    dqt_core.program.refusal.ProgramError: lost does not exist; give the path of a program, or "digits"
+    """
 
 
 def came(got: object) -> str:
     """What came in, for the sentence of an error: short, and one line, whatever it is.
+
+    Parameters
+    ----------
+    got : object
+
+    Returns
+    -------
+    str
+        Dtype and shape of an array, else a shortened repr.
 
     Examples
     --------
@@ -32,7 +49,14 @@ def came(got: object) -> str:
 
 @dataclass(frozen=True)
 class Place:
-    """A part of a program, for the sentence of an error."""
+    """A part of a program, for the sentence of an error.
+
+    Examples
+    --------
+    >>> Place("operation 3").refuse("the stride", 0, "1 or more", "lower it again")
+    Traceback (most recent call last):
+    dqt_core.program.refusal.ProgramError: operation 3: the stride is 0, expected 1 or more; lower it again
+    """
 
     text: str
 
@@ -71,7 +95,24 @@ class Place:
 
 
 def place(number: int, op: object) -> Place:
-    """Where an operation stands."""
+    """Where an operation stands.
+
+    Parameters
+    ----------
+    number : int
+        From 0, among the program's operations.
+    op : operation, or whatever stands there
+
+    Returns
+    -------
+    Place
+
+    Examples
+    --------
+    >>> from dqt_core.program import SumPool
+    >>> place(3, SumPool("x", "means")).text
+    "operation 3 (SumPool 'means')"
+    """
     name = getattr(op, "name", None) or getattr(op, "out", None)
     called = f" {reprlib.repr(name)}" if type(name) is str else ""
     return Place(f"operation {number} ({type(op).__name__}{called})")

@@ -26,7 +26,32 @@ Made = TypeVar("Made")
 
 
 def write(path: Path, program: Any, digest: str) -> None:
-    """Write a program's file, whole or not at all."""
+    """Write a program's file, whole or not at all.
+
+    Parameters
+    ----------
+    path : Path
+        Its folder is there; `read` wants the first 12 digits of the digest in its name.
+    program : Program
+    digest : str
+        Of the program, 64 hexadecimal digits.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written; what was there stays.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> from dqt_core import Program, load
+    >>> program = load("digits")
+    >>> with TemporaryDirectory() as folder:
+    ...     path = Path(folder) / f"{program.digest[:12]}.safetensors"
+    ...     write(path, program, program.digest)
+    ...     print(read(path, Program).digest == program.digest)
+    True
+    """
     header, tensors = encode(program)
     # One entry: safetensors writes several in random order, and equal programs are to be equal files.
     metadata = json.dumps({"format": FORMAT, "digest": digest, "program": header})
@@ -36,10 +61,26 @@ def write(path: Path, program: Any, digest: str) -> None:
 def read(path: Path, make: Callable[..., Made]) -> Made:
     """What `make` makes of the fields of a program's file.
 
+    Parameters
+    ----------
+    path : Path
+    make : callable
+        `Program`: it takes the fields by name.
+
+    Returns
+    -------
+    Program
+
     Raises
     ------
     ProgramError
         As `dqt_core.load`.
+
+    Examples
+    --------
+    >>> from dqt_core.program.program import DIGITS, Program
+    >>> read(DIGITS, Program).name
+    'resnet18_embedded'
     """
     if not path.is_file():
         raise ProgramError(f'{path} does not exist; give the path of a program, or "digits"')
@@ -89,7 +130,24 @@ def _parsed(text: str, tensors: Tensors, make: Callable[..., Any]) -> Any:
 
 
 def digest_of(header: str, tensors: Tensors) -> str:
-    """sha256 of a header and its tensors."""
+    """sha256 of a header and its tensors.
+
+    Parameters
+    ----------
+    header : str
+    tensors : mapping of str to integer array
+        As `encode` makes both.
+
+    Returns
+    -------
+    str
+        64 hexadecimal digits.
+
+    Examples
+    --------
+    >>> digest_of("{}", {"codes": np.arange(3, dtype=np.int8)})[:12]
+    'ab8140d1300a'
+    """
     sha = hashlib.sha256(header.encode())
     for key in sorted(tensors):
         sha.update(f"{key} {tensors[key].dtype.str} {tensors[key].shape}".encode())
@@ -110,6 +168,14 @@ def write_whole(path: Path, content: bytes) -> None:
     ------
     OSError
         If it cannot be written; what was there stays.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     write_whole(Path(folder) / "note", b"whole")
+    ...     print([path.name for path in Path(folder).iterdir()])
+    ['note']
     """
     unfinished = path.with_name(f"{path.name}.{secrets.token_hex(8)}.unfinished")
     try:
@@ -121,7 +187,25 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def encode(program: Any) -> tuple[str, dict[str, NDArray[Any]]]:
-    """The header and the tensors of a program."""
+    """The header and the tensors of a program.
+
+    Parameters
+    ----------
+    program : Program
+
+    Returns
+    -------
+    header : str
+        JSON of all fields; an array stands there by its key.
+    tensors : dict of str to integer array
+
+    Examples
+    --------
+    >>> from dqt_core import load
+    >>> header, tensors = encode(load("digits"))
+    >>> json.loads(header)["ops"][0]["table"], tensors["ops.0.table"].shape
+    ({'tensor': 'ops.0.table'}, (3, 256))
+    """
     tensors: dict[str, NDArray[Any]] = {}
 
     def plain(value: Any, key: str) -> Any:

@@ -84,6 +84,16 @@ def run(net: NestedNet, images: Images, choices: NDArray[np.int64] | None = None
     Returns
     -------
     Trace
+
+    Examples
+    --------
+    >>> from dqt_core import convert
+    >>> from torch import nn
+    >>> layers = nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 2)
+    >>> images = np.arange(2 * 64, dtype=np.uint8).reshape(2, 8, 8, 1)
+    >>> trace = run(convert(nn.Sequential(*layers), images, (0.5,), (0.25,)), images)
+    >>> trace.logits.shape, trace.controller.shape, trace.choices.shape
+    ((2, 2), (2, 5), (2, 1))
     """
     codes: Values = {}
     real: Values = {}

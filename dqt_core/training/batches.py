@@ -148,7 +148,29 @@ class Batches:
 
 
 def microbatches_of(recipe: Recipe, processes: int) -> int:
-    """How many microbatches a global batch has."""
+    """How many microbatches a global batch has.
+
+    Parameters
+    ----------
+    recipe : Recipe
+    processes : int
+        1 or more.
+
+    Returns
+    -------
+    int
+        A multiple of `processes`.
+
+    Raises
+    ------
+    ValueError
+        If the batch cannot be shared out evenly.
+
+    Examples
+    --------
+    >>> microbatches_of(Recipe(epochs=1, batch_size=128, microbatch=32), processes=2)
+    4
+    """
     if recipe.microbatch is None:
         return processes
     count, rest = divmod(recipe.batch_size, recipe.microbatch)

@@ -16,14 +16,55 @@ _CODES = torch.arange(_LO, _HI + 1).float()
 
 
 def views(codes: Tensor, width: int) -> Tensor:
-    """Signed master codes as they are read at a width, in steps of the master."""
+    """Signed master codes as they are read at a width, in steps of the master.
+
+    Parameters
+    ----------
+    codes : float32 tensor
+        Integers -128..127.
+    width : int
+        1..8 bits.
+
+    Returns
+    -------
+    float32 tensor of that shape
+        Integers, multiples of ``2 ** (8 - width)``.
+
+    Examples
+    --------
+    >>> views(torch.tensor([100.0, -77.0]), 4)
+    tensor([ 96., -80.])
+    """
     return straight_through.switch(codes, width, True) * 2.0 ** (MASTER_WIDTH - width)
 
 
 def errors(
     targets: Sequence[Tensor], step: Tensor, codes: Tensor, widths: Sequence[int], moments: Sequence[Tensor]
 ) -> list[Tensor]:
-    """Mean squared error of every row's output at every width, each (O, 1)."""
+    """Mean squared error of every row's output at every width, each (O, 1).
+
+    Parameters
+    ----------
+    targets : sequence of float32 tensors, (O, K)
+        The weights that are wanted, for each width.
+    step : float32 tensor, (O, 1)
+    codes : float32 tensor, (O, K)
+        Integers -128..127.
+    widths : sequence of int
+        1..8 bits.
+    moments : sequence of float32 tensors, (K, K) or (O, K, K)
+        Of the inputs, for each width.
+
+    Returns
+    -------
+    list of float32 tensors, (O, 1)
+
+    Examples
+    --------
+    >>> target, codes = torch.tensor([[1.0, -0.8]]), torch.tensor([[100.0, -77.0]])
+    >>> errors([target] * 2, torch.tensor([[0.01]]), codes, (8, 4), [torch.eye(2)] * 2)
+    [tensor([[0.0009]]), tensor([[0.0016]])]
+    """
     found = []
     for width, moment, target in zip(widths, moments, targets, strict=True):
         error = step * views(codes, width) - target
@@ -44,6 +85,24 @@ def weights_of_widths(
     With 1 all widths count alike, with 0 the narrowest is all that counts. An error below that of rounding at
     random counts as if it were that: weights that were published in 8 bits have none at 8 bits, and no width
     could be given anything.
+
+    Parameters
+    ----------
+    targets, step, codes, widths, moments : as in `errors`
+    balance : float
+        0..1.
+
+    Returns
+    -------
+    list of float32 tensors, (O, 1)
+
+    Examples
+    --------
+    >>> target, codes = torch.tensor([[1.0, -0.8]]), torch.tensor([[100.0, -77.0]])
+    >>> moments = [torch.eye(2)] * 2
+    >>> found = weights_of_widths([target] * 2, torch.tensor([[0.01]]), codes, (8, 4), moments, balance=1.0)
+    >>> [weight.round().item() for weight in found]
+    [1111.0, 234.0]
     """
     found = []
     for width, moment, error in zip(

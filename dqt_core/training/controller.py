@@ -37,6 +37,13 @@ class Controller(nn.Module):
     DQT, section on the controller: logits (layers x choices), softmax in training, argmax at inference; ties
     go to the narrower choice. Gumbel-softmax is hard with a straight-through gradient; where `is_noisy` is
     False [ours], training takes the best choice as inference does, with the same gradient.
+
+    Examples
+    --------
+    >>> controller = Controller(channels=8, layers=3, choices=((2, 2), (4, 4), (8, 8)), rounding="half_up")
+    >>> stem = Coded(torch.ones(5, 8, 4, 4), torch.tensor(0.1), signed=False)
+    >>> controller.logits(stem, Selection()).shape
+    torch.Size([5, 3, 3])
     """
 
     def __init__(

@@ -14,7 +14,13 @@ from torch import Tensor, distributed, nn
 
 
 def processes() -> int:
-    """How many processes train together; 1 outside of `torchrun` and `accelerate launch`."""
+    """How many processes train together; 1 outside of `torchrun` and `accelerate launch`.
+
+    Examples
+    --------
+    >>> processes()
+    1
+    """
     return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
 
 
@@ -67,7 +73,25 @@ def broadcast(net: nn.Module) -> None:
 
 
 def digest(net: nn.Module) -> str:
-    """sha256 of the parameters and buffers, in their order."""
+    """sha256 of the parameters and buffers, in their order.
+
+    Parameters
+    ----------
+    net : Module
+
+    Returns
+    -------
+    str
+        64 hexadecimal digits.
+
+    Examples
+    --------
+    >>> net = nn.Linear(2, 1)
+    >>> before = digest(net)
+    >>> net.bias.data += 1
+    >>> digest(net) == before
+    False
+    """
     sha = hashlib.sha256()
     for tensor in [*net.parameters(), *net.buffers()]:
         sha.update(tensor.detach().cpu().contiguous().numpy().tobytes())
@@ -104,6 +128,18 @@ class RunningStatistics:
     net : Module
     microbatches : int
         In the global batch, over all processes.
+
+    Examples
+    --------
+    >>> norm = nn.BatchNorm2d(1, momentum=1.0)
+    >>> statistics = RunningStatistics(norm, microbatches=2)
+    >>> statistics.begin()
+    >>> for value in (1.0, 3.0):
+    ...     _ = norm(torch.full((2, 1, 1, 1), value))
+    ...     statistics.microbatch_done()
+    >>> statistics.finish()
+    >>> norm.running_mean
+    tensor([2.])
     """
 
     def __init__(self, net: nn.Module, microbatches: int) -> None:

@@ -85,13 +85,34 @@ def in_order(x: Tensor) -> Tensor:
     """A copy of images (n, C, H, W) that lies in memory in that order, as a model with `view` expects.
 
     One channel lies in both orders at once: `contiguous` alone would leave it, and layers would choose.
+
+    Parameters
+    ----------
+    x : tensor, (n, C, H, W)
+
+    Returns
+    -------
+    tensor of that shape and dtype
+
+    Examples
+    --------
+    >>> x = normalized(np.zeros((1, 2, 4, 3), np.uint8), (0.5,) * 3, (0.25,) * 3)
+    >>> x.stride(), in_order(x).stride()
+    ((24, 1, 12, 3), (24, 8, 4, 1))
     """
     return x.clone(memory_format=torch.contiguous_format)
 
 
 @contextmanager
 def in_float32() -> Iterator[None]:
-    """Within, arithmetic is float32 on the CPU, whatever the caller has switched on."""
+    """Within, arithmetic is float32 on the CPU, whatever the caller has switched on.
+
+    Examples
+    --------
+    >>> with torch.autocast("cpu"), in_float32():
+    ...     torch.matmul(torch.ones(2, 2), torch.ones(2, 2)).dtype
+    torch.float32
+    """
     dtype, precision = torch.get_default_dtype(), torch.get_float32_matmul_precision()
     torch.set_default_dtype(torch.float32)
     torch.set_float32_matmul_precision("highest")

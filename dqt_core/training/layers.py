@@ -27,6 +27,11 @@ class Coded:
         Integers; in float32, or in bfloat16 after a layer that was trained in it.
     step : float32 tensor, ()
     signed : bool
+
+    Examples
+    --------
+    >>> Coded(torch.tensor([[100.0, -77.0]]), torch.tensor(0.5), signed=True).at(4, "half_up")
+    tensor([[ 6., -5.]])
     """
 
     codes: Tensor

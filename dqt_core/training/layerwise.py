@@ -192,6 +192,14 @@ def moment_of(layer: SwitchLayer, x: Tensor, centred: bool) -> Tensor:
     -------
     float32 tensor, (K, K) or (O, K, K)
         K is the number of weights of a row. A little is added to the diagonal.
+
+    Examples
+    --------
+    >>> from torch import nn
+    >>> layer = SwitchLayer(nn.Linear(2, 1), None, ((8, 8),), "half_up", index=0)
+    >>> moment_of(layer, torch.tensor([[1.0, 0.0], [1.0, 2.0]]), centred=False).round(decimals=1)
+    tensor([[1., 1.],
+            [1., 2.]])
     """
     rows = _rows(layer, x, centred)
     moment = rows.transpose(1, 2) @ rows / rows.shape[1]
@@ -218,6 +226,15 @@ def targets_of(layer: SwitchLayer, exact: Tensor, inputs: Sequence[Tensor], cent
     Notes
     -----
     The error that is passed on is then that of the layers before as well, as in GPTAQ (arXiv 2504.02692).
+
+    Examples
+    --------
+    >>> from torch import nn
+    >>> layer = SwitchLayer(nn.Linear(2, 3), None, ((8, 8),), "half_up", index=0)
+    >>> x = torch.eye(2).repeat(8, 1)
+    >>> (same,) = targets_of(layer, x, [x], centred=False)
+    >>> torch.allclose(same, layer.weight, atol=1e-4)
+    True
     """
     rows, weight, found = _rows(layer, exact, centred), layer.weight.flatten(1), []
     strength = _MENDING + _RARE * rows.shape[2] / rows.shape[1]

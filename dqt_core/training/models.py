@@ -13,7 +13,14 @@ def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int =
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut (ResNet-18)."""
+    """Two 3x3 convolutions and a shortcut (ResNet-18).
+
+    Examples
+    --------
+    >>> import torch
+    >>> BasicBlock(8, 8, stride=1, downsample=None)(torch.zeros(1, 8, 4, 4)).shape
+    torch.Size([1, 8, 4, 4])
+    """
 
     expansion = 1
 
@@ -32,7 +39,14 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 (which carries the stride: v1.5), 1x1, and a shortcut (ResNet-50)."""
+    """1x1, 3x3 (which carries the stride: v1.5), 1x1, and a shortcut (ResNet-50).
+
+    Examples
+    --------
+    >>> import torch
+    >>> Bottleneck(32, 8, stride=1, downsample=None)(torch.zeros(1, 32, 4, 4)).shape
+    torch.Size([1, 32, 4, 4])
+    """
 
     expansion = 4
 
@@ -53,7 +67,14 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(nn.Module):
-    """The residual network of He et al. 2016, with torchvision's parameter names."""
+    """The residual network of He et al. 2016, with torchvision's parameter names.
+
+    Examples
+    --------
+    >>> net = ResNet(BasicBlock, (1, 1, 1, 1), classes=10, channels=4, small_images=True)
+    >>> [tuple(stage[0].conv1.weight.shape) for stage in (net.layer1, net.layer4)]
+    [(4, 4, 3, 3), (32, 16, 3, 3)]
+    """
 
     def __init__(
         self,
@@ -153,7 +174,15 @@ def _conv_bn_relu6(inputs: int, outputs: int, kernel: int, stride: int = 1, grou
 
 
 class InvertedResidual(nn.Module):
-    """Expand 1x1, depthwise 3x3, project 1x1 with no activation function (MobileNetV2)."""
+    """Expand 1x1, depthwise 3x3, project 1x1 with no activation function (MobileNetV2).
+
+    Examples
+    --------
+    >>> import torch
+    >>> block = InvertedResidual(8, 8, stride=1, expansion=6)
+    >>> block(torch.zeros(1, 8, 4, 4)).shape, block.has_shortcut
+    (torch.Size([1, 8, 4, 4]), True)
+    """
 
     def __init__(self, inputs: int, outputs: int, stride: int, expansion: int) -> None:
         super().__init__()
@@ -168,7 +197,13 @@ class InvertedResidual(nn.Module):
 
 
 class MobileNetV2(nn.Module):
-    """MobileNetV2 of Sandler et al. 2018, with torchvision's parameter names."""
+    """MobileNetV2 of Sandler et al. 2018, with torchvision's parameter names.
+
+    Examples
+    --------
+    >>> len(MobileNetV2(classes=10).features)  # the stem, 17 inverted residuals, the last 1x1
+    19
+    """
 
     # expansion, channels, depth, stride of each stage: table 2 of the MobileNetV2 paper
     stages = (

@@ -30,6 +30,17 @@ class NestedNet(nn.Module):
     differences : dict of str to float
         Relative, of each layer's output and of "the output", from the float model's at 8 bits, as measured
         when the network was converted.
+
+    Examples
+    --------
+    >>> from dqt_core import convert
+    >>> layers = nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 2)
+    >>> images = np.arange(2 * 64, dtype=np.uint8).reshape(2, 8, 8, 1)
+    >>> net = convert(nn.Sequential(*layers), images, (0.5,), (0.25,), widths=(2, 4, 8))
+    >>> net(torch.zeros(1, 1, 8, 8), 4).shape, len(net.switch_layers), net.index_of(4)
+    (torch.Size([1, 2]), 1, 1)
+    >>> net.bitops(torch.tensor([[[0.0, 1.0, 0.0]]]))  # of an image whose one switchable layer is at 4 bits
+    tensor([156672.])
     """
 
     def __init__(
@@ -69,7 +80,16 @@ class NestedNet(nn.Module):
         widths: int | str | Sequence[int | Choice] | Tensor = MASTER_WIDTH,
         shared: Shared | None = None,
     ) -> Tensor:
-        """Logits of `run`."""
+        """Logits of `run`.
+
+        Parameters
+        ----------
+        images, widths, shared : as in `run`
+
+        Returns
+        -------
+        float tensor, (N, classes)
+        """
         return self.run(images, widths, shared)[0]
 
     def run(
@@ -129,7 +149,10 @@ class NestedNet(nn.Module):
             yield net
 
     def bitops(self, weights: Tensor) -> Tensor:
-        """Expected BitOPs of each image (N,) for weights over the choices (N, L, K), controller included."""
+        """Expected BitOPs of each image (N,), float32, for weights over the choices (N, L, K), float32 0..1.
+
+        The controller's are among them.
+        """
         cost = torch.tensor([float(w * a) for w, a in self.choices], device=weights.device)
         macs = torch.tensor([float(layer.macs) for layer in self.switch_layers], device=weights.device)
         fixed = sum(layer.macs for layer in self.fixed_layers) * MASTER_WIDTH**2
@@ -166,7 +189,22 @@ class NestedNet(nn.Module):
         return [self.index_of(width) for width in listed]
 
     def index_of(self, width: int | Choice) -> int:
-        """Index of a width, or pair of widths, among the choices."""
+        """Index of a width, or pair of widths, among the choices.
+
+        Parameters
+        ----------
+        width : int or (weight bits, input bits)
+
+        Returns
+        -------
+        int
+            0..K-1.
+
+        Raises
+        ------
+        ValueError
+            If the network has no such choice.
+        """
         pair = as_choice(width)
         if pair not in self.choices:
             raise ValueError(f"width {width} is not among this network's choices {self.choices}")

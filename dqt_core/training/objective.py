@@ -57,6 +57,15 @@ class Objective:
     The controller's pass does not update the switchable layers' running statistics, because its inputs come
     from layers of other widths. With alpha = 0, or for a width that `consistency_widths` leaves out,
     `train.recalibrate` must follow the training.
+
+    Examples
+    --------
+    >>> objective = Objective(alpha=1.0, beta=0.2, target_bitops=1e8)
+    >>> objective.distillation, objective.temperature
+    (0.0, (2.0, 0.5))
+    >>> Objective(sampled_widths=1)
+    Traceback (most recent call last):
+    ValueError: sampled_widths=1, expected 2 or more: the narrowest and the widest always take part
     """
 
     alpha: float = 1.0

@@ -126,6 +126,14 @@ class Recipe:
     compiled : bool
         Whether the network's passes are compiled by `torch.compile`, which fuses what works on single
         elements. It needs a C++ compiler, takes a minute the first time, and gives other roundings.
+
+    Examples
+    --------
+    >>> Recipe(epochs=30, batch_size=256, precision="no").lr
+    0.1
+    >>> Recipe(epochs=30, batch_size=0)
+    Traceback (most recent call last):
+    ValueError: batch_size=0, expected 1 or more
     """
 
     epochs: float
@@ -153,7 +161,27 @@ class Recipe:
 def rate_schedule(
     optimizer: torch.optim.Optimizer, recipe: Recipe, steps: int
 ) -> torch.optim.lr_scheduler.LambdaLR:
-    """Rates that rise in a line over the recipe's `warmup`, then fall to zero along a cosine."""
+    """Rates that rise in a line over the recipe's `warmup`, then fall to zero along a cosine.
+
+    Parameters
+    ----------
+    optimizer : Optimizer
+    recipe : Recipe
+    steps : int
+        Of the whole run, 1 or more.
+
+    Returns
+    -------
+    LambdaLR
+        To be called once a step.
+
+    Examples
+    --------
+    >>> optimizer, recipe = torch.optim.SGD([nn.Parameter(torch.zeros(1))], 1.0), Recipe(1, warmup=0.5)
+    >>> factor = rate_schedule(optimizer, recipe, steps=8).lr_lambdas[0]
+    >>> [round(factor(step), 2) for step in range(8)]
+    [0.25, 0.5, 0.75, 1.0, 1.0, 0.85, 0.5, 0.15]
+    """
     warmup = max(1, round(recipe.warmup * steps))
 
     def factor(step: int) -> float:

@@ -84,6 +84,14 @@ def fit(
     Notes
     -----
     Started by ``torchrun`` or ``accelerate launch``, all processes call this alike, and train one network.
+
+    Examples
+    --------
+    >>> from dqt_core import data
+    >>> net = nn.Sequential(nn.Flatten(), nn.Linear(32 * 32 * 3, 10))
+    >>> history = fit(net, data.embedded(), Recipe(epochs=1, batch_size=718, precision="no"))
+    >>> len(history), sorted(history[0])
+    (2, ['loss', 'step'])
     """
     if checkpoint_every < 1:
         raise ValueError(f"checkpoint_every={checkpoint_every}, expected 1 or more steps")
@@ -358,6 +366,12 @@ def evaluate(
     ------
     ValueError
         If `limit` or `batch_size` is not positive, or the network was converted for another mean and std.
+
+    Examples
+    --------
+    >>> from dqt_core import data
+    >>> evaluate(lambda images: torch.eye(10)[[3] * len(images)], data.embedded(), limit=100)  # always a 3
+    0.18
     """
     _require_size(batch_size)
     _require_normalization(net, dataset)

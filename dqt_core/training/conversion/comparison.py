@@ -51,6 +51,13 @@ def outputs_of(
     ------
     ValueError
         If a number is NaN or infinite.
+
+    Examples
+    --------
+    >>> net = nn.Sequential(nn.Linear(3, 4), nn.ReLU())
+    >>> kept = outputs_of(net, [("0", net[0])], torch.ones(8, 3), every=2)
+    >>> {name: len(numbers) for name, numbers in kept.items()}
+    {'0': 16, 'the output': 16}
     """
     kept: dict[str, Tensor] = {}
     names: dict[nn.Module, list[str]] = {}
@@ -79,7 +86,23 @@ def outputs_of(
 
 
 def distance(images: int) -> int:
-    """Of the images that are compared: every so-many-th of all that are given."""
+    """Of the images that are compared: every so-many-th of all that are given.
+
+    Parameters
+    ----------
+    images : int
+        That are given, 1 or more.
+
+    Returns
+    -------
+    int
+        1 for up to 64 images.
+
+    Examples
+    --------
+    >>> [distance(images) for images in (64, 65, 1000)]
+    [1, 2, 16]
+    """
     return -(-images // _IMAGES)
 
 

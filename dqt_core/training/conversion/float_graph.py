@@ -57,6 +57,15 @@ class FloatGraph:
     ------
     ValueError
         If the forward cannot be traced.
+
+    Examples
+    --------
+    >>> import torch
+    >>> graph = FloatGraph(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU()).eval())
+    >>> graph.run(torch.zeros(1, 3, 8, 8))
+    >>> layer = graph.layers[0]
+    >>> graph.describe(layer), graph.shapes[layer], graph.absorbed_norm(layer).target
+    ('`0: Conv2d(3, 8, kernel_size=(3, 3), stride=(1, 1))`', (1, 8, 6, 6), '1')
     """
 
     def __init__(self, net: nn.Module) -> None:

@@ -63,12 +63,24 @@ FORMS: dict[Any, Form] = {
 
 
 def function_of(node: fx.Node) -> Any:
-    """The function, or the name of the method, that a node calls; None where it calls a module."""
+    """The function, or the name of the method, that a node calls; None where it calls a module.
+
+    Examples
+    --------
+    >>> function_of(fx.Graph().call_method("relu", ("x",)))
+    'relu'
+    """
     return node.target if node.op in ("call_function", "call_method") else None
 
 
 def is_skipped(node: fx.Node) -> bool:
-    """Whether a node is torchvision's stochastic depth, which evaluation switches off."""
+    """Whether a node is torchvision's stochastic depth, which evaluation switches off.
+
+    Examples
+    --------
+    >>> is_skipped(fx.Graph().call_function(torch.relu, ("x",)))
+    False
+    """
     given = dict(zip(("p", "mode", "training"), node.args[1:], strict=False)) | node.kwargs
     is_named = getattr(function_of(node), "__name__", "") == "stochastic_depth"
     return is_named and given.get("training", True) is False

@@ -45,6 +45,15 @@ def load_model(place: str) -> tuple[nn.Module, ModuleType]:
     ------
     FileError
         If there is no such file or function, either fails, or what comes back is no Module.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "mine.py"
+    ...     _ = path.write_text("from torch import nn; net = lambda: nn.Linear(2, 1)")
+    ...     load_model(f"{path}:net")[0]
+    Linear(in_features=2, out_features=1, bias=True)
     """
     file, _, name = place.rpartition(":")
     path = Path(file)
@@ -88,6 +97,16 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
     ------
     FileError
         If the file holds no state dict, or another model's.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> net = nn.Linear(2, 1)
+    >>> with TemporaryDirectory() as folder:
+    ...     np.savez(Path(folder) / "w.npz", weight=np.ones((1, 2), np.float32), bias=np.zeros(1, np.float32))
+    ...     load_weights(net, Path(folder) / "w.npz")
+    >>> net.weight.tolist()
+    [[1.0, 1.0]]
     """
     path, own = Path(path), model.state_dict()
     state = _unwrapped(_read(path), path)
@@ -174,6 +193,15 @@ def load_images(folder: str | Path, count: int, size: int | None = None, grey: b
     ------
     FileError
         If there are no images, one is damaged, or they differ in size.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     for name in "abc":
+    ...         decoding.pillow().new("RGB", (40, 32), "grey").save(Path(folder) / f"{name}.png")
+    ...     load_images(folder, count=2, size=28, grey=True).shape
+    (2, 28, 28, 1)
     """
     folder = Path(folder)
     if not folder.is_dir():

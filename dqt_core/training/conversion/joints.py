@@ -47,6 +47,14 @@ def joint_of(node: fx.Node, graph: FloatGraph) -> Joint | None:
     ------
     ValueError
         If it is, and has no integer form.
+
+    Examples
+    --------
+    >>> graph = FloatGraph(nn.Sequential(nn.Conv2d(1, 1, 1), nn.Hardswish()))
+    >>> joint_of(graph.nodes[2], graph)
+    Pointwise(
+      (function): Hardswish()
+    )
     """
     module = graph.module_of(node)
     if (scaled := scaled_of(node)) is not None:
@@ -91,19 +99,39 @@ def scaled_of(node: fx.Node) -> Scaled | None:
 
 
 def is_concatenation(node: fx.Node) -> bool:
-    """Whether a node puts values side by side."""
+    """Whether a node puts values side by side.
+
+    Examples
+    --------
+    >>> is_concatenation(fx.Graph().call_function(torch.cat, ((), 1)))
+    True
+    """
     return function_of(node) in CONCATENATIONS
 
 
 def sources(node: fx.Node) -> list[fx.Node]:
-    """What a node reads, in the order of its arguments."""
+    """What a node reads, in the order of its arguments.
+
+    Examples
+    --------
+    >>> graph = fx.Graph()
+    >>> x, y = graph.placeholder("x"), graph.placeholder("y")
+    >>> sources(graph.call_function(torch.cat, ([y, x], 1)))
+    [y, x]
+    """
     if is_concatenation(node):
         return list(node.args[0] if node.args else node.kwargs["tensors"])  # type: ignore[arg-type]
     return [given for given in node.args if isinstance(given, fx.Node)] or list(node.all_input_nodes)
 
 
 def is_signed(joint: Joint, signs: Sequence[bool]) -> bool:
-    """Whether what a joint makes can be negative, where what it reads can be as `signs` says."""
+    """Whether what a joint makes can be negative, where what it reads can be as `signs` says.
+
+    Examples
+    --------
+    >>> [is_signed(Pointwise(kind()), [True]) for kind in (nn.Sigmoid, nn.Tanh)]
+    [False, True]
+    """
     if isinstance(joint, Scaled):
         return any(signs) or joint.gain < 0 or joint.bias < 0
     if not isinstance(joint, Pointwise):

@@ -19,12 +19,25 @@ Shapes = Mapping[fx.Node, tuple[int, ...]]
 
 
 def is_move(node: fx.Node) -> bool:
-    """Whether a node moves numbers."""
+    """Whether a node moves numbers.
+
+    Examples
+    --------
+    >>> [is_move(fx.Graph().call_method(name, ("x",))) for name in ("contiguous", "relu")]
+    [True, False]
+    """
     return function_of(node) in MOVES
 
 
 def adds_axes(node: fx.Node) -> bool:
-    """Whether a node only adds axes of one: ``y[:, :, None, None]``, or one by `unsqueeze`."""
+    """Whether a node only adds axes of one: ``y[:, :, None, None]``, or one by `unsqueeze`.
+
+    Examples
+    --------
+    >>> x = fx.Graph().placeholder("x")
+    >>> adds_axes(x.graph.call_function(operator.getitem, (x, (slice(None), slice(None), None, None))))
+    True
+    """
     if function_of(node) is not operator.getitem:
         return function_of(node) in (torch.unsqueeze, "unsqueeze")
     given = node.args[1] if isinstance(node.args[1], tuple) else (node.args[1],)
@@ -32,7 +45,14 @@ def adds_axes(node: fx.Node) -> bool:
 
 
 def source(node: fx.Node) -> fx.Node:
-    """The value whose numbers a chain of moves moves."""
+    """The value whose numbers a chain of moves moves.
+
+    Examples
+    --------
+    >>> x = fx.Graph().placeholder("x")
+    >>> source(x.graph.call_method("contiguous", (x.graph.call_method("detach", (x,)),)))
+    x
+    """
     while is_move(node):
         node = node.all_input_nodes[0]
     return node
@@ -89,7 +109,13 @@ def _moved(node: fx.Node, base: fx.Node, numbers: Tensor) -> Any:
 
 
 def margins(node: fx.Node, module: nn.Module | None, dimensions: int) -> tuple[int, int, int, int] | None:
-    """Zeros that a node puts left, right, above and below of a map; None where it does anything else."""
+    """Zeros that a node puts left, right, above and below of a map; None where it does anything else.
+
+    Examples
+    --------
+    >>> margins(fx.Graph().call_function(functional.pad, ("x", (1, 2))), None, 4)
+    (1, 2, 0, 0)
+    """
     if isinstance(module, nn.ZeroPad2d):
         given: dict[str, Any] = {"pad": module.padding}
     elif function_of(node) is functional.pad:

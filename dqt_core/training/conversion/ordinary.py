@@ -109,6 +109,15 @@ def _require_numbers(name: str, tensor: Tensor) -> None:
 
 
 def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
-    """Whether a module computes what its kind does, and not what a class derived from it makes of it."""
+    """Whether a module computes what its kind does, and not what a class derived from it makes of it.
+
+    Examples
+    --------
+    >>> class Louder(nn.ReLU):
+    ...     def forward(self, x):
+    ...         return 2 * super().forward(x)
+    >>> is_plain(nn.ReLU(), nn.ReLU), is_plain(Louder(), nn.ReLU)
+    (True, False)
+    """
     own = {name for cls in type(module).__mro__[: type(module).__mro__.index(kind)] for name in vars(cls)}
     return not (own | set(vars(module))) & {"forward", "_conv_forward", "__call__", "_call_impl"}

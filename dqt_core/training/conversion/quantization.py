@@ -155,6 +155,14 @@ def calibrate(
     Notes
     -----
     The measure is `calibration.divergence`; a rule's score is the mean over widths of its logarithm.
+
+    Examples
+    --------
+    >>> layers = nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 2)
+    >>> images = np.random.default_rng(0).integers(0, 256, (8, 8, 8, 1), np.uint8)
+    >>> found = calibrate(nn.Sequential(*layers), [images[:6]], [images[6:]], (0.5,), (0.25,), widths=(4, 8))
+    >>> list(found.tables), found.rule in calibration.RULES, len(found.tried)
+    (['4', '8'], True, 7)
     """
     if not rules:
         raise ValueError(f"there is no rule of steps; give one or more of {calibration.RULES}")
@@ -200,7 +208,28 @@ def calibrate(
 
 @torch.no_grad()
 def float_logits(model: nn.Module, net: NestedNet, batches: Iterable[Images]) -> list[torch.Tensor]:
-    """What the float model makes of batches of images, normalised as for the converted network."""
+    """What the float model makes of batches of images, normalised as for the converted network.
+
+    Parameters
+    ----------
+    model : Module
+        Float; left unchanged.
+    net : NestedNet
+        Of this model.
+    batches : iterable of uint8 arrays, (n, H, W, C)
+
+    Returns
+    -------
+    list of float32 tensors, (n, classes)
+
+    Examples
+    --------
+    >>> model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(72, 2))
+    >>> images = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 1), np.uint8)
+    >>> net = convert(model, images, (0.5,), (0.25,), controller=False)
+    >>> [logits.shape for logits in float_logits(model, net, [images[:3], images[3:]])]
+    [torch.Size([3, 2]), torch.Size([1, 2])]
+    """
     own = copy.deepcopy(model).to("cpu", torch.float32).eval()
     return [own(in_order(calibration.inputs(net, images))) for images in batches]
 

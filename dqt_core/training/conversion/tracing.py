@@ -52,7 +52,13 @@ class _Tracer(fx.Tracer):
 
 
 def first_line(error: Exception) -> str:
-    """What an error says, in one line."""
+    r"""What an error says, in one line.
+
+    Examples
+    --------
+    >>> first_line(ValueError("too wide\nsee above")), first_line(KeyError())
+    ('too wide', 'KeyError')
+    """
     return next(iter(str(error).splitlines()), type(error).__name__)
 
 
@@ -63,6 +69,20 @@ def trace(net: nn.Module) -> fx.Graph:
     ------
     ValueError
         If its forward cannot be traced, takes more than images, or computes in a lower precision.
+
+    Parameters
+    ----------
+    net : Module
+        Its forward takes images alone.
+
+    Returns
+    -------
+    fx.Graph
+
+    Examples
+    --------
+    >>> [node.op for node in trace(nn.Sequential(nn.Linear(2, 2), nn.ReLU())).nodes]
+    ['placeholder', 'call_module', 'call_module', 'output']
     """
     parameters = inspect.signature(net.forward).parameters
     try:
