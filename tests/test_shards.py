@@ -338,3 +338,15 @@ def test_the_command_packs_and_verifies(capsys):
         command.options(["--out", "x"])
     assert "give --imagenet-root and --out to pack, or --verify" in capsys.readouterr().err
     assert command.options(["--verify", "x"]).verify == "x"
+
+
+def test_the_folder_in_which_one_stands_is_named_like_any_other(tmp_path, monkeypatch, files):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(DataError, match=r"index\.npz is missing: make it with"):
+        shards.open_packed(".")
+    with pytest.raises(DataError, match=r"\. exists; give a new folder"):
+        packing.pack(files, ".")
+    (tmp_path / "here.unfinished").mkdir()
+    with pytest.raises(DataError, match="packing was interrupted"):
+        shards.open_packed("")

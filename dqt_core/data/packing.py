@@ -118,7 +118,7 @@ def pack(
 @contextlib.contextmanager
 def _unfinished(folder: Path) -> Iterator[Path]:
     """An empty folder to pack into, this process's alone."""
-    place = folder.with_name(f"{folder.name}.unfinished")
+    place = Path(f"{folder.resolve()}.unfinished")
     place.mkdir(parents=True, exist_ok=True)
     with held(place, f"packing into {place}"):
         left = [*place.glob("*.tar"), *place.glob(INDEX)]

@@ -212,7 +212,7 @@ def verify(packed: Packed) -> list[str]:
 def _read_index(folder: Path) -> dict[str, NDArray[Any]]:
     path = folder / INDEX
     if not path.is_file():
-        unfinished = folder.with_name(f"{folder.name}.unfinished").is_dir()
+        unfinished = Path(f"{folder.resolve()}.unfinished").is_dir()
         state = "packing was interrupted; start it again" if unfinished else f"make it with: {COMMAND}"
         raise DataError(f"{path} is missing: {state}")
     try:
