@@ -312,7 +312,7 @@ def kernel_of_products():
 
 
 def busy(bench):
-    """ResNet-50 while another process keeps one core busy: a laptop is never idle."""
+    """ResNet-50 while another process keeps one core busy: a laptop is seldom idle."""
     if bench.threads == 1:  # whose clock stands still while others run
         return
     from benchmarks import cpu_peers as peers
