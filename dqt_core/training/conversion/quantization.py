@@ -80,8 +80,8 @@ def quantize(
         Whether to show a bar.
     layerwise : bool
         Whether to try as well codes and tables that are fitted layer by layer, see `layerwise.fit_layers`, to
-        the first 64 images that set anything; for a gain at few bits. It takes longer, mostly twice, and
-        memory for all that a layer reads and makes of them.
+        the first 64 images that set anything; for a gain at few bits. It takes two to three times as
+        long, and memory for all that a layer reads and makes of them.
 
     Returns
     -------
