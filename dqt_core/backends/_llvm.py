@@ -1,4 +1,4 @@
-"""LLVM's integers, and phrases in which `_products`, `_vectors` and `_sharing` are written."""
+"""LLVM's integers, and phrases in which kernels are written, for the backend numba and `bit_planes`."""
 
 import functools
 from collections.abc import Callable
