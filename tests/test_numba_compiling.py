@@ -213,3 +213,22 @@ def test_without_numbas_compiler(tmp_path):
         'ImportError: backend "numba" needs Numba\'s compiler, which NUMBA_DISABLE_JIT turns off'
         in done.stderr
     )
+
+
+LATE = """
+import os, numba, numpy as np, dqt_core
+from dqt_core.backends import numba_cpu
+program = dqt_core.load("digits")
+os.environ["NUMBA_DISABLE_JIT"] = "1"
+images = np.zeros((1, *program.image_shape), np.uint8)
+print(program.run(images, 4).backend)
+program.run(images, 4, "numba")
+"""
+
+
+def test_a_compiler_that_is_turned_off_after_numba_was_imported(tmp_path):
+    script = tmp_path / "late.py"
+    script.write_text(LATE)
+    done = in_a_process(script, NUMBA_CACHE_DIR=str(tmp_path / "empty"))
+    assert done.stdout == "torch\n", done.stderr
+    assert "which NUMBA_DISABLE_JIT turns off: unset it" in done.stderr.splitlines()[-1]

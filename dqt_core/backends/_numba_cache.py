@@ -14,16 +14,22 @@ from numba.core.caching import FunctionCache, IndexDataCacheFile
 SIZE = hashlib.sha256().digest_size
 
 
-def kept(*parts: ModuleType, **options: bool) -> Callable[..., Any]:
-    """Numba's decorator for what Python calls, kept on disk where a folder of the cache can be written to.
-
-    parts : modules of the functions that it calls, whose edits are edits of it
-    """
+def require_compiler() -> None:
+    """Refuse to go on where Numba may not compile, as its variables say now: it reads them when it begins."""
+    numba.config.reload_config()
     if numba.config.DISABLE_JIT:
         raise ImportError(
             'backend "numba" needs Numba\'s compiler, which NUMBA_DISABLE_JIT turns off: unset it, or choose '
             "another backend"
         )
+
+
+def kept(*parts: ModuleType, **options: bool) -> Callable[..., Any]:
+    """Numba's decorator for what Python calls, kept on disk where a folder of the cache can be written to.
+
+    parts : modules of the functions that it calls, whose edits are edits of it
+    """
+    require_compiler()
 
     def decorate(function: Callable[..., Any]) -> Any:
         made = numba.njit(nogil=True, error_model="numpy", **options)(function)

@@ -353,11 +353,10 @@ def _resolve(backend: str) -> str:
 
 
 def _compiles() -> bool:
-    """Whether Numba is there and may compile."""
-    return (
-        importlib.util.find_spec("numba") is not None
-        and not importlib.import_module("numba").config.DISABLE_JIT
-    )
+    """Whether Numba is there and may compile; it reads its variables again when it begins to."""
+    if importlib.util.find_spec("numba") is None or os.environ.get("NUMBA_DISABLE_JIT", "0") != "0":
+        return False
+    return not importlib.import_module("numba").config.DISABLE_JIT
 
 
 def is_forked() -> bool:

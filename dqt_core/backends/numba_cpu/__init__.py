@@ -30,6 +30,7 @@ from dqt_core._extras import needed
 with needed('backend "numba"', "fast"):
     from numba.core import event
 
+from dqt_core.backends._numba_cache import require_compiler
 from dqt_core.backends._processor import Machine, machine, pool, start_pool, threads
 from dqt_core.backends.analysis import Picks
 from dqt_core.backends.numba_cpu import _buffers as buffers
@@ -143,6 +144,7 @@ class Backend:
     """
 
     def __init__(self, program: Program) -> None:
+        require_compiler()
         self.program = program
         self._machine = machine()
         self._weights = {
